@@ -1,0 +1,148 @@
+"""Search for good controllers from samples alone. Each public name is imported when it is first used."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from policysearch.controller import Controller
+    from policysearch.credit import CentredRanks, CostToGo, TopPairs, TotalCost
+    from policysearch.direction import Euclidean, LeastSquares, Natural
+    from policysearch.evaluation import Evaluation, evaluate
+    from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
+    from policysearch.journal import Run, open_run
+    from policysearch.method import Method
+    from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+    from policysearch.samplers.gymnasium import GymnasiumTask
+    from policysearch.search import Result, Search, Trial, train
+    from policysearch.settings import (
+        ARS,
+        GPOMDP,
+        Budget,
+        FiniteDifferences,
+        NaturalGradient,
+        PolicySettings,
+        Reinforce,
+        WeightPerturbation,
+    )
+    from policysearch.specification import Continuous, Discrete, Specification
+    from policysearch.step import KLStep, LearningRate, Optimizer
+    from policysearch.tasks import BUILT_IN, resolve
+    from policysearch.tasks.lqr import LQR
+    from policysearch.tasks.python_function import PythonFunction
+    from policysearch.tasks.task import Function, Task
+
+__all__ = [
+    "ARS",
+    "BUILT_IN",
+    "GPOMDP",
+    "LQR",
+    "ActionNoise",
+    "Budget",
+    "CentredRanks",
+    "Continuous",
+    "Controller",
+    "Coordinates",
+    "CostToGo",
+    "Discrete",
+    "Euclidean",
+    "Evaluation",
+    "FiniteDifferences",
+    "Function",
+    "GymnasiumTask",
+    "KLStep",
+    "LearningRate",
+    "LeastSquares",
+    "LinearGaussian",
+    "Method",
+    "Natural",
+    "NaturalGradient",
+    "NeuralGaussian",
+    "Optimizer",
+    "ParameterNoise",
+    "Parameters",
+    "Policy",
+    "PolicySettings",
+    "PythonFunction",
+    "Reinforce",
+    "Result",
+    "Run",
+    "Search",
+    "Softmax",
+    "Specification",
+    "Task",
+    "TopPairs",
+    "TotalCost",
+    "Trial",
+    "WeightPerturbation",
+    "evaluate",
+    "load",
+    "open_run",
+    "resolve",
+    "train",
+]
+
+#: module below policysearch → the public names that it holds
+_HOMES = {
+    "controller": "Controller",
+    "credit": "CentredRanks CostToGo TopPairs TotalCost",
+    "direction": "Euclidean LeastSquares Natural",
+    "evaluation": "Evaluation evaluate",
+    "explore": "ActionNoise Coordinates ParameterNoise",
+    "journal": "Run open_run",
+    "method": "Method",
+    "policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
+    "samplers.gymnasium": "GymnasiumTask",
+    "search": "Result Search Trial train",
+    "settings": "ARS Budget FiniteDifferences GPOMDP NaturalGradient PolicySettings Reinforce WeightPerturbation",
+    "specification": "Continuous Discrete Specification",
+    "step": "KLStep LearningRate Optimizer",
+    "tasks": "BUILT_IN resolve",
+    "tasks.lqr": "LQR",
+    "tasks.python_function": "PythonFunction",
+    "tasks.task": "Function Task",
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def load(path: str | os.PathLike[str]) -> Controller:
+    """The policy of a run's folder, or of a policy file, as NumPy; JAX is not needed.
+
+    Args:
+        path: of the folder or the file.
+
+    Returns:
+        A `Controller`: `controller.mode(observation)` is its action.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: the file is damaged.
+    """
+    from pathlib import Path
+
+    from policysearch.controller import Controller
+    from policysearch.journal import POLICY, open_run
+
+    path = Path(path)
+    if not path.is_dir():
+        return Controller.load(path)
+    return Controller.load(path / POLICY) if (path / POLICY).exists() else open_run(path).controller()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        from importlib import import_module
+
+        value = getattr(import_module(f"policysearch.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("policysearch")
+    raise AttributeError(f"module 'policysearch' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

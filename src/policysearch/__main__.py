@@ -1,0 +1,8 @@
+"""`python -m policysearch` is the command line."""
+
+import sys
+
+from policysearch.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

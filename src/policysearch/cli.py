@@ -1,0 +1,95 @@
+"""The command line. JAX is imported only by commands that need it.
+
+Exit codes: 0 done, 1 a check failed or a defect, 2 wrong input, 130 interrupted (what was found is saved).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+
+from policysearch.settings import unknown
+
+INTERRUPTED = 130
+#: command → its module below policysearch, which has a main(arguments) → exit code; and what it does
+COMMANDS = {
+    "train": ("commands.train", "search a policy for a task"),
+    "evaluate": ("commands.evaluate", "measure a trained policy on fresh seeds"),
+    "list": ("commands.listing", "show tasks, methods and policies"),
+    "check": ("check", "test the estimators against closed forms on this machine"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    shown, warnings.showwarning = warnings.showwarning, _show_warning
+    try:
+        return _dispatch(given)
+    except KeyboardInterrupt:
+        print("policysearch: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of a pipe (head) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        if "--debug" in given or not _meant_for_users(error):
+            traceback.print_exc()
+            return 2 if _meant_for_users(error) else 1
+        print(f"policysearch: {error}", file=sys.stderr)
+        return 2
+    finally:
+        warnings.showwarning = shown
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"policysearch {version('policysearch')}")
+        return 0
+    if given[0] not in COMMANDS:
+        raise ValueError(unknown("command", given[0], list(COMMANDS)))
+    module, _ = COMMANDS[given[0]]
+    command: Callable[[list[str]], int] = importlib.import_module(f"policysearch.{module}").main
+    return command(given[1:])
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Search for good controllers of systems that nobody can differentiate.\n",
+            "usage: policysearch COMMAND ...\n",
+            *lines,
+            "\npolicysearch COMMAND --help shows the flags of a command. To begin:",
+            "  policysearch train double-integrator",
+        ]
+    )
+
+
+def _meant_for_users(error: BaseException) -> bool:
+    """Whether policysearch itself raised it, in words; the errors of others keep their traceback."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and last.tb_frame.f_globals.get("__name__", "").split(".")[0] == "policysearch"
+
+
+def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    print(f"policysearch: warning: {message}", file=sys.stderr)

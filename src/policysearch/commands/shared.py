@@ -1,0 +1,98 @@
+"""What the commands share: the parser, numbers, the user's task, JAX set up, results as text."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from policysearch.tasks import BUILT_IN
+
+TASK_HELP = "a built-in task, a Gymnasium id (HalfCheetah-v5), module:attr or file.py:attr"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are ValueErrors, so that all wrong input is reported in one way."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ValueError where argparse would end the process."""
+        raise ValueError(f"{message}. See: {self.prog} --help")
+
+
+def task(name: str, options: dict[str, Any]) -> Any:
+    """The task a user named, with another horizon or survival bonus if that is asked."""
+    from policysearch.tasks import resolve
+
+    if ":" in name and ".py:" not in name and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # an installed script does not look for module:attr here
+    if not options:
+        return resolve(name)
+    from policysearch.samplers.gymnasium import GymnasiumTask
+
+    if name not in BUILT_IN and (":" not in name or re.search(r"-v\d+$", name)):
+        return GymnasiumTask(name, **options)  # some have no time limit of their own
+    task = resolve(name)
+    if isinstance(task, GymnasiumTask):
+        return GymnasiumTask(task.environment, **options)
+    if "survival_bonus" in options or not hasattr(task, "horizon"):
+        flag = "--survival-bonus" if "survival_bonus" in options else "--horizon"
+        raise ValueError(f"{flag} does not apply to {name}; leave it out.")
+    horizon = options["horizon"]
+    if horizon < 1:
+        raise ValueError(f"--horizon is {horizon}; it must be a whole number, at least 1.")
+    task = copy.copy(task)
+    object.__setattr__(task, "horizon", horizon)  # tasks are frozen, and not every one is a plain dataclass
+    return task
+
+
+def number(flag: str, text: str | None, kind: type) -> Any:
+    """The number that a flag got as text, None if it was not given; ValueError if it is none."""
+    try:
+        return None if text is None else kind(text)
+    except ValueError:
+        words = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{flag} is {text!r}; it must be {words}.") from None
+
+
+def prepare_jax() -> None:
+    """Import JAX with compiled programs kept between runs, where the user does not say otherwise."""
+    import jax
+
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "policysearch", "jax")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON; null for numbers that are not finite."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def outcome(result: dict[str, Any]) -> list[str]:
+    """Cost or return and whether that solves the task, in lines."""
+    from policysearch.progress import quantity
+
+    noun = "cost" if result["return_mean"] is None else "return"
+    number = quantity(result[f"{noun}_mean"], result[f"{noun}_sem"])
+    lines = [f"{noun} {number} (mean of {result['rollouts']} rollouts on fresh seeds ± standard error)"]
+    if result["failed"]:
+        lines[0] += f", {result['failed']} failed"
+    if result["solved"] is not None:
+        share = result["success_share"]
+        seen = "" if share is None else f"; here {100 * share:.0f} %"
+        lines.append(f"{'solved' if result['solved'] else 'not solved'}: {result['criterion']}{seen}")
+    return lines

@@ -1,0 +1,277 @@
+"""`policysearch train`: flags, a run's folder, progress, Ctrl-C, result."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from policysearch import flags, journal
+from policysearch.cli import INTERRUPTED
+from policysearch.commands import shared
+from policysearch.settings import METHODS, Budget, PolicySettings, Settings, checked, method_settings, unknown
+
+if TYPE_CHECKING:
+    from policysearch.progress import Progress
+    from policysearch.search import Search
+
+NUMBERS = {
+    "seed": int,
+    "workers": int,
+    "horizon": int,
+    "evaluation_rollouts": int,
+    "survival_bonus": float,
+    "failure_cost": float,
+}
+
+
+def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
+    """The parser of `train` with the flags of some methods."""
+    parser = shared.Parser(
+        prog="policysearch train",
+        add_help=False,
+        allow_abbrev=False,
+        description="Search a policy for a task. Defaults stand in brackets. Ctrl-C once ends with what "
+        "was found so far, twice at once.",
+        epilog=None if len(methods) == 1 else "A method's own flags: policysearch train TASK --method ars --help",
+    )
+    parser.add_argument("task", nargs="?", metavar="TASK", help=shared.TASK_HELP)
+    general = parser.add_argument_group("general")
+    general.add_argument("--method", metavar="M", help=f"one of {', '.join(METHODS)} [by the task]")
+    general.add_argument("--budget", metavar="B", help="2000 (rollouts), 2e6stages or 50updates [by the task]")
+    general.add_argument("--seed", default="0", metavar="S", help="of everything random [0]")
+    general.add_argument("--initial", metavar="FILE", help="start from a policy file, a run or gains in JSON")
+    general.add_argument("--out", metavar="DIR", help="folder of the run [runs/TASK-METHOD-seedS]")
+    general.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one a core]")
+    general.add_argument("--horizon", metavar="N", help="largest number of stages in a rollout [the task's]")
+    general.add_argument(
+        "--survival-bonus", metavar="B", help="reward per stage for staying alive, not learned from [0]"
+    )
+    general.add_argument("--failure-cost", metavar="C", help="of a rollout that fails [worst of its update]")
+    general.add_argument("--evaluation-rollouts", metavar="N", help="at the end [20 of Gymnasium, else 100]")
+    general.add_argument("--json", action="store_true", help="print the result as JSON")
+    general.add_argument("--debug", action="store_true", help="show tracebacks")
+    general.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
+    policy = parser.add_argument_group("policy")
+    method = parser.add_argument_group(f"method {methods[0]}" if len(methods) == 1 else "method")
+    # the method goes first: where it has a std of its own, --std means that one
+    seen: set[str] = set()
+    flags.add(method, [METHODS[name] for name in methods], seen, helpful)
+    flags.add(policy, [PolicySettings], seen, helpful)
+    return parser
+
+
+def main(given: list[str]) -> int:
+    """Run the command with its arguments; the exit code."""
+    parser = _parser(list(METHODS), helpful=False)
+    arguments, extras = parser.parse_known_args(given)
+    if arguments.method is not None and arguments.method not in METHODS:
+        raise ValueError(unknown("method", arguments.method, list(METHODS)))
+    if arguments.help:
+        print(_parser([arguments.method] if arguments.method else [], helpful=True).format_help(), end="")
+        return 0
+    flags.refuse_unknown(extras, parser)
+    _check(arguments)
+    search = _search(arguments)
+    with search:
+        out = f"{_sanitised(arguments.task)}-{search.method_name}-seed{search.seed}"
+        folder = Path(arguments.out or Path("runs", out))
+        _refuse_existing(folder)
+        record = journal.Journal(folder, _configuration(arguments, search))
+        try:
+            result = _run(search, record, arguments)
+        except BaseException:
+            if search.updates:
+                print(f"policysearch: the policy so far is in {folder}", file=sys.stderr)
+            raise
+        finally:
+            record.close()
+    print(shared.as_json(result) if arguments.json else _block(result), flush=True)
+    _draw(folder)
+    return INTERRUPTED if result["reason"] == "interrupted" else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for whatever is wrong without a look at the task, before JAX is imported."""
+    if arguments.task is None:
+        raise ValueError(f"train what? Give TASK: {shared.TASK_HELP}. See: policysearch list tasks")
+    for name, kind in NUMBERS.items():
+        text = getattr(arguments, name)
+        setattr(arguments, name, shared.number(f"--{name.replace('_', '-')}", text, kind))
+    if arguments.method is not None:
+        _method(arguments, arguments.method)
+    checked(PolicySettings, flags.given(arguments, PolicySettings), "a policy setting")
+    if arguments.budget is not None:
+        Budget.parse(arguments.budget)
+    if arguments.out is not None:
+        _refuse_existing(Path(arguments.out))
+
+
+def _method(arguments: argparse.Namespace, name: str) -> Settings:
+    flags.refuse_foreign(arguments, name)
+    return method_settings(name, flags.given(arguments, METHODS[name]))
+
+
+def _task_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("horizon", "survival_bonus")
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
+
+def _search(arguments: argparse.Namespace) -> Search:
+    """The search that was asked for."""
+    shared.prepare_jax()
+    from policysearch.defaults import default_method
+    from policysearch.search import Search
+
+    task = shared.task(arguments.task, _task_options(arguments))
+    method = arguments.method or default_method(task.specification)
+    settings = _method(arguments, method)
+    policy = flags.given(arguments, PolicySettings)
+    if "std" in flags.names(METHODS[method]):
+        policy.pop("std", None)
+    if policy and task.specification.action is None:
+        chosen = ", ".join("--" + flags.names(PolicySettings)[field] for field in policy)
+        raise ValueError(f"{arguments.task} is a cost of parameters; it has no policy to set with {chosen}.")
+    return Search(
+        task,
+        settings,
+        policy=checked(PolicySettings, policy, "a policy setting"),
+        budget=arguments.budget,
+        seed=arguments.seed,
+        initial=arguments.initial,
+        workers=arguments.workers,
+        failure_cost=arguments.failure_cost,
+    )
+
+
+def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, Any]:
+    """All that it takes to repeat the run."""
+    return {
+        "task": arguments.task,
+        "task_options": _task_options(arguments),
+        "method": search.method_name,
+        "settings": search.settings,
+        "policy": flags.given(arguments, PolicySettings),
+        "budget": str(search.budget),
+        "seed": search.seed,
+        "initial": arguments.initial,
+        **journal.provenance(),
+    }
+
+
+def _run(search: Search, record: journal.Journal, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run a search with progress and Ctrl-C; save everything; what to report."""
+    from policysearch.progress import Progress
+
+    title = f"{arguments.task}, {search.method_name}, seed {search.seed}"
+    noun = "return" if search.specification.reward else "cost"
+    with Progress(title, str(record.folder), noun) as progress, _interruptible(search, progress):
+
+        def on_update(update: dict[str, float]) -> None:
+            record.add(update)
+            progress.update(update)
+
+        try:
+            search.run(on_update)
+        finally:
+            if search.updates:
+                record.save(search.policy.controller())
+        if not search.updates:
+            raise KeyboardInterrupt
+        progress.note("evaluating on fresh seeds")
+        found = search.result(arguments.evaluation_rollouts)
+    if found.evaluation is None:
+        raise ValueError(f"{search.specification.name} cannot be evaluated here; it only describes trials.")
+    result = {
+        "task": search.specification.name,
+        "method": search.method_name,
+        "seed": search.seed,
+        "reason": found.reason,
+        "updates": search.updates,
+        "seconds": found.seconds,
+        **msgspec.structs.asdict(found.evaluation),
+        "criterion": search.specification.solved,
+        "counts": found.counts,
+        "folder": str(record.folder),
+    }
+    record.finish(result)
+    return result
+
+
+def _draw(folder: Path) -> None:
+    """The picture of a run, from its folder."""
+    from policysearch.report.curve import draw
+
+    run = journal.open_run(folder)
+    result = run.result
+    noun = "cost" if result["return_mean"] is None else "return"
+    draw(
+        folder / journal.CURVE,
+        run.records,
+        title=f"{result['task']}, {result['method']}, seed {result['seed']}",
+        reward=noun == "return",
+        final=(result[f"{noun}_mean"], result[f"{noun}_sem"]),
+    )
+
+
+@contextmanager
+def _interruptible(search: Search, progress: Progress) -> Iterator[None]:
+    """While it lasts, the first Ctrl-C ends the search in order, a second one at once."""
+    presses = 0
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > 1:
+            raise KeyboardInterrupt
+        search.stop("interrupted")
+        progress.note("interrupted: finishing this update; Ctrl-C again ends at once")
+
+    try:
+        before = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not the main thread, which alone receives signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _sanitised(name: str) -> str:
+    """A task's name as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "task"
+
+
+def _refuse_existing(folder: Path) -> None:
+    try:
+        journal.refuse_existing(folder)
+    except FileExistsError as error:
+        remedy = "Type --out with another folder"
+        if (folder / journal.DATABASE).exists():
+            remedy += f", or remove the run: rm -r {folder}"
+        raise FileExistsError(f"{error}\n{remedy}.") from None
+
+
+def _block(result: dict[str, Any]) -> str:
+    """The result as people read it."""
+    from policysearch.progress import duration
+
+    counts = ", ".join(f"{count} {purpose}" for purpose, count in result["counts"].items() if count)
+    folder = result["folder"]
+    return "\n".join(
+        [
+            *shared.outcome(result),
+            f"{result['updates']} updates in {duration(result['seconds'])}, {result['reason']}",
+            f"rollouts: {counts}",
+            f"saved: {folder}/policy.safetensors, with curve.png, metrics.csv, config.json, run.sqlite",
+            f"next: policysearch evaluate {folder}",
+        ]
+    )

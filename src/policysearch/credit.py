@@ -1,0 +1,283 @@
+"""Credit: from the costs of an update to the advantages a, (n, T) per stage or (n,) per rollout, less a baseline.
+
+Costs come discounted and settled (see `rollouts`). A baseline that does not depend on a sample leaves its estimate unbiased (18.27).
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from policysearch import value
+from policysearch.explore import Layout, choice, positive
+from policysearch.rollouts import Rollouts
+from policysearch.score import PolicyScore, Score
+
+#: baselines of a total cost
+TOTAL_BASELINES = ("none", "reference", "running", "mean", "leave_one_out", "optimal")
+#: baselines of a cost-to-go; all but the first and the last are one number a stage
+STAGE_BASELINES = ("none", "running", "mean", "per_stage_mean", "leave_one_out", "optimal", "value")
+
+#: least share of its last value that the divisor of normalised costs keeps
+SLOWEST_FALL = 0.95
+
+Info = dict[str, Array]
+
+
+class Credit(eqx.Module):
+    """Turns rollouts into advantages."""
+
+    @property
+    @abc.abstractmethod
+    def per_stage(self) -> bool:
+        """Whether advantages are (n, T), a row per stage, rather than (n,)."""
+
+    def init(self, horizon: int) -> Any:
+        """State that must persist between updates."""
+        return ()
+
+    @abc.abstractmethod
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+        """Advantages, the next state, and what is worth reporting."""
+
+
+class TotalCost(Credit):
+    """Total cost of a rollout less a baseline: REINFORCE, weight perturbation, finite differences.
+
+    Args:
+        baseline: "none"; "reference": the cost of θ itself, (18.20); "running": (18.25), used before it is updated and
+            started from the first measured cost; "mean": of the batch, which shrinks the estimate by exactly 1 − 1/n;
+            "leave_one_out": mean of the other pairs; "optimal": the constant of least variance, from the other pairs.
+        rate: of the running baseline, 0 to 1.
+        normalise: divide by the standard deviation of the batch's costs, so that their unit does not matter; the
+            divisor falls by at most 5 % an update, so that steps still shrink as the cost flattens.
+    """
+
+    baseline: str = eqx.field(static=True, default="leave_one_out")
+    rate: Array = eqx.field(converter=jnp.asarray, default=0.1)
+    normalise: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        """Refuse unknown baselines."""
+        choice("baseline", self.baseline, TOTAL_BASELINES)
+
+    @property
+    def per_stage(self) -> bool:
+        """A number per rollout."""
+        return False
+
+    def init(self, horizon: int) -> Any:
+        """The running baseline, NaN before the first cost, and the divisor."""
+        running = jnp.full((), jnp.nan) if self.baseline == "running" else ()
+        return running, jnp.zeros(()) if self.normalise else ()
+
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+        """Advantages (n,)."""
+        total, (state, divisor) = rollouts.costs.sum(1), state
+        pair, counted = jnp.asarray(layout.pair), score.counted
+        weight = counted.astype(total.dtype)
+        info: Info = {}
+        if self.baseline == "none":
+            baseline = jnp.zeros(())
+        elif self.baseline == "reference":
+            baseline, found = _reference(total, rollouts.used, layout)
+            weight = weight * found
+        elif self.baseline == "running":
+            baseline, state = _running(total, weight, layout, state, self.rate)
+        elif self.baseline == "mean":
+            baseline = (weight * total).sum() / jnp.maximum(weight.sum(), 1)
+        elif self.baseline == "leave_one_out":
+            baseline, others = _leave_pair_out(total, weight, pair, layout.pairs)
+            weight = weight * (others > 0)
+        else:
+            baseline = _optimal(total, weight, score, pair, layout.pairs)
+        info["baseline"] = (weight * baseline).sum() / jnp.maximum(weight.sum(), 1)
+        a = weight * (total - baseline)
+        if self.normalise:
+            spread = _spread(total, counted)
+            divisor = jnp.maximum(jnp.where(jnp.isfinite(spread), spread, 0.0), SLOWEST_FALL * divisor)
+            a = jnp.where(divisor > 0, a / jnp.where(divisor > 0, divisor, 1.0), 0.0)
+        return a, (state, divisor), info
+
+
+class CostToGo(Credit):
+    """Discounted cost-to-go less a baseline, a row per stage: the causal form (18.16), GPOMDP.
+
+    Args:
+        baseline: "none"; "running": one number a stage, used before it is updated; "mean": one number, the mean of
+            all costs-to-go; "per_stage_mean"; "leave_one_out": per stage, the mean of the other rollouts; "optimal": the
+            one number of least variance, from the other rollouts; "value": a function of observation and time, fitted to
+            the other rollouts (see `value`). Means that include the sample bias by O(1/n).
+        rate: of the running baseline, 0 to 1.
+        normalise: divide by the standard deviation of the batch's total costs.
+    """
+
+    baseline: str = eqx.field(static=True, default="leave_one_out")
+    rate: Array = eqx.field(converter=jnp.asarray, default=0.1)
+    normalise: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        """Refuse unknown baselines."""
+        choice("baseline", self.baseline, STAGE_BASELINES)
+
+    @property
+    def per_stage(self) -> bool:
+        """A number per stage."""
+        return True
+
+    def init(self, horizon: int) -> Any:
+        """The running baseline of each stage, NaN before the first cost."""
+        return jnp.full(horizon, jnp.nan) if self.baseline == "running" else ()
+
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+        """Advantages (n, T)."""
+        costs = rollouts.costs
+        T = costs.shape[1]
+        to_go = jnp.cumsum(costs[:, ::-1], axis=1)[:, ::-1]
+        weight = (rollouts.mask & score.counted[:, None]).astype(costs.dtype)
+        pair = jnp.asarray(layout.pair)
+        if self.baseline == "none":
+            baseline = jnp.zeros(())
+        elif self.baseline == "running":
+            baseline, head = _running(to_go, weight, layout, state[:T], self.rate)
+            state = jnp.concatenate([head, state[T:]])
+        elif self.baseline == "mean":
+            baseline = (weight * to_go).sum() / jnp.maximum(weight.sum(), 1)
+        elif self.baseline == "per_stage_mean":
+            baseline = (weight * to_go).sum(0) / jnp.maximum(weight.sum(0), 1)
+        elif self.baseline == "leave_one_out":
+            baseline, _ = _leave_pair_out(to_go, weight, pair, layout.pairs)
+        elif self.baseline == "value":
+            baseline = _fitted_value(score, to_go, weight, pair)
+        else:
+            baseline = _optimal(to_go, weight, score, pair, layout.pairs)[:, None]
+        a = weight * (to_go - baseline)
+        if self.normalise:
+            a = a / _spread(costs.sum(1), score.counted)
+        first = jnp.broadcast_to(baseline, to_go.shape)[:, 0]
+        return a, state, {"baseline": jnp.mean(first)}
+
+
+class TopPairs(Credit):
+    """Augmented random search: of the antithetic pairs only the best count, divided by the spread of their costs.
+
+    A pair is as good as the better of its two (Mania, Guy & Recht 2018).
+
+    Args:
+        top: how many pairs count; None for all.
+    """
+
+    top: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        """Refuse a number of pairs that is not positive."""
+        if self.top is not None:
+            positive("top", self.top)
+
+    @property
+    def per_stage(self) -> bool:
+        """A number per rollout."""
+        return False
+
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+        """Advantages (n,), zero for pairs that do not count."""
+        total, pair = rollouts.costs.sum(1), jnp.asarray(layout.pair)
+        best = jnp.full(layout.pairs, jnp.inf).at[pair].min(jnp.where(score.counted, total, jnp.inf))
+        top = min(self.top or layout.pairs, layout.pairs)
+        rank = jnp.argsort(jnp.argsort(best))
+        chosen = score.counted & (rank[pair] < top)
+        share = chosen.sum() / score.count
+        a = jnp.where(chosen, total, 0.0) / _spread(total, chosen) / jnp.maximum(share, 1e-12)
+        return a, state, {"baseline": jnp.zeros(())}
+
+
+class CentredRanks(Credit):
+    """Ranks of the costs spread evenly over −½ … ½: only the order counts (Salimans et al. 2017)."""
+
+    @property
+    def per_stage(self) -> bool:
+        """A number per rollout."""
+        return False
+
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+        """Advantages (n,); equal costs share the mean of their ranks."""
+        total, counted = rollouts.costs.sum(1), score.counted
+        below = (total[None, :] < total[:, None]) & counted[None, :]
+        equal = (total[None, :] == total[:, None]) & counted[None, :]
+        rank = below.sum(1) + (equal.sum(1) - 1) / 2
+        a = rank / jnp.maximum(counted.sum() - 1, 1) - 0.5
+        return jnp.where(counted, a, 0.0), state, {"baseline": jnp.zeros(())}
+
+
+def _reference(total: Array, used: Array, layout: Layout) -> tuple[Array, Array]:
+    """Cost of θ for each trial: its own pair's reference where there is one, else the mean of all; and whether any."""
+    pair = jnp.asarray(layout.pair)
+    is_reference = (jnp.asarray(layout.reference) & used).astype(total.dtype)
+    sums = jnp.zeros(layout.pairs).at[pair].add(is_reference * total)
+    counts = jnp.zeros(layout.pairs).at[pair].add(is_reference)
+    overall = (is_reference * total).sum() / jnp.maximum(is_reference.sum(), 1)
+    own = jnp.where(counts > 0, sums / jnp.maximum(counts, 1), overall)
+    return own[pair], (is_reference.sum() > 0).astype(total.dtype)
+
+
+def _leave_pair_out(values: Array, weight: Array, pair: Array, pairs: int) -> tuple[Array, Array]:
+    """Mean over the other pairs, shaped like `values`, and the weight behind it."""
+    shape = (pairs, *values.shape[1:])
+    own_sum = jnp.zeros(shape, values.dtype).at[pair].add(weight * values)
+    own_weight = jnp.zeros(shape, values.dtype).at[pair].add(weight)
+    others = (weight.sum(0) - own_weight)[pair]
+    mean = ((weight * values).sum(0) - own_sum[pair]) / jnp.maximum(others, 1)
+    return mean, others
+
+
+def _running(values: Array, weight: Array, layout: Layout, start: Array, rate: Array) -> tuple[Array, Array]:
+    """(18.25) over the pairs in index order: each is compared with the baseline of those before it."""
+    pair = jnp.asarray(layout.pair)
+    shape = (layout.pairs, *values.shape[1:])
+    weights = jnp.zeros(shape, values.dtype).at[pair].add(weight)
+    means = jnp.zeros(shape, values.dtype).at[pair].add(weight * values) / jnp.maximum(weights, 1)
+
+    def step(baseline: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
+        mean, seen = item
+        before = jnp.where(jnp.isnan(baseline), mean, baseline)
+        after = jnp.where(seen > 0, rate * mean + (1 - rate) * before, baseline)
+        return after, before
+
+    end, before = jax.lax.scan(step, start.astype(values.dtype), (means, weights))
+    return before[pair], end
+
+
+def _optimal(values: Array, weight: Array, score: Score, pair: Array, pairs: int) -> Float[Array, " n"]:
+    """Constant of least variance for each trial, estimated from the other pairs.
+
+    With A_j = Σ s a and R_j = Σ s over pair j, the variance of A − b R is least at E[A·R]/E[R·R].
+    """
+    with_values = score.group_gradients(weight * values, pairs)
+    alone = score.group_gradients(weight, pairs)
+    numerator, denominator = (with_values * alone).sum(1), (alone * alone).sum(1)
+    others = denominator.sum() - denominator
+    best = jnp.where(others > 0, (numerator.sum() - numerator) / jnp.where(others > 0, others, 1.0), 0.0)
+    return best[pair]
+
+
+def _fitted_value(score: Score, to_go: Array, weight: Array, pair: Array) -> Array:
+    if not isinstance(score, PolicyScore):
+        raise TypeError("A value baseline needs the observations of sampled actions; perturbed rollouts have none.")
+    scaling = score.policy.scaling
+    observations = score.observations if scaling is None else scaling(score.observations)
+    return value.fitted(observations, to_go, weight, pair % value.FOLDS)
+
+
+def _spread(total: Array, counted: Array) -> Array:
+    """Standard deviation of the costs that count; infinite where it is mere rounding, so that advantages vanish."""
+    weight = counted.astype(total.dtype)
+    n = jnp.maximum(weight.sum(), 1)
+    mean = (weight * total).sum() / n
+    std = jnp.sqrt((weight * (total - mean) ** 2).sum() / n)
+    rounding = 4 * jnp.finfo(total.dtype).eps * jnp.max(weight * jnp.abs(total))
+    return jnp.where(std > rounding, std, jnp.inf)

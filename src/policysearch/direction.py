@@ -1,0 +1,142 @@
+"""From (S, a) to a direction w of ascent in θ: Sᵀa/n, or S⁺a (natural gradient), or B⁺a (finite differences).
+
+n rollouts, T stages, d parameters. The natural direction is the least-squares solution of least norm of S w ≈ a (18.35–18.40).
+"""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from policysearch.credit import Info
+from policysearch.explore import choice
+from policysearch.score import PolicyScore, Score
+
+#: largest side of a matrix that `Natural` decomposes
+LARGEST_SIDE = 2000
+#: conjugate-gradient iterations, and the relative residual that ends them
+ITERATIONS, TOLERANCE = 50, 1e-4
+
+
+class Direction(eqx.Module):
+    """Solves for w; descending means moving along −w."""
+
+    @abc.abstractmethod
+    def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
+        """w (d,) for advantages `a`, whose gradient estimate Sᵀa/n is given; and what is worth reporting."""
+
+
+class Euclidean(Direction):
+    """The gradient estimate itself, Sᵀa/n (18.10)."""
+
+    def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
+        """w = Sᵀa/n."""
+        return gradient, {}
+
+
+class LeastSquares(Direction):
+    """w = B⁺a for perturbations B: finite differences (18.18), any set of directions that spans θ."""
+
+    def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
+        """Minimum-norm least-squares solution of B w ≈ a."""
+        rows = score.dense(per_stage=False)
+        w, _, rank, _ = jnp.linalg.lstsq(rows, jnp.where(score.counted, a, 0.0))
+        return w, {"rank": rank}
+
+
+class Natural(Direction):
+    """Natural gradient M⁺∇J with the empirical Fisher matrix M = SᵀS/n of the same rows (18.35, 18.40).
+
+    Args:
+        cutoff: eigenvalues below this share of the largest count as zero; None for 1e-5 in float32, 1e-12 in float64.
+        damping: κ relative to M's mean eigenvalue: (M + κI)⁻¹∇J; 0 for the pseudo-inverse.
+        solver: "auto"; "parameter": eigenvalues of SᵀS (d × d); "sample": of SSᵀ (rows × rows);
+            "conjugate_gradient": neither is formed; needs damping.
+    """
+
+    cutoff: float | None = eqx.field(static=True, default=None)
+    damping: Array = eqx.field(converter=jnp.asarray, default=0.0)
+    solver: str = eqx.field(static=True, default="auto")
+
+    def __check_init__(self):
+        """Refuse unknown solvers."""
+        choice("solver", self.solver, ("auto", "parameter", "sample", "conjugate_gradient"))
+
+    def chosen(self, rows: int, d: int) -> str:
+        """The solver for `rows` score rows and d parameters."""
+        if self.solver != "auto":
+            return self.solver
+        if min(rows, d) > LARGEST_SIDE:
+            return "conjugate_gradient"
+        return "parameter" if d <= rows else "sample"
+
+    def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
+        """w = M⁺∇J."""
+        per_stage = a.ndim == 2
+        solver = self.chosen(a.size, gradient.size)
+        if solver == "conjugate_gradient":
+            return self._conjugate_gradient(score, gradient, per_stage)
+        if solver == "parameter":
+            matrix, right = gram(score, per_stage), score.count * gradient
+        else:
+            rows = score.dense(per_stage)
+            matrix, right = rows @ rows.T, a.ravel()
+        values, vectors = jnp.linalg.eigh(matrix)
+        cutoff = self.cutoff if self.cutoff is not None else (1e-5 if matrix.dtype == jnp.float32 else 1e-12)
+        keep = values > cutoff * jnp.maximum(values[-1], jnp.finfo(matrix.dtype).tiny)
+        shift = self.damping * jnp.trace(matrix) / gradient.size
+        inverse = jnp.where(keep, 1.0 / jnp.where(keep, values + shift, 1.0), 0.0)
+        solution = vectors @ (inverse * (vectors.T @ right))
+        w = solution if solver == "parameter" else rows.T @ solution
+        smallest = jnp.min(jnp.where(keep, values, jnp.inf))
+        info = {
+            "rank": keep.sum(),
+            "condition": jnp.where(jnp.isfinite(smallest), values[-1] / smallest, 1.0),
+        }
+        return w, info
+
+    def _conjugate_gradient(self, score: Score, gradient: Array, per_stage: bool) -> tuple[Array, Info]:
+        n = score.count
+        fisher = lambda v: score.rmv(score.mv(v, per_stage)) / n  # noqa: E731
+        # mean eigenvalue of M along a fixed probe of random signs (Hutchinson)
+        probe = jax.random.rademacher(jax.random.key(0), gradient.shape, gradient.dtype)
+        mean_eigenvalue = jnp.sum(score.mv(probe, per_stage) ** 2) / n / gradient.size
+        shift = jnp.maximum(self.damping, 1e-3) * mean_eigenvalue
+        w, _ = jax.scipy.sparse.linalg.cg(lambda v: fisher(v) + shift * v, gradient, tol=TOLERANCE, maxiter=ITERATIONS)
+        residual = jnp.linalg.norm(fisher(w) + shift * w - gradient)
+        return w, {"residual": residual / jnp.maximum(jnp.linalg.norm(gradient), 1e-30)}
+
+
+def gram(score: Score, per_stage: bool, limit: int = 4_000_000) -> Float[Array, "d d"]:
+    """SᵀS (d, d), formed from at most about `limit` numbers of S at a time."""
+    if not isinstance(score, PolicyScore) or not per_stage:
+        rows = score.dense(per_stage)
+        return rows.T @ rows
+    n, T = score.mask.shape
+    d = score.policy.theta().size
+    size = max(1, min(n, limit // max(1, T * d)))
+    chunks = -(-n // size)
+    if chunks == 1:
+        rows = score.dense(per_stage)
+        return rows.T @ rows
+    pad = lambda x: jnp.pad(x, [(0, chunks * size - n)] + [(0, 0)] * (x.ndim - 1)).reshape(chunks, size, *x.shape[1:])
+
+    def add(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        observations, actions, mask = part
+        chunk = PolicyScore(
+            policy=score.policy,
+            observations=observations,
+            actions=actions,
+            mask=mask,
+            counted=jnp.ones(size, bool),
+        )
+        rows = chunk.dense(per_stage)
+        return total + rows.T @ rows, None
+
+    zero = jnp.zeros((d, d), score.policy.theta().dtype)
+    total, _ = jax.lax.scan(add, zero, (pad(score.observations), pad(score.actions), pad(score.mask)))
+    return total

@@ -1,0 +1,148 @@
+"""How good a policy is: its mode on environment seeds that training never sees. JAX only where the task needs it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from policysearch.controller import Controller
+from policysearch.specification import OK, Continuous, Discrete, Specification
+from policysearch.streams import Purpose, environment_seed
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean and standard error over rollouts, in the task's cost unit.
+
+    Args:
+        cost_mean, cost_sem: discounted total cost of the rollouts that did not fail, without any training bonus.
+        rollouts: how many were run; `failed` of them failed and count as unsuccessful.
+        stages: how many stages they took.
+        solved: by the task's own criterion; None where it has none.
+        success_share: share of rollouts that met the physical goal; None where the task has none.
+        return_mean, return_sem: undiscounted return, for tasks that users think of in returns.
+    """
+
+    cost_mean: float
+    cost_sem: float
+    rollouts: int
+    failed: int = 0
+    stages: int = 0
+    solved: bool | None = None
+    success_share: float | None = None
+    return_mean: float | None = None
+    return_sem: float | None = None
+
+
+def default_rollouts(specification: Specification) -> int:
+    """100 rollouts of a built-in plant, 20 of a Gymnasium environment, 1 where nothing is random."""
+    if specification.deterministic:
+        return 1
+    return 20 if specification.reward else 100
+
+
+def evaluate(
+    task: Any, controller: Controller, rollouts: int | None = None, seed: int = 0, workers: Any = None
+) -> Evaluation:
+    """Run a policy's mode on fresh seeds.
+
+    Args:
+        task: as `policysearch.tasks.resolve` gives it.
+        controller: the policy.
+        rollouts: how many; see `default_rollouts`.
+        seed: from which the environment seeds derive.
+        workers: a `Workers` pool that is up, or how many processes to start, for Gymnasium tasks.
+
+    Raises:
+        ValueError: fewer than one rollout, or a policy whose sizes do not fit the task.
+    """
+    specification: Specification = task.specification
+    n = rollouts if rollouts is not None else default_rollouts(specification)
+    if n < 1:
+        raise ValueError(f"rollouts is {n}; ask for at least 1.")
+    if not specification.reward:
+        fit(specification, controller)
+    if specification.reward:
+        return _gymnasium(task, controller, n, seed, workers)
+    if hasattr(task, "evaluate"):
+        seeds = [environment_seed(seed, Purpose.EVALUATION, 0, index) for index in range(n)]
+        values = np.array(list(controller.values().values()))
+        costs = np.array([task.evaluate(values, s) for s in seeds])
+        return _summary(task, costs, stages=n)
+    from policysearch.samplers import native
+
+    result = native.evaluate_controller(task, controller, n, seed)
+    return _summary(task, *result)
+
+
+def fit(specification: Specification, controller: Controller) -> None:
+    """Raise ValueError unless the policy's sizes are those of the task."""
+    action, kind = specification.action, controller.description["policy"]
+    wanted = {"parameters"} if action is None else {"softmax"} if isinstance(action, Discrete) else None
+    if (wanted and kind not in wanted) or (isinstance(action, Continuous) and kind in ("softmax", "parameters")):
+        raise ValueError(f"A {kind} policy cannot serve {specification.name}, whose actions are {action}.")
+    if action is None:
+        return
+    p = specification.observation_size
+    observation = np.zeros(p)
+    try:
+        output = controller.output(observation)
+    except ValueError as error:
+        raise ValueError(f"The policy does not take the {p} observations of {specification.name}: {error}") from None
+    size = action.n if isinstance(action, Discrete) else action.size
+    if output.shape != (size,):
+        raise ValueError(f"The policy gives {output.shape[0]} outputs; {specification.name} takes {size}.")
+
+
+def _gymnasium(task: Any, controller: Controller, n: int, seed: int, workers: Any) -> Evaluation:
+    from policysearch.samplers.workers import Workers
+
+    if isinstance(workers, Workers):
+        result = workers.evaluate(controller, seed, n)
+    else:
+        with Workers(task, workers if workers is not None else None) as pool:
+            result = pool.evaluate(controller, seed, n)
+    good = result.outcome == OK
+    mean, sem = _mean_sem(result.totals[good])
+    return_mean, return_sem = _mean_sem(result.returns[good])
+    threshold = getattr(task, "solved_return", None)
+    return Evaluation(
+        cost_mean=mean,
+        cost_sem=sem,
+        rollouts=n,
+        failed=int((~good).sum()),
+        stages=result.stages,
+        solved=None if threshold is None else bool(good.all() and return_mean >= threshold),
+        return_mean=return_mean,
+        return_sem=return_sem,
+    )
+
+
+def _summary(task: Any, costs: np.ndarray, success: np.ndarray | None = None, stages: int = 0) -> Evaluation:
+    good = np.isfinite(costs)
+    mean, sem = _mean_sem(costs[good])
+    solved = share = None
+    if success is not None:
+        share = float((success & good).mean())
+        solved = share >= task.solved_share
+    else:
+        threshold = task.solved_cost()
+        solved = None if threshold is None else bool(good.all() and mean <= threshold)
+    return Evaluation(
+        cost_mean=mean,
+        cost_sem=sem,
+        rollouts=len(costs),
+        failed=int((~good).sum()),
+        stages=stages,
+        solved=solved,
+        success_share=share,
+    )
+
+
+def _mean_sem(values: np.ndarray) -> tuple[float, float]:
+    if not len(values):
+        return math.nan, math.nan
+    sem = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(values.mean()), sem

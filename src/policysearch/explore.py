@@ -1,0 +1,240 @@
+"""Where variation comes from: noise on the action, noise on the parameters, or one coordinate at a time.
+
+An explorer lays out the trials of an update and gives the score operator of what came back. n trials, d parameters.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from policysearch.policies import Policy
+from policysearch.rollouts import Rollouts
+from policysearch.score import PerturbationScore, PolicyScore, Score
+from policysearch.streams import SHAPES, shape_rows
+
+
+class Layout(NamedTuple):
+    """The trials of one update, in index order; all (n,) NumPy arrays.
+
+    perturbation: which β a trial uses, −1 for none (a reference trial).
+    sign: +1 or −1 on β; 0 for none.
+    environment: number of the environment seed; partners share one where seeds can repeat.
+    pair: trials that must be kept or dropped together.
+    """
+
+    perturbation: np.ndarray
+    sign: np.ndarray
+    environment: np.ndarray
+    pair: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Number of trials, n."""
+        return len(self.sign)
+
+    @property
+    def perturbations(self) -> int:
+        """Number of distinct β."""
+        return int(self.perturbation.max()) + 1
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs."""
+        return int(self.pair.max()) + 1
+
+    @property
+    def reference(self) -> np.ndarray:
+        """(n,) True for trials of θ itself."""
+        return self.perturbation < 0
+
+
+class Explore(eqx.Module):
+    """Lays out trials; `space` says whether actions or parameters vary."""
+
+    @property
+    @abc.abstractmethod
+    def space(self) -> str:
+        """ "action" or "parameter"."""
+
+    @abc.abstractmethod
+    def layout(self, d: int) -> Layout:
+        """The trials of an update for d parameters."""
+
+    @abc.abstractmethod
+    def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> Score:
+        """S for these rollouts."""
+
+
+class ActionNoise(Explore):
+    """Each stage's action is sampled from the policy; likelihood-ratio methods (18.16) learn from that.
+
+    Args:
+        rollouts: per update.
+    """
+
+    rollouts: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        """Refuse sizes that are not positive integers."""
+        positive("rollouts", self.rollouts)
+
+    @property
+    def space(self) -> str:
+        """Actions vary."""
+        return "action"
+
+    def layout(self, d: int) -> Layout:
+        """`rollouts` independent trials, each its own pair."""
+        index = np.arange(self.rollouts)
+        return Layout(np.full(self.rollouts, -1), np.zeros(self.rollouts), index, index)
+
+    def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> PolicyScore:
+        """Rows ∂log π/∂θ."""
+        return PolicyScore.of(policy, rollouts)
+
+
+class ParameterNoise(Explore):
+    """The parameters of a whole rollout are perturbed, θ + β, and the policy's mode runs (18.20, 18.24).
+
+    Args:
+        directions: number of β per update.
+        std: σ of β, scalar or (d,), in parameter units.
+        shape: "gaussian", "sphere", "rademacher" or "orthogonal"; all have covariance σ²I and are symmetric.
+        two_sided: try θ − β as well.
+        common: partners share an environment seed (common random numbers).
+        reference: "none"; "one" trial of θ per update; "each": one per β, on its seed.
+    """
+
+    directions: int = eqx.field(static=True)
+    std: Array = eqx.field(converter=jnp.asarray)
+    shape: str = eqx.field(static=True, default="gaussian")
+    two_sided: bool = eqx.field(static=True, default=True)
+    common: bool = eqx.field(static=True, default=True)
+    reference: str = eqx.field(static=True, default="none")
+
+    def __check_init__(self):
+        """Refuse sizes, shapes and spreads that mean nothing."""
+        positive("directions", self.directions)
+        choice("shape", self.shape, SHAPES)
+        choice("reference", self.reference, ("none", "one", "each"))
+        positive_number("std", self.std)
+
+    @property
+    def space(self) -> str:
+        """Parameters vary."""
+        return "parameter"
+
+    def layout(self, d: int) -> Layout:
+        """θ + β, then θ − β, then the reference, direction by direction."""
+        signs = [1.0] + ([-1.0] if self.two_sided else []) + ([0.0] if self.reference == "each" else [])
+        sign = np.tile(signs, self.directions)
+        pair = np.repeat(np.arange(self.directions), len(signs))
+        perturbation = np.where(sign == 0, -1, pair)
+        environment = pair if self.common else np.arange(len(sign))
+        if self.reference == "one":
+            sign, perturbation = np.append(sign, 0.0), np.append(perturbation, -1)
+            # alone in its pair: losing it must not drop a direction
+            pair = np.append(pair, self.directions)
+            environment = np.append(environment, 0 if self.common else environment.max() + 1)
+        return Layout(perturbation, sign, environment, pair)
+
+    def rows(self, z: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        """β of each direction from standard normal rows z."""
+        return self.std * shape_rows(z, self.shape, jnp)
+
+    def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> PerturbationScore:
+        """Rows β/σ²."""
+        return _perturbation_score(offsets, self.std**2, rollouts, layout)
+
+
+class Coordinates(Explore):
+    """One parameter at a time moves by ε: finite differences, forward (18.18) or central.
+
+    Args:
+        step: ε, scalar or (d,), in parameter units.
+        central: try θ − ε e_i as well; otherwise compare with one reference trial.
+        common: all trials that are compared share an environment seed.
+        repeats: how often the whole set is tried, each time on new seeds.
+    """
+
+    step: Array = eqx.field(converter=jnp.asarray)
+    central: bool = eqx.field(static=True, default=True)
+    common: bool = eqx.field(static=True, default=True)
+    repeats: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        """Refuse steps and counts that are not positive."""
+        positive("repeats", self.repeats)
+        positive_number("step", self.step)
+
+    @property
+    def space(self) -> str:
+        """Parameters vary."""
+        return "parameter"
+
+    def layout(self, d: int) -> Layout:
+        """2d trials (central) or d + 1 (forward), `repeats` times."""
+        signs = [1.0, -1.0] if self.central else [1.0]
+        sign = np.tile(signs, d)
+        perturbation = np.repeat(np.arange(d), len(signs))
+        if not self.central:
+            sign, perturbation = np.append(sign, 0.0), np.append(perturbation, -1)
+        size = len(sign)
+        repeat = np.repeat(np.arange(self.repeats), size)
+        # central: a coordinate's two trials stand or fall together; forward: everything hangs on the reference
+        pair = np.tile(perturbation, self.repeats) + repeat * d if self.central else repeat
+        environment = repeat if self.common else np.arange(size * self.repeats)
+        return Layout(np.tile(perturbation, self.repeats), np.tile(sign, self.repeats), environment, pair)
+
+    def rows(self, z: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        """ε e_i; the random rows z are not used."""
+        return jnp.diag(jnp.broadcast_to(self.step, (z.shape[1],))).astype(z.dtype)
+
+    def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> PerturbationScore:
+        """Rows β themselves: a least-squares direction wants B, not B/σ²."""
+        return _perturbation_score(offsets, jnp.ones(()), rollouts, layout)
+
+
+def _perturbation_score(
+    offsets: Array | None, variance: Array, rollouts: Rollouts, layout: Layout
+) -> PerturbationScore:
+    if offsets is None:
+        raise ValueError("Perturbed trials need their offsets (n, d); none were given.")
+    counted = pair_used(rollouts.used, layout) & ~jnp.asarray(layout.reference)
+    return PerturbationScore(
+        offsets=offsets, variance=variance, counted=counted, pair=jnp.asarray(layout.pair), pairs=layout.pairs
+    )
+
+
+def pair_used(used: Array, layout: Layout) -> Array:
+    """(n,) True where all trials of the pair came back."""
+    lost = jnp.zeros(layout.pairs).at[layout.pair].add(jnp.where(used, 0.0, 1.0))
+    return lost[layout.pair] == 0
+
+
+def positive(name: str, value: int) -> None:
+    """Raise ValueError unless `value` is an integer of at least 1."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+
+
+def positive_number(name: str, value: Array) -> None:
+    """Raise ValueError unless `value` is positive and finite (abstract values pass: they were checked before)."""
+    try:
+        numbers = np.asarray(value, float)
+    except Exception:  # a traced value has no number yet
+        return
+    if not np.all(np.isfinite(numbers) & (numbers > 0)):
+        raise ValueError(f"{name} is {numbers.tolist()}; it must be positive and finite.")
+
+
+def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}.")

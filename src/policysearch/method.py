@@ -1,0 +1,201 @@
+"""`Method`: explore + credit + direction + step, with pure init, layout and tell. See `methods` for the named ones.
+
+S = explore.score(policy, offsets, rollouts)     a linear operator, nothing formed yet
+a = credit(rollouts, S)                          (n, T): a row a stage; (n,): a row a rollout
+w = direction(S, a)                              (d,)
+θ = step(θ, w, S, a)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from policysearch import normalize, quality
+from policysearch.credit import CentredRanks, Credit, Info, TopPairs
+from policysearch.direction import Direction, LeastSquares, Natural
+from policysearch.explore import Coordinates, Explore, Layout, ParameterNoise
+from policysearch.policies import Parameters, Policy
+from policysearch.rollouts import FAILED, LOST, Rollouts, settle
+from policysearch.step import KLStep, Optimizer, Step
+
+
+class State(eqx.Module):
+    """What must persist from one update to the next; a pytree.
+
+    policy holds θ and the observation scaling; credit and step belong to those parts; update counts from 0.
+    """
+
+    policy: Policy
+    credit: Any
+    step: Any
+    update: Array
+
+
+class Method(eqx.Module):
+    """A policy-search method as four parts. Combinations that are wrong by theory are refused with the reason.
+
+    Args:
+        explore: `ActionNoise`, `ParameterNoise` or `Coordinates`.
+        credit: `TotalCost`, `CostToGo`, `TopPairs` or `CentredRanks`.
+        direction: `Euclidean`, `Natural` or `LeastSquares`.
+        step: `LearningRate`, `Optimizer` or `KLStep`.
+        failure_cost: what a trial that the policy made fail costs; NaN for the worst finite cost of its update.
+
+    Example:
+        >>> from policysearch.direction import Natural
+        >>> from policysearch.step import KLStep
+        >>> method = Method(ActionNoise(64), CostToGo("leave_one_out"), Natural(), KLStep(0.01))
+    """
+
+    explore: Explore
+    credit: Credit
+    direction: Direction
+    step: Step
+    failure_cost: Array = eqx.field(converter=jnp.asarray, default=jnp.nan)
+
+    def __check_init__(self):
+        """Refuse what theory refuses."""
+        refusal = refuse(self.explore, self.credit, self.direction, self.step)
+        if refusal:
+            raise ValueError(refusal)
+
+    @property
+    def space(self) -> str:
+        """ "action" or "parameter": what varies."""
+        return self.explore.space
+
+    def init(self, policy: Policy, horizon: int) -> State:
+        """The first state.
+
+        Raises:
+            ValueError: a policy of named numbers under a method that needs an action distribution.
+        """
+        if self.space == "action" and isinstance(policy, Parameters):
+            raise ValueError(
+                "Likelihood-ratio methods need a policy with an action distribution; named parameters have none. "
+                "Use weight_perturbation, finite_differences or ars."
+            )
+        theta = policy.theta(self.space)
+        return State(policy, self.credit.init(horizon), self.step.init(theta), jnp.zeros((), int))
+
+    def layout(self, policy: Policy) -> Layout:
+        """The trials of an update, in index order."""
+        return self.explore.layout(policy.theta(self.space).size)
+
+    def offsets(self, policy: Policy, z: Float[Array, "k d"], layout: Layout) -> Float[Array, "n d"]:
+        """β of every trial (n, d) from standard normal rows z, one per distinct perturbation."""
+        rows = self.explore.rows(z)
+        sign = jnp.asarray(layout.sign, rows.dtype)
+        return sign[:, None] * rows[jnp.asarray(layout.perturbation)]
+
+    def tell(self, state: State, offsets: Array | None, rollouts: Rollouts) -> tuple[State, Info]:
+        """One update from what came back.
+
+        Args:
+            state: as it was when the trials were asked for.
+            offsets: β (n, d) of parameter-space trials; None in action space.
+            rollouts: in index order, as they came; failures are settled here.
+
+        Returns:
+            The next state, equal to the old one but for its counter if nothing usable came back or the new parameters
+            would not be finite (`skipped` is 1 then); and a flat dict of scalars.
+        """
+        policy, layout = state.policy, self.layout(state.policy)
+        failed = rollouts.outcome
+        rollouts = settle(rollouts, self.failure_cost)
+        score = self.explore.score(policy, offsets, rollouts, layout)
+        a, credit_state, credit_info = self.credit(rollouts, score, layout, state.credit)
+        groups = score.group_gradients(a, min(layout.pairs, quality.GROUPS))
+        gradient = groups.mean(0)
+        w, direction_info = self.direction(score, a, gradient)
+        theta = policy.theta(self.space)
+        measured = quality.measure(groups)
+        moved, step_state, step_info = self.step(theta, w, score, measured, state.step)
+
+        ok = jnp.all(jnp.isfinite(moved)) & jnp.any(score.counted)
+        keep = lambda new, old: jnp.where(ok, new, old)  # noqa: E731
+        total, counted = rollouts.costs.sum(1), score.counted
+        n = score.count
+        mean = jnp.where(counted, total, 0.0).sum() / n
+        variance = jnp.where(counted, (total - mean) ** 2, 0.0).sum() / jnp.maximum(n - 1, 1)
+        info = {
+            "cost": jnp.where(jnp.any(counted), mean, jnp.nan),
+            "cost_sem": jnp.sqrt(variance / n),
+            "gradient_norm": jnp.linalg.norm(gradient),
+            "gradient_error": measured.error,
+            "snr": measured.snr,
+            "step_norm": jnp.where(ok, jnp.linalg.norm(moved - theta), 0.0),
+            "failed": jnp.sum((rollouts.outcome == FAILED) | (failed == FAILED)),
+            "lost": jnp.sum(failed == LOST),
+            "skipped": jnp.where(ok, 0, 1),
+            **credit_info,
+            **direction_info,
+            **step_info,
+        }
+        next_policy = policy.with_theta(keep(moved, theta), self.space)
+        if policy.scaling is not None and policy.scaling.running:
+            seen = rollouts.statistics
+            if seen is None and rollouts.observations is not None:
+                seen = normalize.statistics(rollouts.observations, rollouts.mask & rollouts.used[:, None])
+            if seen is not None:
+                next_policy = next_policy.with_scaling(policy.scaling.merge(*seen))
+        carry = lambda new, old: _tree_where(ok, new, old)  # noqa: E731
+        next_state = State(
+            next_policy, carry(credit_state, state.credit), carry(step_state, state.step), state.update + 1
+        )
+        return next_state, info
+
+
+def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -> str:
+    """Why the four parts do not make a method; "" if they do."""
+    parameter = explore.space == "parameter"
+    baseline = getattr(credit, "baseline", "")
+    if parameter and credit.per_stage:
+        return (
+            "Parameter noise gives one score row per rollout; cost-to-go needs one per stage. Use TotalCost, or "
+            "ActionNoise."
+        )
+    if isinstance(explore, Coordinates) != isinstance(direction, LeastSquares) and (
+        isinstance(explore, Coordinates) or not parameter
+    ):
+        return (
+            "Finite differences are the least-squares solution B⁺a, not Bᵀa: Coordinates and LeastSquares belong "
+            "together. For sampled actions the same solution is called Natural."
+        )
+    if isinstance(direction, Natural) and isinstance(step, Optimizer) and step.preconditions:
+        return (
+            "A natural direction is already preconditioned by the Fisher matrix; an adaptive optimiser would do it "
+            "twice. Use KLStep, LearningRate, or Optimizer(..., preconditions=False) for plain momentum."
+        )
+    if isinstance(step, KLStep) and parameter:
+        return "A KL step needs a policy's action distribution; in parameter space use LearningRate or Optimizer."
+    if isinstance(credit, (TopPairs, CentredRanks)) and not parameter:
+        return "Best pairs and ranks compare whole perturbed rollouts; with sampled actions use TotalCost or CostToGo."
+    if isinstance(credit, TopPairs) and not (isinstance(explore, ParameterNoise) and explore.two_sided):
+        return "Best pairs need antithetic pairs: ParameterNoise(two_sided=True)."
+    reference = getattr(explore, "reference", "none") != "none" or (
+        isinstance(explore, Coordinates) and not explore.central
+    )
+    if baseline == "reference" and not reference:
+        return "A reference baseline needs reference trials: ParameterNoise(reference='one' or 'each'), or forward differences."
+    if isinstance(explore, Coordinates) and (baseline not in ("reference", "none") or isinstance(credit, CentredRanks)):
+        return "Finite differences compare with g(θ) (forward: baseline 'reference') or with the partner (central: 'none')."
+    if isinstance(explore, Coordinates) and not explore.central and baseline != "reference":
+        return "Forward differences compare with g(θ): TotalCost(baseline='reference')."
+    pairs = getattr(explore, "directions", None) or getattr(explore, "rollouts", None)
+    if baseline in ("leave_one_out", "mean", "per_stage_mean") and pairs == 1:
+        return (
+            f"Baseline {baseline!r} of a single sample is the sample itself or nothing. Ask for at least 2, or use "
+            "'running' or 'reference'."
+        )
+    return ""
+
+
+def _tree_where(condition: Array, new: Any, old: Any) -> Any:
+    import jax
+
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)

@@ -1,0 +1,500 @@
+"""Policies π_θ(u | x): linear-Gaussian, neural-Gaussian, softmax, and named numbers. θ is a dict of arrays.
+
+p observations, m actions, k choices, d searched parameters. Every policy has its NumPy twin in `controller`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from policysearch.controller import Controller
+from policysearch.distributions import Categorical, Distribution, Gaussian
+from policysearch.normalize import Scaling
+
+ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+
+
+class Policy(eqx.Module):
+    """What all policies share: named parameters, which of them are searched, and a flat view θ of those.
+
+    `parameters` maps names to arrays. The flat θ concatenates the searched ones in the order of their names. Searches in
+    parameter space leave `log_std` out, because they run the mode.
+    """
+
+    parameters: eqx.AbstractVar[dict[str, Array]]
+    scaling: eqx.AbstractVar[Scaling | None]
+
+    @abc.abstractmethod
+    def __call__(self, observation: Float[Array, "*b p"]) -> Distribution:
+        """Distribution over actions at each observation (*batch, p)."""
+
+    @abc.abstractmethod
+    def controller(self) -> Controller:
+        """The same policy as plain NumPy."""
+
+    def mode(self, observation: Float[Array, "*b p"]) -> Array:
+        """Most likely action at each observation."""
+        return self(observation).mode()
+
+    def sample(self, observation: Float[Array, "*b p"], key: PRNGKeyArray) -> Array:
+        """One action at each observation."""
+        return self(observation).sample(key)
+
+    def log_prob(self, observation: Float[Array, "*b p"], action: Array) -> Array:
+        """log π(action | observation), nats."""
+        return self(observation).log_prob(action)
+
+    def kl(self, other: Policy, observation: Float[Array, "*b p"]) -> Array:
+        """KL(self ‖ other) at each observation, nats, closed form (18.37)."""
+        return self(observation).kl(other(observation))
+
+    def searched(self, space: str) -> tuple[str, ...]:
+        """Names of the parameters that a search in `space` ("action" or "parameter") moves, sorted."""
+        return tuple(sorted(name for name in self.parameters if space == "action" or name != "log_std"))
+
+    def theta(self, space: str = "action") -> Float[Array, " d"]:
+        """The searched parameters as one vector (d,)."""
+        return jnp.concatenate([self.parameters[name].ravel() for name in self.searched(space)])
+
+    def with_theta(self, theta: Float[Array, " d"], space: str = "action") -> Policy:
+        """This policy with its searched parameters taken from a vector (d,)."""
+        new, start = dict(self.parameters), 0
+        for name in self.searched(space):
+            shape = new[name].shape
+            size = int(np.prod(shape))
+            new[name] = theta[start : start + size].reshape(shape)
+            start += size
+        return eqx.tree_at(lambda policy: policy.parameters, self, new)
+
+    def with_scaling(self, scaling: Scaling | None) -> Policy:
+        """This policy with another observation scaling."""
+        return eqx.tree_at(lambda policy: policy.scaling, self, scaling) if scaling is not None else self
+
+    def _describe(self, kind: str) -> dict[str, Any]:
+        # the host only ever perturbs parameters, so its flat view is that of parameter space
+        return {"policy": kind, "searched": list(self.searched("parameter"))}
+
+    def parameter_names(self, space: str = "action") -> list[str]:
+        """A readable name for each entry of θ, such as gain[0,2]."""
+        names = []
+        for name in self.searched(space):
+            for index in np.ndindex(*self.parameters[name].shape):
+                names.append(f"{name}[{','.join(map(str, index))}]" if index else name)
+        return names
+
+
+class LinearGaussian(Policy):
+    """u = K x' + k + std ξ, with x' the scaled observation: a gain matrix, optionally structured.
+
+    Control texts write u = −K x; here the sign is inside K.
+
+    Args:
+        gain: K (m, p), acting on scaled observations.
+        bias: k (m,), or None for no bias.
+        std: standard deviation of the action noise, scalar or (m,), in the action's unit.
+        learned_std: the logarithm of std is a parameter.
+        mask: (m, p) of bool, True where the gain is free; elsewhere it is 0 and not a parameter.
+        scaling: of the observations; None for none.
+
+    Raises:
+        ValueError: shapes that do not fit, or a std that is not positive.
+
+    Example:
+        >>> policy = LinearGaussian([[-0.5, -0.8]], std=0.3)
+        >>> policy.mode(jnp.array([1.0, 0.0])).tolist()
+        [-0.5]
+    """
+
+    parameters: dict[str, Array]
+    fixed_log_std: Array | None
+    scaling: Scaling
+    mask: tuple[tuple[bool, ...], ...] | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        gain: Any,
+        *,
+        bias: Any = None,
+        std: Any = 0.3,
+        learned_std: bool = False,
+        mask: Any = None,
+        scaling: Scaling | None = None,
+    ):
+        gain = np.asarray(gain, float)
+        if gain.ndim != 2 or not np.all(np.isfinite(gain)):
+            raise ValueError(f"gain must be a finite (m, p) matrix; got shape {gain.shape}.")
+        m, p = gain.shape
+        log_std = _log_std(std, m)
+        self.mask = None
+        if mask is not None:
+            allowed = np.asarray(mask, bool)
+            if allowed.shape != gain.shape:
+                raise ValueError(f"mask has shape {allowed.shape}; the gain has {gain.shape}.")
+            if np.any(gain[~allowed] != 0):
+                raise ValueError("The initial gain is not zero where the mask is False; set those entries to 0.")
+            self.mask = tuple(tuple(bool(v) for v in row) for row in allowed)
+        self.parameters = {"gain": jnp.asarray(gain[np.asarray(self.mask)] if self.mask else gain)}
+        if bias is not None:
+            self.parameters["bias"] = jnp.asarray(np.broadcast_to(np.asarray(bias, float), (m,)))
+        self.fixed_log_std = None if learned_std else log_std
+        if learned_std:
+            self.parameters["log_std"] = log_std
+        self.scaling = scaling if scaling is not None else Scaling.fixed((1.0,) * p)
+
+    @property
+    def gain(self) -> Float[Array, "m p"]:
+        """K (m, p), acting on scaled observations."""
+        if self.mask is None:
+            return self.parameters["gain"]
+        free = self.parameters["gain"]
+        return jnp.zeros(np.shape(self.mask), free.dtype).at[np.nonzero(self.mask)].set(free)
+
+    @property
+    def log_std(self) -> Float[Array, " m"]:
+        """Logarithm of the action noise's std, (m,)."""
+        return self.parameters["log_std"] if self.fixed_log_std is None else self.fixed_log_std
+
+    def __call__(self, observation: Float[Array, "*b p"]) -> Gaussian:
+        """Distribution over actions at each observation (*batch, p)."""
+        mean = self.scaling(observation) @ self.gain.T
+        if "bias" in self.parameters:
+            mean = mean + self.parameters["bias"]
+        return Gaussian(mean, self.log_std)
+
+    def physical_gain(self) -> tuple[Float[np.ndarray, "m p"], Float[np.ndarray, " m"]]:
+        """K (m, p) and k (m,) with u = K x + k for observations in their own units."""
+        gain = np.asarray(self.gain, float) / np.asarray(self.scaling.scale, float)
+        bias = np.asarray(self.parameters.get("bias", np.zeros(gain.shape[0])), float)
+        return gain, bias - gain @ np.asarray(self.scaling.shift, float)
+
+    def controller(self) -> Controller:
+        """The same policy as plain NumPy."""
+        constants = _scaling_constants(self.scaling)
+        if self.mask is not None:
+            constants["mask"] = np.asarray(self.mask, bool)
+        if self.fixed_log_std is not None:
+            constants["log_std"] = np.asarray(self.fixed_log_std)
+        return Controller(self._describe("linear_gaussian"), _numpy(self.parameters), constants)
+
+
+class NeuralGaussian(Policy):
+    """u = centre + scale · network(x') + std ξ: a multilayer perceptron gives the mean.
+
+    Args:
+        layers: weights and biases [(W (h, p), b (h,)), …, (W (m, h), b (m,))].
+        std: standard deviation of the action noise, scalar or (m,), in the action's unit.
+        learned_std: the logarithm of std is a parameter.
+        activation: "tanh" or "relu".
+        action_centre, action_scale: (m,), what 0 and ±1 of the network mean in the action's unit.
+        scaling: of the observations; None for none.
+    """
+
+    parameters: dict[str, Array]
+    fixed_log_std: Array | None
+    scaling: Scaling
+    action_centre: Array
+    action_scale: Array
+    depth: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[Any, Any]],
+        *,
+        std: Any = 0.3,
+        learned_std: bool = True,
+        activation: str = "tanh",
+        action_centre: Any = 0.0,
+        action_scale: Any = 1.0,
+        scaling: Scaling | None = None,
+    ):
+        self.parameters, self.depth, self.activation = _layers(layers, activation)
+        m, p = layers[-1][0].shape[0], layers[0][0].shape[1]
+        log_std = _log_std(std, m)
+        self.fixed_log_std = None if learned_std else log_std
+        if learned_std:
+            self.parameters["log_std"] = log_std
+        self.action_centre = jnp.broadcast_to(jnp.asarray(action_centre, float), (m,))
+        self.action_scale = jnp.broadcast_to(jnp.asarray(action_scale, float), (m,))
+        self.scaling = scaling if scaling is not None else Scaling.fixed((1.0,) * p)
+
+    @property
+    def log_std(self) -> Float[Array, " m"]:
+        """Logarithm of the action noise's std, (m,)."""
+        return self.parameters["log_std"] if self.fixed_log_std is None else self.fixed_log_std
+
+    def __call__(self, observation: Float[Array, "*b p"]) -> Gaussian:
+        """Distribution over actions at each observation (*batch, p)."""
+        output = _network(self.parameters, self.depth, self.activation, self.scaling(observation))
+        return Gaussian(self.action_centre + self.action_scale * output, self.log_std)
+
+    def controller(self) -> Controller:
+        """The same policy as plain NumPy."""
+        constants = _scaling_constants(self.scaling)
+        constants["action_centre"] = np.asarray(self.action_centre)
+        constants["action_scale"] = np.asarray(self.action_scale)
+        if self.fixed_log_std is not None:
+            constants["log_std"] = np.asarray(self.fixed_log_std)
+        description = self._describe("neural_gaussian") | {"activation": self.activation}
+        return Controller(description, _numpy(self.parameters), constants)
+
+
+class Softmax(Policy):
+    """Softmax over k choices of a linear map or a network of the scaled observation.
+
+    A table of logits per state is the linear map of a one-hot observation without bias.
+
+    Args:
+        layers: [(W (k, p), b (k,) or None)] for a linear map, more pairs for a network.
+        activation: "tanh" or "relu".
+        scaling: of the observations; None for none.
+    """
+
+    parameters: dict[str, Array]
+    scaling: Scaling
+    depth: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[Any, Any]],
+        *,
+        activation: str = "tanh",
+        scaling: Scaling | None = None,
+    ):
+        self.parameters, self.depth, self.activation = _layers(layers, activation)
+        self.scaling = scaling if scaling is not None else Scaling.fixed((1.0,) * layers[0][0].shape[1])
+
+    def __call__(self, observation: Float[Array, "*b p"]) -> Categorical:
+        """Distribution over choices at each observation (*batch, p)."""
+        return Categorical(_network(self.parameters, self.depth, self.activation, self.scaling(observation)))
+
+    def controller(self) -> Controller:
+        """The same policy as plain NumPy."""
+        description = self._describe("softmax") | {"activation": self.activation}
+        return Controller(description, _numpy(self.parameters), _scaling_constants(self.scaling))
+
+
+class Parameters(Policy):
+    """Named numbers (kp, kd, …): the policy of a rig, or the argument of a plain cost g(θ).
+
+    θ holds z with value = initial + scale · z, or initial · exp(scale · z) where `log`, so that one std of the search means
+    something for each. Bounds clip the value inside the plant, g(clip(z + β)): the search estimates the gradient of that
+    smoothed cost without bias, which clipping z itself would not.
+
+    Args:
+        names: one per number.
+        initial: starting values, (d,), in their own units.
+        bounds: {name: (low, high)}; ±inf where not given.
+        scale: (d,) or scalar: how much one unit of z changes a value (a factor e^scale where `log`).
+        log: names that are searched on a logarithmic scale; their initial values must be positive.
+
+    Raises:
+        ValueError: initial outside bounds, non-positive scale, unknown names, a log of a non-positive number.
+
+    Example:
+        >>> policy = Parameters(["kp", "kd"], [1.0, 0.1], bounds={"kp": (0, 5)}, scale=[0.5, 0.05])
+        >>> policy.values()
+        {'kp': 1.0, 'kd': 0.1}
+    """
+
+    parameters: dict[str, Array]
+    scaling: None
+    initial: Array
+    scale: Array
+    low: Array
+    high: Array
+    names: tuple[str, ...] = eqx.field(static=True)
+    log: tuple[bool, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        initial: Any,
+        *,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        scale: Any = 1.0,
+        log: Sequence[str] = (),
+    ):
+        bounds = dict(bounds or {})
+        for unknown in [*bounds, *log]:
+            if unknown not in names:
+                raise ValueError(f"No parameter is named {unknown!r}; the names are {', '.join(names)}.")
+        values = np.broadcast_to(np.asarray(initial, float), (len(names),))
+        scales = np.broadcast_to(np.asarray(scale, float), (len(names),))
+        low = np.array([bounds.get(name, (-np.inf, np.inf))[0] for name in names], float)
+        high = np.array([bounds.get(name, (-np.inf, np.inf))[1] for name in names], float)
+        if len(set(names)) != len(names) or not names:
+            raise ValueError(f"Parameter names must be distinct and at least one; got {list(names)}.")
+        if not np.all(np.isfinite(values)) or not np.all(np.isfinite(scales) & (scales > 0)):
+            raise ValueError(f"initial must be finite and scale positive; got {values} and {scales}.")
+        for name, value, lo, hi in zip(names, values, low, high, strict=True):
+            if not lo <= value <= hi or not lo < hi:
+                raise ValueError(f"{name} starts at {value:g}, outside its bounds ({lo:g}, {hi:g}).")
+            if name in log and value <= 0:
+                raise ValueError(f"{name} is searched on a logarithmic scale but starts at {value:g}; start above 0.")
+        self.names, self.log = tuple(names), tuple(name in log for name in names)
+        self.parameters = {"values": jnp.zeros(len(names))}
+        self.scaling = None
+        self.initial, self.scale = jnp.asarray(values), jnp.asarray(scales)
+        self.low, self.high = jnp.asarray(low), jnp.asarray(high)
+
+    def vector(self) -> Float[Array, " d"]:
+        """The numbers in their own units, (d,), within their bounds."""
+        moved = self.scale * self.parameters["values"]
+        value = jnp.where(jnp.asarray(self.log), self.initial * jnp.exp(moved), self.initial + moved)
+        return jnp.clip(value, self.low, self.high)
+
+    def values(self) -> dict[str, float]:
+        """The numbers by name, in their own units, within their bounds."""
+        return {name: float(value) for name, value in zip(self.names, np.asarray(self.vector()), strict=True)}
+
+    def __call__(self, observation: Float[Array, "*b p"]) -> Distribution:
+        """Named numbers give no distribution over actions.
+
+        Raises:
+            TypeError: always; such a policy is searched in parameter space.
+        """
+        raise TypeError("Parameters has no action distribution: use a method that perturbs parameters.")
+
+    def controller(self) -> Controller:
+        """The same numbers as plain NumPy."""
+        constants = {
+            "initial": np.asarray(self.initial),
+            "scale": np.asarray(self.scale),
+            "low": np.asarray(self.low),
+            "high": np.asarray(self.high),
+            "log": np.asarray(self.log, bool),
+        }
+        description = self._describe("parameters") | {"names": list(self.names)}
+        return Controller(description, _numpy(self.parameters), constants)
+
+
+def random_layers(
+    sizes: Sequence[int], seed: int, *, last: float = 0.01, bias: bool = True
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Weights of a perceptron p → hidden… → m: orthogonal rows, hidden biases 0, the last layer scaled by `last`.
+
+    Args:
+        sizes: (p, hidden…, m).
+        seed: of the random numbers.
+        last: factor on the last layer, small so that a search starts near the action's centre; 0 for a zero start.
+        bias: give each layer a bias.
+    """
+    generator = np.random.default_rng(seed)
+    layers = []
+    for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        block = generator.standard_normal((max(fan_in, fan_out), min(fan_in, fan_out)))
+        q, r = np.linalg.qr(block)
+        q = q * np.sign(np.diag(r))
+        weight = q if fan_out >= fan_in else q.T
+        gain = last if index == len(sizes) - 2 else np.sqrt(max(1.0, fan_out / fan_in))
+        layers.append((weight * gain, np.zeros(fan_out) if bias else None))
+    return layers
+
+
+def from_controller(controller: Controller) -> Policy:
+    """The JAX policy of a loaded controller (the inverse of `Policy.controller`)."""
+    kind = controller.description["policy"]
+    parameters, constants = controller.parameters, controller.constants
+    if kind == "parameters":
+        names = list(controller.description["names"])
+        bounds = {
+            name: (float(low), float(high))
+            for name, low, high in zip(names, constants["low"], constants["high"], strict=True)
+        }
+        log = [name for name, flag in zip(names, constants["log"], strict=True) if flag]
+        policy: Policy = Parameters(names, constants["initial"], bounds=bounds, scale=constants["scale"], log=log)
+        return eqx.tree_at(lambda tree: tree.parameters["values"], policy, jnp.asarray(parameters["values"]))
+    scaling = Scaling(
+        jnp.asarray(constants["scaling_count"]),
+        jnp.asarray(constants["scaling_mean"]),
+        jnp.asarray(constants["scaling_m2"]),
+        running=bool(constants["scaling_running"]),
+    )
+    log_std = parameters.get("log_std", constants.get("log_std"))
+    if kind == "linear_gaussian":
+        gain = parameters["gain"]
+        mask = constants.get("mask")
+        if mask is not None:
+            full = np.zeros(mask.shape)
+            full[mask] = gain
+            gain = full
+        return LinearGaussian(
+            gain,
+            bias=parameters.get("bias"),
+            std=np.exp(log_std),
+            learned_std="log_std" in parameters,
+            mask=mask,
+            scaling=scaling,
+        )
+    depth = sum(name.startswith("weight_") for name in parameters)
+    layers = [(parameters[f"weight_{i}"], parameters.get(f"bias_{i}")) for i in range(depth)]
+    activation = controller.description["activation"]
+    if kind == "softmax":
+        return Softmax(layers, activation=activation, scaling=scaling)
+    return NeuralGaussian(
+        layers,
+        std=np.exp(log_std),
+        learned_std="log_std" in parameters,
+        activation=activation,
+        action_centre=constants["action_centre"],
+        action_scale=constants["action_scale"],
+        scaling=scaling,
+    )
+
+
+def _layers(layers: Sequence[tuple[Any, Any]], activation: str) -> tuple[dict[str, Array], int, str]:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is not known; use one of {', '.join(ACTIVATIONS)}.")
+    parameters: dict[str, Array] = {}
+    for index, (weight, bias) in enumerate(layers):
+        if index and np.shape(weight)[1] != np.shape(layers[index - 1][0])[0]:
+            raise ValueError(
+                f"Layer {index} takes {np.shape(weight)[1]} inputs but gets {np.shape(layers[index - 1][0])[0]}."
+            )
+        parameters[f"weight_{index}"] = jnp.asarray(np.asarray(weight, float))
+        if bias is not None:
+            parameters[f"bias_{index}"] = jnp.asarray(np.asarray(bias, float))
+    return parameters, len(layers), activation
+
+
+def _network(parameters: dict[str, Array], depth: int, activation: str, inputs: Array) -> Array:
+    values = inputs
+    for index in range(depth):
+        values = values @ parameters[f"weight_{index}"].T
+        if f"bias_{index}" in parameters:
+            values = values + parameters[f"bias_{index}"]
+        if index < depth - 1:
+            values = ACTIVATIONS[activation](values)
+    return values
+
+
+def _log_std(std: Any, m: int) -> Array:
+    values = np.broadcast_to(np.asarray(std, float), (m,))
+    if not np.all(np.isfinite(values) & (values > 0)):
+        raise ValueError(f"std must be positive and finite; got {std}. For no noise, use the policy's mode.")
+    return jnp.asarray(np.log(values))
+
+
+def _scaling_constants(scaling: Scaling) -> dict[str, np.ndarray]:
+    return {
+        "scaling_shift": np.asarray(scaling.shift),
+        "scaling_scale": np.asarray(scaling.scale),
+        "scaling_count": np.asarray(scaling.count),
+        "scaling_mean": np.asarray(scaling.mean),
+        "scaling_m2": np.asarray(scaling.m2),
+        "scaling_running": np.asarray(scaling.running),
+    }
+
+
+def _numpy(parameters: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in parameters.items()}

@@ -1,0 +1,43 @@
+"""How good a gradient estimate is: its standard error and signal-to-noise ratio, from group gradients of the same batch.
+
+m group gradients z_j of d parameters, ĝ = mean z_j, Cov(ĝ) = Cov(z)/m.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+#: most groups that a batch is divided into
+GROUPS = 32
+
+
+class Quality(NamedTuple):
+    """power: ‖ĝ‖². noise: tr Cov(ĝ), what of the power is expected to be noise; NaN for a single group."""
+
+    power: Float[Array, ""]
+    noise: Float[Array, ""]
+
+    @property
+    def snr(self) -> Float[Array, ""]:
+        """‖∇J‖²/(tr Cov ĝ), the numerator freed of its own bias; 0 where there is no noise to measure.
+
+        From m groups it is uncertain by about ±√(2/(m − 1)) of the noise alone.
+        """
+        known = self.noise > 0
+        return jnp.where(known, self.power / jnp.where(known, self.noise, 1.0) - 1, 0.0)
+
+    @property
+    def error(self) -> Float[Array, ""]:
+        """Standard error of the estimate, √(tr Cov ĝ)."""
+        return jnp.sqrt(self.noise)
+
+
+def measure(groups: Float[Array, "m d"]) -> Quality:
+    """Quality of the mean of independent estimates (m, d)."""
+    m = groups.shape[0]
+    mean = groups.mean(0)
+    noise = jnp.sum((groups - mean) ** 2) / (m - 1) / m if m > 1 else jnp.full((), jnp.nan)
+    return Quality(jnp.sum(mean**2), noise)

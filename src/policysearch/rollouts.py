@@ -1,0 +1,84 @@
+"""`Rollouts`: what came back from n trials of at most T stages, padded and masked; and how failures are settled.
+
+n rollouts, T stages, p observations, m actions. Costs are minimised.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from policysearch.specification import FAILED, LOST, OK
+
+
+class Rollouts(NamedTuple):
+    """Legend: n rollouts, T stages, p observations, m actions.
+
+    costs (n, T): *discounted* stage costs discount^k g_k, any value where `mask` is False, so that the objective is
+        their plain sum and discount^k G_k a plain sum of the rest. (n, 1) where only totals came back.
+    mask (n, T): True on stages that happened.
+    outcome (n,): `OK`; `FAILED`: the policy caused it (diverged, NaN, safety stop), its cost is settled by
+        `settle`; `LOST`: the rig or the worker failed, repeatedly: the trial is left out.
+    observations (n, T, p), actions (n, T, m) or (n, T) integers: as *sampled*, before any clipping; None where
+        only costs came back.
+    terminated (n,): the task ended by itself; False where the horizon cut it.
+    statistics: (count (), mean (p,), sum of squared deviations (p,)) of all observations, where those are wanted
+        but not kept.
+    """
+
+    costs: Float[Array, "n T"]
+    mask: Bool[Array, "n T"]
+    outcome: Int[Array, " n"]
+    observations: Float[Array, "n T p"] | None = None
+    actions: Array | None = None
+    terminated: Bool[Array, " n"] | None = None
+    statistics: tuple[Array, Array, Array] | None = None
+
+    @property
+    def used(self) -> Bool[Array, " n"]:
+        """(n,) True where the rollout counts in estimates (everything but `LOST`)."""
+        return self.outcome != LOST
+
+
+def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollouts:
+    """Give each failed rollout the worst finite total cost of the batch, or `failure_cost` if that is finite.
+
+    The difference between that and what the rollout had cost so far is added to its last stage, so that stage-wise
+    methods see it where it happened. Forgetting failures instead would blind the search to the region that fails.
+    Rollouts whose costs are not finite are marked as failed first.
+
+    Args:
+        rollouts: as they came.
+        failure_cost: in the task's cost unit; NaN for the worst finite one.
+
+    Returns:
+        Rollouts with finite costs wherever `used`, and zero cost outside the mask.
+    """
+    T = rollouts.costs.shape[1]
+    finite_stage = jnp.isfinite(rollouts.costs)
+    broken = jnp.any(rollouts.mask & ~finite_stage, axis=1)
+    outcome = jnp.where(broken & (rollouts.outcome == OK), FAILED, rollouts.outcome)
+    # a broken rollout ends before its first non-finite stage
+    alive = jnp.cumprod(finite_stage | ~rollouts.mask, axis=1).astype(bool)
+    mask = rollouts.mask & alive
+    costs = jnp.where(mask, jnp.nan_to_num(rollouts.costs, nan=0.0, posinf=0.0, neginf=0.0), 0.0)
+    total = costs.sum(axis=1)
+    worst = jnp.max(jnp.where(outcome == OK, total, -jnp.inf))
+    target = jnp.where(jnp.isfinite(failure_cost), failure_cost, worst)
+    # one stage is kept even if the very first one failed, so that the cost has a place to stand
+    last = jnp.maximum(mask.sum(axis=1) - 1, 0)
+    failed = outcome == FAILED
+    extra = jnp.where(failed & jnp.isfinite(target), jnp.maximum(target - total, 0.0), 0.0)
+    at_last = jnp.arange(T)[None, :] == last[:, None]
+    costs = costs + jnp.where(at_last, extra[:, None], 0.0)
+    mask = mask | (at_last & failed[:, None] & rollouts.mask)
+    # with no good rollout to compare with, a failure has no number: leave it out
+    outcome = jnp.where(failed & ~jnp.isfinite(target), LOST, outcome)
+    observations, actions = rollouts.observations, rollouts.actions
+    if observations is not None and actions is not None:
+        # a NaN outside the mask would still poison a derivative
+        observations = jnp.where(mask[..., None], observations, 0)
+        actions = jnp.where(mask.reshape(mask.shape + (1,) * (actions.ndim - 2)), actions, 0)
+    return rollouts._replace(costs=costs, mask=mask, outcome=outcome, observations=observations, actions=actions)

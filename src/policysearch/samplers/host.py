@@ -1,0 +1,176 @@
+"""Trials that run outside JAX: the jobs of an update, and the arrays for `Method.tell` from what came back.
+
+n trials, T stages, d parameters. Random numbers are NumPy's Philox, the same in driver and worker (see `streams`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from policysearch.credit import Info
+from policysearch.explore import ParameterNoise
+from policysearch.method import Method, State
+from policysearch.rollouts import Rollouts
+from policysearch.samplers.gymnasium import GymnasiumTask
+from policysearch.samplers.jobs import HostRollouts, Jobs
+from policysearch.samplers.workers import Workers
+from policysearch.specification import FAILED, LOST, OK, Discrete
+from policysearch.streams import Purpose, environment_seed, perturbations
+from policysearch.tasks.python_function import PythonFunction
+
+#: `Method.tell`, compiled
+compiled_tell = eqx.filter_jit(lambda method, state, offsets, rollouts: method.tell(state, offsets, rollouts))
+
+
+def jobs(method: Method, state: State, seed: int) -> Jobs:
+    """The trials of the next update; a pure function of the state and the seed."""
+    layout, controller = method.layout(state.policy), state.policy.controller()
+    common = {
+        "controller": controller,
+        "seed": seed,
+        "update": int(state.update),
+        "environment": layout.environment,
+    }
+    if method.space == "action":
+        return Jobs(**common, stochastic=True, record=True)
+    explore = method.explore
+    if isinstance(explore, ParameterNoise):
+        return Jobs(
+            **common,
+            perturbation=layout.perturbation,
+            sign=layout.sign,
+            std=np.asarray(explore.std, float),
+            shape=explore.shape,
+        )
+    d = controller.theta().size
+    return Jobs(**common, offsets=np.asarray(method.offsets(state.policy, jnp.zeros((d, d)), layout), float))
+
+
+def offsets(requested: Jobs) -> np.ndarray | None:
+    """β of every trial (n, d), the numbers that the workers used; None where actions vary."""
+    if requested.offsets is not None or requested.perturbation is None or requested.sign is None:
+        return requested.offsets
+    d = requested.controller.theta().size
+    distinct, index = np.unique(requested.perturbation, return_inverse=True)
+    rows = np.zeros((len(distinct), d))
+    rows[distinct >= 0] = perturbations(requested.seed, requested.update, distinct[distinct >= 0], d, requested.shape)
+    return np.asarray(requested.sign)[:, None] * rows[index] * requested.std
+
+
+def padded_horizon(longest: int, horizon: int) -> int:
+    """T for the longest rollout of a batch: a power of two or the horizon, so that few sizes are ever compiled."""
+    size = 256
+    while size < longest:
+        size *= 2
+    return min(size, horizon)
+
+
+def to_rollouts(came: HostRollouts, horizon: int, action: Any) -> Rollouts:
+    """Padded arrays of what came back; totals only, (n, 1), where nothing was recorded."""
+    n = len(came.totals)
+    outcome = np.asarray(came.outcome)
+    terminated = np.asarray(came.terminated)
+    count, mean, m2 = came.statistics
+    float_dtype = jnp.zeros(()).dtype
+    array = lambda x: jnp.asarray(np.asarray(x, float_dtype))  # noqa: E731
+    statistics = (array(count), array(mean), array(m2))
+    if all(record is None for record in came.records):
+        mask = np.ones((n, 1), bool)
+        return Rollouts(array(came.totals)[:, None], mask, outcome, terminated=terminated, statistics=statistics)
+    T = padded_horizon(int(came.lengths.max(initial=1)), horizon)
+    discrete = isinstance(action, Discrete)
+    costs, mask = np.zeros((n, T), float_dtype), np.zeros((n, T), bool)
+    observations = np.zeros((n, T, len(mean)), float_dtype)
+    actions = np.zeros((n, T), int) if discrete else np.zeros((n, T, action.size), float_dtype)
+    for index, record in enumerate(came.records):
+        if record is None:
+            continue
+        seen, acted, paid = record
+        length = len(paid)
+        observations[index, :length], actions[index, :length], costs[index, :length] = seen, acted, paid
+        mask[index, :length] = True
+    parts = jax.tree.map(jnp.asarray, (costs, mask, outcome, observations, actions, terminated))
+    return Rollouts(*parts, statistics=statistics)
+
+
+def tell(method: Method, state: State, requested: Jobs, came: HostRollouts, specification: Any) -> tuple[State, Info]:
+    """Update from what came back of `requested`."""
+    beta = offsets(requested)
+    dtype = state.policy.theta().dtype
+    rollouts = to_rollouts(came, specification.horizon, specification.action)
+    return compiled_tell(method, state, None if beta is None else jnp.asarray(beta, dtype), rollouts)
+
+
+class Host:
+    """Runs the updates of a search on a Gymnasium task, by worker processes."""
+
+    def __init__(self, task: GymnasiumTask, seed: int, workers: int | None = None):
+        self.task, self.seed = task, seed
+        self.workers = Workers(task, workers)
+        self.workers.start()
+        self.events: list[Any] = []
+
+    def update(self, method: Method, state: State) -> tuple[State, Info, int]:
+        """One update: the next state, what it reports, and how many stages were run."""
+        requested = jobs(method, state, self.seed)
+        came = self.workers.run(requested)
+        self.events.extend(came.events)
+        state, info = tell(method, state, requested, came, self.task.specification)
+        good = came.outcome == OK
+        returns = came.returns[good]
+        info = {
+            **info,
+            "return": returns.mean() if len(returns) else np.nan,
+            "return_sem": returns.std() / np.sqrt(len(returns)) if len(returns) else np.nan,
+            "length": came.lengths[good].mean() if good.any() else np.nan,
+        }
+        return state, info, came.stages
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self.workers.close()
+
+
+class InProcess:
+    """Runs the updates of a search on a Python function g(θ), one call a trial, in this process."""
+
+    def __init__(self, task: PythonFunction, seed: int):
+        self.task, self.seed = task, seed
+        self.events: list[Any] = []
+
+    def update(self, method: Method, state: State) -> tuple[State, Info, int]:
+        """One update: the next state, what it reports, and how many calls were made."""
+        requested = jobs(method, state, self.seed)
+        totals, outcome = [], []
+        for trial, controller in enumerate(requested.controllers(list(range(len(requested))))):
+            seed = environment_seed(self.seed, Purpose.ENVIRONMENT, requested.update, int(requested.environment[trial]))
+            cost = self.task.evaluate(np.array(list(controller.values().values())), seed)
+            totals.append(cost)
+            outcome.append(OK if np.isfinite(cost) else FAILED)
+        came = totals_only(np.array(totals), np.array(outcome))
+        state, info = tell(method, state, requested, came, self.task.specification)
+        return state, info, len(requested)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def totals_only(totals: np.ndarray, outcome: np.ndarray) -> HostRollouts:
+    """Results of n trials of which only total costs (n,) and outcomes (n,) are known."""
+    n = len(totals)
+    return HostRollouts(
+        totals=np.where(outcome == LOST, np.nan, totals),
+        returns=-totals,
+        lengths=np.ones(n, int),
+        outcome=outcome,
+        terminated=np.zeros(n, bool),
+        statistics=(0, np.zeros(0), np.zeros(0)),
+        records=[None] * n,
+        events=[],
+        stages=n,
+    )

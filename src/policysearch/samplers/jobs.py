@@ -1,0 +1,184 @@
+"""What travels between a driver and its workers: `Jobs` to run, `HostRollouts` that came back. No JAX.
+
+n trials, d parameters, p observations, m actions, L stages. Trial i runs θ + sign · std · β.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from policysearch.controller import Controller
+from policysearch.specification import LOST, OK
+from policysearch.streams import SHAPES, Purpose, environment_seed, perturbations
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Jobs:
+    """The n trials of one batch; a worker computes each from this alone, whoever else runs the rest.
+
+    Args:
+        controller: at θ.
+        seed: of the run.
+        update: number of the update.
+        environment: (n,) index of each trial's environment seed; partners share it.
+        perturbation: (n,) index of each trial's perturbation β, −1 for none.
+        sign: (n,) of ±1, or 0 for θ itself.
+        std: of the perturbations, in units of θ, () or (d,).
+        shape: law of the perturbations, see `streams.SHAPES`.
+        offsets: (n, d) to add to θ as they are, in place of perturbations.
+        purpose: of the environment seeds.
+        stochastic: sample the actions; otherwise the mode acts.
+        record: bring observations, actions and costs back.
+        block: trials per message; by default several blocks a worker. It changes no result.
+
+    Raises:
+        ValueError: if sizes disagree; the message says which.
+    """
+
+    controller: Controller
+    seed: int
+    update: int
+    environment: Int[np.ndarray, " n"]
+    perturbation: Int[np.ndarray, " n"] | None = None
+    sign: Float[np.ndarray, " n"] | None = None
+    std: float | Float[np.ndarray, " d"] = 1.0
+    shape: str = "gaussian"
+    offsets: Float[np.ndarray, "n d"] | None = None
+    purpose: Purpose = Purpose.ENVIRONMENT
+    stochastic: bool = False
+    record: bool = False
+    block: int | None = None
+
+    def __post_init__(self) -> None:
+        n, d = len(self), self.controller.theta().size
+        if n == 0:
+            raise ValueError("Jobs has no trials; pass at least one environment index.")
+        for name, value, allowed in (
+            ("perturbation", self.perturbation, (n,)),
+            ("sign", self.sign, (n,)),
+            ("offsets", self.offsets, (n, d)),
+        ):
+            if value is not None and np.shape(value) != allowed:
+                raise ValueError(f"Jobs.{name} has shape {np.shape(value)}; {n} trials need {allowed}.")
+        if np.shape(self.std) not in ((), (d,)):
+            raise ValueError(
+                f"Jobs.std has shape {np.shape(self.std)}; pass a number, or one for each of {d} parameters."
+            )
+        if (self.perturbation is None) != (self.sign is None) or (
+            self.offsets is not None and self.perturbation is not None
+        ):
+            raise ValueError("Jobs takes perturbation together with sign, or offsets, or neither.")
+        if self.shape not in SHAPES:
+            raise ValueError(f"Jobs.shape is {self.shape!r}; choose one of {', '.join(SHAPES)}.")
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"Jobs.block is {self.block}; pass at least one trial a block.")
+        if np.min(self.environment) < 0:
+            raise ValueError("Jobs.environment has a negative index; number environment seeds from 0.")
+        if self.sign is not None and np.any((np.asarray(self.sign) != 0) & (np.asarray(self.perturbation) < 0)):
+            raise ValueError("Jobs.perturbation is negative where sign is not 0; number perturbations from 0.")
+        environment_seed(self.seed, self.purpose, self.update, int(np.max(self.environment)))
+
+    def __len__(self) -> int:
+        return len(self.environment)
+
+    def controllers(self, trials: list[int]) -> list[Controller]:
+        """The perturbed controllers of some trials.
+
+        Args:
+            trials: their indices.
+
+        Returns:
+            One controller a trial.
+        """
+        if self.offsets is not None:
+            rows = np.asarray(self.offsets, dtype=np.float64)[trials]
+        elif self.perturbation is not None and self.sign is not None:
+            sign = np.asarray(self.sign, dtype=np.float64)[trials]
+            index = np.asarray(self.perturbation)[trials]
+            moved = sign != 0
+            rows = np.zeros((len(trials), self.controller.theta().size))
+            rows[moved] = perturbations(self.seed, self.update, index[moved], rows.shape[1], self.shape)
+            rows *= sign[:, None] * self.std
+        else:
+            return [self.controller] * len(trials)
+        theta = self.controller.theta()
+        return [self.controller.with_theta(theta + row) for row in rows]
+
+
+class Event(NamedTuple):
+    """Something that went wrong with a trial (−1: with none of them).
+
+    kind: "failed" (the policy's doing), "raised", "died" or "deadline" (faults; the trial runs again).
+    reason, traceback: in words; the traceback of an environment that raised, or "".
+    attempt: which attempt of the trial this was, from 1.
+    """
+
+    trial: int
+    kind: str
+    reason: str
+    traceback: str
+    attempt: int
+
+
+class HostRollouts(NamedTuple):
+    """What came back from n trials, in the order of the jobs.
+
+    totals (n,): discounted cost without the survival bonus; up to the failure where `FAILED`, NaN if `LOST`.
+    returns (n,): undiscounted sum of the rewards as they were paid, NaN where `LOST`.
+    lengths (n,): stages that happened; 0 where `LOST`.
+    outcome (n,): `OK`, `FAILED` or `LOST`.
+    terminated (n,): the task ended by itself; False where a time limit cut it.
+    statistics: (count, mean (p,), sum of squared deviations (p,)) of all observations of the OK rollouts.
+    records: a trial's observations (L, p), sampled actions (L, m) or (L,) and *discounted* costs (L,), the
+        last one NaN where it failed; None where `LOST`, or all None if they were not asked for.
+    events: failures and faults, by trial.
+    stages: number of stages in all these rollouts.
+    """
+
+    totals: Float[np.ndarray, " n"]
+    returns: Float[np.ndarray, " n"]
+    lengths: Int[np.ndarray, " n"]
+    outcome: Int[np.ndarray, " n"]
+    terminated: np.ndarray
+    statistics: tuple[int, np.ndarray, np.ndarray]
+    records: list[tuple[np.ndarray, np.ndarray, np.ndarray] | None]
+    events: list[Event]
+    stages: int
+
+
+def gather(episodes: list, events: list[Event], observation_size: int) -> HostRollouts:
+    """Put the results of single trials together, always in the order of the trials.
+
+    Args:
+        episodes: an `Episode` for each trial, None for a lost one.
+        events: in any order.
+        observation_size: p.
+
+    Returns:
+        `HostRollouts`; statistics are merged by the parallel variance (Chan, Golub & LeVeque 1983).
+    """
+    nan = float("nan")
+    good = [episode for episode in episodes if episode is not None and episode.outcome == OK]
+    lengths = np.array([0 if e is None else e.length for e in episodes])
+    count, mean, m2 = 0, np.zeros(observation_size), np.zeros(observation_size)
+    if good:
+        counts = np.array([e.length for e in good], dtype=np.float64)[:, None]
+        means = np.stack([e.mean for e in good])
+        count = int(counts.sum())
+        mean = (counts * means).sum(axis=0) / count
+        m2 = np.stack([e.m2 for e in good]).sum(axis=0) + (counts * (means - mean) ** 2).sum(axis=0)
+    return HostRollouts(
+        totals=np.array([nan if e is None else e.total for e in episodes]),
+        returns=np.array([nan if e is None else e.returns for e in episodes]),
+        lengths=lengths,
+        outcome=np.array([LOST if e is None else e.outcome for e in episodes]),
+        terminated=np.array([e is not None and e.terminated for e in episodes]),
+        statistics=(count, mean, m2),
+        records=[None if e is None else e.record for e in episodes],
+        events=sorted(events, key=lambda event: (event.trial, event.attempt)),
+        stages=int(lengths.sum()),
+    )

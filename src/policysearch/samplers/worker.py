@@ -1,0 +1,134 @@
+"""A worker process, `python -m policysearch.samplers.worker`: one environment that runs blocks of trials.
+
+Started by `Workers` with the descriptors of a socket and of a heartbeat file; it ends when the socket closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import gymnasium
+
+from policysearch.controller import Controller
+from policysearch.samplers.gymnasium import Episode, GymnasiumTask, run_rollout
+from policysearch.samplers.jobs import Jobs
+from policysearch.streams import action_stream, environment_seed
+
+#: trial that runs (−1: none) and the monotonic time of its start in seconds
+BEAT = struct.Struct("<qd")
+ATTEMPTS = 2
+
+
+class _Bench:
+    """The environment of this process, made again after each fault."""
+
+    def __init__(self, task: GymnasiumTask, beat: mmap.mmap):
+        self.task, self.beat = task, beat
+        self.env = task.make()
+        self.broken = False
+
+    def environment(self) -> gymnasium.Env:
+        if self.broken:
+            self.close()
+            self.env = self.task.make()
+            self.broken = False
+        return self.env
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception, SystemExit):
+            self.env.close()
+
+    def trial(
+        self, jobs: Jobs, trial: int, controller: Controller, used: int
+    ) -> tuple[Episode | None, list[tuple[int, str, str]], float]:
+        """Run one trial, again after a fault: (`Episode` or None, faults, seconds)."""
+        faults: list[tuple[int, str, str]] = []
+        seed = environment_seed(jobs.seed, jobs.purpose, jobs.update, int(jobs.environment[trial]))
+        horizon = self.task.horizon
+        noise = None
+        if jobs.stochastic:
+            noise = controller.noise(action_stream(jobs.seed, jobs.purpose, jobs.update, trial), horizon)
+        for attempt in range(used + 1, ATTEMPTS + 1):
+            start = time.monotonic()
+            BEAT.pack_into(self.beat, 0, trial, start)
+            env = self.environment()  # not in the `try`: if it cannot be made again, no trial can run
+            try:
+                episode = run_rollout(
+                    env,
+                    controller,
+                    seed,
+                    noise,
+                    horizon,
+                    jobs.record,
+                    self.task.survival_bonus,
+                    self.task.discount,
+                )
+            except (Exception, SystemExit) as error:
+                faults.append((attempt, f"{type(error).__name__}: {error}", traceback.format_exc()))
+                self.broken = True
+            else:
+                return episode, faults, time.monotonic() - start
+        return None, faults, 0.0
+
+
+def serve(connection: Connection, beat: mmap.mmap) -> None:
+    """Make the environment, then answer blocks of trials until the driver closes the connection."""
+    try:
+        bench = _Bench(connection.recv(), beat)
+        connection.send(("ready", None))
+        with contextlib.closing(bench):
+            _answer(connection, bench)
+    except (Exception, SystemExit):
+        with contextlib.suppress(OSError):  # the driver may be gone: that is how this ends
+            connection.send(("failed", traceback.format_exc()))
+
+
+def _answer(connection: Connection, bench: _Bench) -> None:
+    jobs: Any = None
+    while True:
+        kind, content = connection.recv()
+        if kind == "jobs":
+            jobs = content
+            continue
+        trials, used = content
+        results = []
+        for trial, controller in zip(trials, jobs.controllers(trials), strict=True):
+            if connection.poll():  # nothing is due now but the end: the driver is gone
+                return
+            results.append(bench.trial(jobs, trial, controller, used))
+        BEAT.pack_into(bench.beat, 0, -1, 0.0)
+        connection.send(("block", results))
+
+
+def _end_with(driver: int) -> None:
+    """End this process group if the driver dies, even while a trial hangs."""
+    while os.getppid() == driver:
+        time.sleep(0.5)
+    time.sleep(2.0)  # unless it ends by itself, with its environment closed
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point; the two arguments are descriptors."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
+    socket, file = (int(argument) for argument in arguments)
+    for descriptor in (socket, file):
+        os.set_inheritable(descriptor, False)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    beat = mmap.mmap(file, BEAT.size)
+    with Connection(socket) as connection:
+        serve(connection, beat)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

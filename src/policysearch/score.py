@@ -1,0 +1,171 @@
+"""The score operator S: a row per stage or per rollout, (rows, d); Sᵀa/n is the likelihood-ratio gradient (18.10, 18.16).
+
+n rollouts, T stages, d parameters, m groups. `PolicyScore` differentiates log π; `PerturbationScore` holds β/σ².
+"""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from policysearch.policies import Policy
+from policysearch.rollouts import Rollouts
+
+
+class Score(eqx.Module):
+    """A linear operator with rows s_i; nothing is formed before it is asked for.
+
+    Advantages `a` of shape (n, T) mean a row per stage, of shape (n,) a row per rollout.
+    """
+
+    counted: eqx.AbstractVar[Bool[Array, " n"]]
+
+    @property
+    def count(self) -> Float[Array, ""]:
+        """Number of rollouts in the mean, at least 1."""
+        return jnp.maximum(jnp.sum(self.counted), 1).astype(float)
+
+    @abc.abstractmethod
+    def rmv(self, a: Array) -> Float[Array, " d"]:
+        """Sᵀa, the sum over rows."""
+
+    @abc.abstractmethod
+    def mv(self, w: Float[Array, " d"], per_stage: bool) -> Array:
+        """S w: (n, T) for rows per stage, (n,) for rows per rollout."""
+
+    @abc.abstractmethod
+    def dense(self, per_stage: bool) -> Float[Array, "rows d"]:
+        """The rows themselves: (n·T, d) or (n, d)."""
+
+    @abc.abstractmethod
+    def group_gradients(self, a: Array, groups: int) -> Float[Array, "m d"]:
+        """Gradient estimates of `groups` groups of rollouts; their mean is Sᵀa/n."""
+
+    def gradient(self, a: Array, groups: int) -> Float[Array, " d"]:
+        """Sᵀa/n: the gradient estimate."""
+        return self.group_gradients(a, groups).mean(0)
+
+
+class PolicyScore(Score):
+    """Rows ∂log π(u_k | x_k)/∂θ of sampled actions; masked stages and rollouts that do not count are zero rows."""
+
+    policy: Policy
+    observations: Float[Array, "n T p"]
+    actions: Array
+    mask: Bool[Array, "n T"]
+    counted: Bool[Array, " n"]
+
+    @classmethod
+    def of(cls, policy: Policy, rollouts: Rollouts) -> PolicyScore:
+        """The score of recorded rollouts under the policy that produced them.
+
+        Raises:
+            ValueError: the rollouts carry no observations or actions.
+        """
+        if rollouts.observations is None or rollouts.actions is None:
+            raise ValueError(
+                "These rollouts have costs only; a likelihood-ratio method needs the observations and the sampled "
+                "actions of each stage. Tell them, or use a method that perturbs parameters."
+            )
+        return cls(
+            policy=policy,
+            observations=rollouts.observations,
+            actions=rollouts.actions,
+            mask=rollouts.mask & rollouts.used[:, None],
+            counted=rollouts.used,
+        )
+
+    def _log_prob(self, theta: Array) -> Float[Array, "n T"]:
+        log_prob = self.policy.with_theta(theta).log_prob(self.observations, self.actions)
+        return jnp.where(self.mask, log_prob, 0.0)
+
+    def rmv(self, a: Array) -> Float[Array, " d"]:
+        """Sᵀa by one backward pass."""
+        _, pullback = jax.vjp(self._log_prob, self.policy.theta())
+        return pullback(self._stages(a))[0]
+
+    def mv(self, w: Float[Array, " d"], per_stage: bool = True) -> Array:
+        """S w by one forward-mode pass."""
+        _, rows = jax.jvp(self._log_prob, (self.policy.theta(),), (w,))
+        return rows if per_stage else rows.sum(1)
+
+    def dense(self, per_stage: bool = True) -> Float[Array, "rows d"]:
+        """Rows by vmap(grad)."""
+        if per_stage:
+            flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+            return self._rows(flat(self.observations), flat(self.actions), flat(self.mask))
+        return self._rows(self.observations, self.actions, self.mask)
+
+    def _rows(self, observations: Array, actions: Array, mask: Array) -> Float[Array, "rows d"]:
+        def log_prob(theta: Array, observation: Array, action: Array, alive: Array) -> Array:
+            value = self.policy.with_theta(theta).log_prob(observation, action)
+            return jnp.sum(jnp.where(alive, value, 0.0))
+
+        gradient = jax.vmap(jax.grad(log_prob), (None, 0, 0, 0))
+        return gradient(self.policy.theta(), observations, actions, mask)
+
+    def group_gradients(self, a: Array, groups: int) -> Float[Array, "m d"]:
+        """One backward pass vectorised over interleaved groups of rollouts."""
+        n, T = self.mask.shape
+        padding = -n % groups
+        # groups lie along a leading axis; a rollout that pads the last group has weight 0
+        split = lambda x: jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)).reshape(
+            groups, (n + padding) // groups, *x.shape[1:]
+        )
+        weight = jnp.where(self.mask, self._stages(a), 0.0)
+
+        def weighted(theta: Array, observations: Array, actions: Array, weights: Array) -> Array:
+            log_prob = self.policy.with_theta(theta).log_prob(observations, actions)
+            return jnp.sum(jnp.where(weights != 0, weights * log_prob, 0.0))
+
+        rows = jax.vmap(jax.grad(weighted), (None, 0, 0, 0))(
+            self.policy.theta(), split(self.observations), split(self.actions), split(weight)
+        )
+        return rows * (groups / self.count)
+
+    def _stages(self, a: Array) -> Float[Array, "n T"]:
+        return a if a.ndim == 2 else jnp.broadcast_to(a[:, None], self.mask.shape)
+
+    def log_prob(self) -> Float[Array, "n T"]:
+        """log π of the sampled actions under the asked policy, zero outside the mask."""
+        return self._log_prob(self.policy.theta())
+
+
+class PerturbationScore(Score):
+    """Rows β_i/σ² of perturbed parameters θ + β_i; partners (θ ± β) share a group (18.24).
+
+    Args:
+        offsets: β (n, d); the zero row of a reference trial.
+        variance: σ² per parameter, () or (d,); 1 for plain rows β.
+        counted: (n,), False for reference trials and where a partner was lost.
+        pair: (n,) number of the pair that a trial belongs to.
+        pairs: how many there are.
+    """
+
+    offsets: Float[Array, "n d"]
+    variance: Array
+    counted: Bool[Array, " n"]
+    pair: Array
+    pairs: int = eqx.field(static=True)
+
+    def rmv(self, a: Float[Array, " n"]) -> Float[Array, " d"]:
+        """Σ a_i β_i/σ²."""
+        return jnp.where(self.counted, a, 0.0) @ self.offsets / self.variance
+
+    def mv(self, w: Float[Array, " d"], per_stage: bool = False) -> Float[Array, " n"]:
+        """β_iᵀ w/σ²."""
+        return jnp.where(self.counted, self.offsets @ (w / self.variance), 0.0)
+
+    def dense(self, per_stage: bool = False) -> Float[Array, "n d"]:
+        """β/σ², zero for trials that do not count."""
+        return jnp.where(self.counted[:, None], self.offsets / self.variance, 0.0)
+
+    def group_gradients(self, a: Float[Array, " n"], groups: int) -> Float[Array, "m d"]:
+        """Sums over the pairs of a group; pairs are dealt to groups in turn."""
+        member = jax.nn.one_hot(self.pair % groups, groups, axis=0, dtype=self.offsets.dtype)
+        weights = member * jnp.where(self.counted, a, 0.0)
+        return (weights @ self.offsets) / self.variance * (groups / self.count)

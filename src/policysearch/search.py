@@ -1,0 +1,561 @@
+"""`Search` runs a method on a task until its budget is spent; `train` does it in one call.
+
+A search is the one mutable object: seed, counts, state. Everything it computes is a function of (seed, update, trial).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import msgspec
+import numpy as np
+
+from policysearch import defaults, methods
+from policysearch.controller import Controller
+from policysearch.evaluation import Evaluation, evaluate
+from policysearch.explore import Coordinates
+from policysearch.method import Method, State
+from policysearch.policies import Parameters, Policy
+from policysearch.samplers.jobs import Jobs
+from policysearch.settings import METHODS, Budget, PolicySettings, Settings, checked, method_settings
+from policysearch.specification import FAILED, LOST, OK, Discrete, Specification
+from policysearch.streams import Purpose, environment_seed, stream
+from policysearch.tasks import resolve
+from policysearch.tasks.python_function import PythonFunction
+
+#: updates in a row without a usable trial after which a search gives up
+HOPELESS = 10
+
+Record = dict[str, float]
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One request to a rig: run this controller once.
+
+    Args:
+        number: of the trial, counted from 0 over the whole search.
+        update, index: which update asks it, and its place there.
+        controller: what to run; for named numbers see `values`.
+        environment_seed: partners have the same one; for rigs that can repeat a condition.
+        noise: standard action noise (T, …) for `Controller.act`, a row a stage; None where the mode runs.
+    """
+
+    number: int
+    update: int
+    index: int
+    controller: Controller
+    environment_seed: int
+    noise: np.ndarray | None = None
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The named numbers to try, in their own units."""
+        return self.controller.values()
+
+
+class Result(msgspec.Struct, kw_only=True, eq=False):
+    """What a search ends with: the last iterate, its evaluation on fresh seeds, and the record of every update.
+
+    Args:
+        policy: the last iterate.
+        evaluation: of its mode; None if nothing could be evaluated (a rig).
+        records: a flat dict of numbers per update.
+        counts: rollouts by purpose: gradient, reference, evaluation, and how many of them failed or were lost.
+        reason: why the search ended.
+        seconds: of wall-clock time.
+    """
+
+    policy: Any
+    evaluation: Evaluation | None
+    records: list[Record]
+    counts: dict[str, int]
+    reason: str
+    specification: Specification
+    seconds: float
+
+    @property
+    def controller(self) -> Controller:
+        """The policy as plain NumPy; `controller.save(path)` writes it."""
+        return self.policy.controller()
+
+
+class Search:
+    """A policy search that goes on until its budget is spent or it is stopped.
+
+    Args:
+        task: a task object, a built-in name, a Gymnasium id, `module:attr`, `file.py:attr`, a Python cost g(θ), or a bare
+            `Specification` for trials that the caller runs through `ask` and `tell`.
+        method: a name, settings such as `GPOMDP(rollouts=32)`, or a `Method` composed by hand; None for the rule's choice.
+        policy: a `Policy`, "linear", "network", or `PolicySettings`; None for what the task recommends.
+        budget: rollouts, or "2e6stages", "50updates"; None for the rule's choice.
+        seed: of everything random.
+        initial: known parameters to start from: a file, a folder of a run, or a dict (see `defaults.start`).
+        workers: processes for Gymnasium tasks; the cores by default.
+        failure_cost: what a trial costs that the policy made fail; None for the worst finite cost of its update.
+
+    Raises:
+        ValueError: names, settings or sizes that do not fit; the sentence says what is allowed.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        method: str | Settings | Method | None = None,
+        *,
+        policy: Policy | PolicySettings | str | None = None,
+        budget: Budget | str | int | None = None,
+        seed: int = 0,
+        initial: Any = None,
+        workers: int | None = None,
+        failure_cost: float | None = None,
+    ):
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}.")
+        self.task = task if isinstance(task, Specification) else resolve(task)
+        self.specification: Specification = task if isinstance(task, Specification) else self.task.specification
+        self.seed = int(seed)
+        given = self._given(method)
+        self.method_name = given.label() if isinstance(given, Settings) else "composed"
+        space = given.space if isinstance(given, Method) else _space(given)
+        start = self._policy(policy, given)
+        if initial is not None:
+            start = defaults.start(start, initial)
+        problem = defaults.problem(self.specification, start, space)
+        self.method = given if isinstance(given, Method) else methods.build(given, problem)
+        if failure_cost is not None:
+            if not math.isfinite(failure_cost):
+                raise ValueError(f"failure_cost is {failure_cost}; it must be finite.")
+            self.method = _with_failure_cost(self.method, failure_cost)
+        self.settings = _resolved(given, self.method, problem)
+        self.state: State = self.method.init(start, self.specification.horizon)
+        self.layout = self.method.layout(start)
+        self.budget = self._budget(budget)
+        self.counts = {"gradient": 0, "reference": 0, "evaluation": 0, "failed": 0, "lost": 0}
+        self.rollouts = self.stages = self.updates = 0
+        self.records: list[Record] = []
+        self.reason = ""
+        self._skipped = 0
+        self._started: float | None = None
+        self._workers = workers
+        self._sampler: Any = None
+        self._pending: _Pending | None = None
+        self._warn()
+
+    def _given(self, method: str | Settings | Method | None) -> Settings | Method:
+        if method is None:
+            method = defaults.default_method(self.specification)
+        if isinstance(method, str):
+            return method_settings(method, {})
+        if not isinstance(method, (Settings, Method)) or isinstance(method, PolicySettings):
+            raise TypeError(
+                f"method is a {type(method).__name__}; give a name ({', '.join(METHODS)}), its settings, or a Method."
+            )
+        return method
+
+    def _policy(self, policy: Policy | PolicySettings | str | None, given: Settings | Method) -> Policy:
+        if isinstance(policy, Policy):
+            return policy
+        if self.specification.action is None:
+            initial = getattr(self.task, "initial", None)
+            if initial is None:
+                raise ValueError(
+                    f"{self.specification.name} needs a policy of named numbers with initial values: "
+                    "policy=Parameters(names, initial)."
+                )
+            return Parameters([f"x{i}" for i in range(len(initial))], initial)
+        settings = policy
+        if not isinstance(settings, PolicySettings):
+            settings = checked(PolicySettings, {} if policy is None else {"kind": policy}, "a policy setting")
+        running = None
+        if given.__class__ is METHODS["ars"]:
+            running = given.version == "v2"  # type: ignore[union-attr]
+        return defaults.default_policy(self.specification, settings, running=running, seed=self.seed)
+
+    def _budget(self, budget: Budget | str | int | None) -> Budget:
+        chosen = Budget.parse(budget) if budget is not None else default_budget(self.specification, self.layout.size)
+        if chosen.unit == "rollouts" and chosen.amount < self.layout.size:
+            raise ValueError(
+                f"A budget of {chosen.amount} rollouts is less than one update of {self.layout.size}; "
+                "raise the budget or ask for fewer rollouts an update."
+            )
+        return chosen
+
+    def _warn(self) -> None:
+        if isinstance(self.method.explore, Coordinates) and not self.specification.deterministic:
+            same = "share a seed, which removes most of it" if self.method.explore.common else "do not share a seed"
+            warnings.warn(
+                f"Finite differences on a noisy task: each of the {self.layout.size} rollouts moves one parameter by "
+                f"{float(np.mean(np.asarray(self.method.explore.step))):.3g} and carries the whole noise of a rollout; "
+                f"compared rollouts {same}. weight_perturbation averages the noise over all parameters.",
+                stacklevel=4,
+            )
+
+    @property
+    def share(self) -> float:
+        """Share of the budget that is spent, 0 to 1."""
+        spent = {"rollouts": self.rollouts, "stages": self.stages, "updates": self.updates}[self.budget.unit]
+        return min(1.0, spent / self.budget.amount)
+
+    @property
+    def done(self) -> bool:
+        """Whether another update would exceed the budget, or the search was stopped."""
+        if self.reason:
+            return True
+        if self.budget.unit == "rollouts":
+            return self.rollouts + self.layout.size > self.budget.amount
+        return self.share >= 1.0
+
+    @property
+    def policy(self) -> Policy:
+        """The current iterate."""
+        return self.state.policy
+
+    def run(self, on_update: Callable[[Record], None] | None = None) -> None:
+        """Update until the budget is spent or `stop` is called.
+
+        Args:
+            on_update: called with the record of each update.
+        """
+        while not self.done:
+            record = self.update()
+            if on_update is not None:
+                on_update(record)
+
+    def update(self) -> Record:
+        """One update on the task's own sampler; returns its record."""
+        if self._sampler is None:
+            self._sampler = self._make_sampler()
+        self._start_clock()
+        before = time.perf_counter()
+        state, info, stages = self._sampler.update(self.method, self.state)
+        return self._finish(state, info, stages, time.perf_counter() - before)
+
+    def stop(self, reason: str = "stopped") -> None:
+        """End after the current update."""
+        self.reason = self.reason or reason
+
+    def result(self, rollouts: int | None = None) -> Result:
+        """The last iterate, evaluated on seeds that training never sees.
+
+        Args:
+            rollouts: of the evaluation; see `evaluation.default_rollouts`.
+        """
+        evaluation = None
+        if not isinstance(self.task, Specification):
+            pool = getattr(self._sampler, "workers", self._workers)
+            evaluation = evaluate(self.task, self.policy.controller(), rollouts, self.seed, pool)
+            self.counts["evaluation"] += evaluation.rollouts
+        seconds = 0.0 if self._started is None else time.perf_counter() - self._started
+        return Result(
+            policy=self.policy,
+            evaluation=evaluation,
+            records=self.records,
+            counts=dict(self.counts),
+            reason=self.reason or "budget spent",
+            specification=self.specification,
+            seconds=seconds,
+        )
+
+    def close(self) -> None:
+        """End worker processes, if there are any."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+
+    def __enter__(self) -> Search:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # trials that the caller runs
+
+    def ask(self) -> Trial:
+        """The next trial that nobody was asked yet.
+
+        Raises:
+            RuntimeError: every trial of this update is out; tell their results first.
+        """
+        self._start_clock()
+        if self._pending is None:
+            self._pending = _Pending(self.method, self.state, self.seed, self.rollouts)
+        return self._pending.ask(self.specification)
+
+    def tell(
+        self,
+        trial: Trial | int,
+        *,
+        cost: float | None = None,
+        rollout: tuple[Any, Any, Any] | None = None,
+        failed: str | None = None,
+        lost: str | None = None,
+    ) -> Record | None:
+        """Report one trial; the last one of an update makes the update.
+
+        Args:
+            trial: what `ask` gave, or its number.
+            cost: total cost; not finite means that the policy made the trial fail.
+            rollout: (observations (L, p), sampled actions (L, m) or (L,), stage costs (L,)), L up to the horizon.
+            failed: why it failed because of the policy (a safety stop, a divergence).
+            lost: why the rig failed; the trial is left out, with its partner.
+
+        Returns:
+            The record of the update if this was its last trial, else None.
+
+        Raises:
+            ValueError: a trial that is not open, or a result of the wrong shape; nothing is lost by it.
+        """
+        number = trial.number if isinstance(trial, Trial) else int(trial)
+        if self._pending is None:
+            raise ValueError(f"Trial {number} is not open: nothing was asked. Call ask() first.")
+        self._pending.tell(number, self.specification, self.method.space, cost, rollout, failed, lost)
+        if not self._pending.complete:
+            return None
+        from policysearch.samplers import host
+
+        came, requested = self._pending.gathered(self.specification), self._pending.jobs
+        self._pending = None
+        state, info = host.tell(self.method, self.state, requested, came, self.specification)
+        return self._finish(state, info, came.stages, 0.0)
+
+    def _make_sampler(self) -> Any:
+        if isinstance(self.task, Specification):
+            raise RuntimeError("A bare specification has no sampler: run the trials yourself with ask() and tell().")
+        if self.specification.reward:
+            from policysearch.samplers.host import Host
+
+            return Host(self.task, self.seed, self._workers)
+        if isinstance(self.task, PythonFunction):
+            from policysearch.samplers.host import InProcess
+
+            return InProcess(self.task, self.seed)
+        from policysearch.samplers.native import Native
+
+        return Native(self.task, self.seed)
+
+    def _start_clock(self) -> None:
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    def _finish(self, state: State, info: dict[str, Any], stages: int, seconds: float) -> Record:
+        numbers = {name: float(value) for name, value in jax.device_get(info).items()}
+        self.state = state
+        self.updates += 1
+        references = int(self.layout.reference.sum()) if self.method.space == "parameter" else 0
+        self.counts["reference"] += references
+        self.counts["gradient"] += self.layout.size - references
+        self.counts["failed"] += int(numbers["failed"])
+        self.counts["lost"] += int(numbers["lost"])
+        self.rollouts += self.layout.size
+        self.stages += stages
+        elapsed = time.perf_counter() - (self._started or 0.0)
+        record = {
+            "update": float(self.updates),
+            "rollouts": float(self.rollouts),
+            "stages": float(self.stages),
+            "seconds": elapsed,
+            "share": self.share,
+            "stages_per_second": stages / seconds if seconds > 0 else math.nan,
+            **numbers,
+        }
+        self.records.append(record)
+        self._skipped = self._skipped + 1 if numbers["skipped"] else 0
+        if self._skipped >= HOPELESS:
+            self.stop(
+                f"{HOPELESS} updates in a row had no usable trial "
+                f"({int(numbers['failed'])} failed and {int(numbers['lost'])} lost of the last {self.layout.size})"
+            )
+        return record
+
+
+class _Pending:
+    """The trials of one update that a caller runs, and what came back so far."""
+
+    def __init__(self, method: Method, state: State, seed: int, first: int):
+        from policysearch.samplers import host
+
+        self.jobs: Jobs = host.jobs(method, state, seed)
+        self.first = first
+        self.next = 0
+        self.results: dict[int, tuple[Any, float, int, int]] = {}
+
+    @property
+    def complete(self) -> bool:
+        return len(self.results) == len(self.jobs)
+
+    def ask(self, specification: Specification) -> Trial:
+        if self.next >= len(self.jobs):
+            raise RuntimeError(
+                f"All {len(self.jobs)} trials of this update are out; {len(self.jobs) - len(self.results)} are still to be told."
+            )
+        index, jobs = self.next, self.jobs
+        self.next += 1
+        noise = None
+        if jobs.stochastic:
+            generator = stream(jobs.seed, Purpose.ACTION, jobs.update, index)
+            noise = jobs.controller.noise(generator, specification.horizon)
+        return Trial(
+            number=self.first + index,
+            update=jobs.update,
+            index=index,
+            controller=jobs.controllers([index])[0],
+            environment_seed=environment_seed(
+                jobs.seed, Purpose.ENVIRONMENT, jobs.update, int(jobs.environment[index])
+            ),
+            noise=noise,
+        )
+
+    def tell(
+        self,
+        number: int,
+        specification: Specification,
+        space: str,
+        cost: float | None,
+        rollout: tuple[Any, Any, Any] | None,
+        failed: str | None,
+        lost: str | None,
+    ) -> None:
+        index = number - self.first
+        if not 0 <= index < self.next:
+            raise ValueError(f"Trial {number} is not open; open are {self.first} to {self.first + self.next - 1}.")
+        if index in self.results:
+            raise ValueError(f"Trial {number} was told already.")
+        given = sum(x is not None for x in (cost, rollout, failed, lost))
+        if given != 1:
+            raise ValueError(f"Tell exactly one of cost, rollout, failed, lost; {given} were given.")
+        if lost is not None:
+            self.results[index] = (None, math.nan, LOST, 0)
+        elif failed is not None:
+            self.results[index] = (self._empty(specification, space), math.nan, FAILED, 1)
+        elif cost is not None:
+            if space == "action":
+                raise ValueError(
+                    "A likelihood-ratio method learns from every stage: tell rollout=(observations, actions, costs)."
+                )
+            self.results[index] = (None, float(cost), OK if math.isfinite(cost) else FAILED, 1)
+        else:
+            record, total = _record(rollout, specification)
+            keep = record if space == "action" else None
+            self.results[index] = (keep, total, OK if math.isfinite(total) else FAILED, len(record[2]))
+
+    def _empty(self, specification: Specification, space: str) -> Any:
+        if space != "action":
+            return None
+        action = specification.action
+        acted = np.zeros(1, int) if isinstance(action, Discrete) else np.zeros((1, action.size))  # type: ignore[union-attr]
+        return np.zeros((1, specification.observation_size)), acted, np.full(1, np.nan)
+
+    def gathered(self, specification: Specification) -> Any:
+        from policysearch.samplers.host import totals_only
+
+        ordered = [self.results[index] for index in range(len(self.jobs))]
+        totals = np.array([total for _, total, _, _ in ordered])
+        outcome = np.array([code for _, _, code, _ in ordered])
+        lengths = np.array([length for _, _, _, length in ordered])
+        came = totals_only(totals, outcome)
+        p = specification.observation_size
+        return came._replace(
+            lengths=lengths,
+            records=[record for record, _, _, _ in ordered],
+            statistics=(0, np.zeros(p), np.zeros(p)),
+            stages=int(lengths.sum()),
+        )
+
+
+def _record(rollout: Any, specification: Specification) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], float]:
+    """A told rollout, checked, with discounted costs; and its total."""
+    observations, actions, costs = (np.asarray(part) for part in rollout)
+    length, p, action = len(costs), specification.observation_size, specification.action
+    shape = (length,) if isinstance(action, Discrete) else (length, getattr(action, "size", 0))
+    if costs.ndim != 1 or not 1 <= length <= specification.horizon:
+        raise ValueError(
+            f"A rollout's costs have shape {costs.shape}; between 1 and {specification.horizon} stages are allowed."
+        )
+    if observations.shape != (length, p) or actions.shape != shape:
+        raise ValueError(
+            f"A rollout of {length} stages came with observations {observations.shape} and actions {actions.shape}; "
+            f"({length}, {p}) and {shape} are needed, with the actions as sampled, before clipping."
+        )
+    if not np.all(np.isfinite(observations)) or not np.all(np.isfinite(actions)):
+        raise ValueError("A rollout has observations or actions that are not finite; tell failed='…' instead.")
+    paid = np.asarray(costs, float) * specification.discount ** np.arange(length)
+    return (observations, actions, paid), float(paid.sum())
+
+
+def train(
+    task: Any,
+    method: str | Settings | Method | None = None,
+    *,
+    policy: Policy | PolicySettings | str | None = None,
+    budget: Budget | str | int | None = None,
+    seed: int = 0,
+    initial: Any = None,
+    workers: int | None = None,
+    failure_cost: float | None = None,
+    evaluation_rollouts: int | None = None,
+    on_update: Callable[[Record], None] | None = None,
+) -> Result:
+    """Search a policy for a task and evaluate what came out; see `Search` for the arguments.
+
+    Args:
+        evaluation_rollouts: of the evaluation at the end.
+        on_update: called with the record of each update.
+
+    Returns:
+        The last iterate with its evaluation on fresh seeds.
+
+    Example:
+        >>> result = train("bowl", "weight_perturbation", budget=600)
+        >>> result.evaluation.solved
+        True
+    """
+    with Search(
+        task,
+        method,
+        policy=policy,
+        budget=budget,
+        seed=seed,
+        initial=initial,
+        workers=workers,
+        failure_cost=failure_cost,
+    ) as search:
+        search.run(on_update)
+        return search.result(evaluation_rollouts)
+
+
+def default_budget(specification: Specification, rollouts: int) -> Budget:
+    """How long a search goes on unless told: 5 million stages of Gymnasium, 300 updates of everything else."""
+    if specification.reward:
+        continuous = not isinstance(specification.action, Discrete)
+        return Budget(5_000_000 if continuous else 1_000_000, "stages")
+    return Budget(300, "updates")
+
+
+def _space(given: Settings) -> str:
+    return "parameter" if given.label() in methods.PARAMETER_SPACE else "action"
+
+
+def _with_failure_cost(method: Method, failure_cost: float) -> Method:
+    """The method with another cost of failure."""
+    import equinox as eqx
+    import jax.numpy as jnp
+
+    return eqx.tree_at(lambda m: m.failure_cost, method, jnp.asarray(failure_cost))
+
+
+def _resolved(given: Settings | Method, method: Method, problem: defaults.Problem) -> dict[str, Any]:
+    """Every number that the search uses, for the record."""
+    chosen = {} if isinstance(given, Method) else msgspec.structs.asdict(given)
+    chosen["parameters"] = problem.d
+    for part in (method.explore, method.credit, method.direction, method.step):
+        for name, value in vars(part).items():
+            if isinstance(value, (bool, int, float, str)):
+                chosen[name] = value
+            elif isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0:
+                chosen[name] = float(value)
+    return chosen

@@ -1,0 +1,268 @@
+"""Every setting of methods, policies and runs, checked, without JAX: a struct a method, its fields the flags.
+
+None means: by the rule in `policysearch.defaults`, from d parameters, the horizon and the actions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0, lt=1e300)]
+NonNegative = Annotated[float, Meta(ge=0, lt=1e300)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Shape = Literal["gaussian", "sphere", "rademacher", "orthogonal"]
+TotalBaseline = Literal["none", "running", "mean", "leave_one_out", "optimal"]
+StageBaseline = Literal["none", "running", "mean", "per_stage_mean", "leave_one_out", "optimal", "value"]
+PerturbationBaseline = Literal["none", "reference", "running", "mean", "leave_one_out"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that check themselves: every field against its type and limits.
+
+    Raises:
+        ValueError: naming the setting, what came and what is allowed.
+    """
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        hints = typing.get_type_hints(type(self), include_extras=True)
+        for field in msgspec.structs.fields(type(self)):
+            value, hint = getattr(self, field.name), hints[field.name]
+            try:
+                msgspec.convert(value, hint, strict=True)
+            except msgspec.ValidationError:
+                raise ValueError(f"{field.name} is {value!r}; it must be {allowed(hint)}.") from None
+
+    @classmethod
+    def label(cls) -> str:
+        """The method's name as users type it, such as natural_gradient."""
+        return next(name for name, struct in METHODS.items() if struct is cls)
+
+
+class FiniteDifferences(Settings, frozen=True):
+    """One parameter at a time, forward or central differences (18.18)."""
+
+    step: Positive | None = None
+    """ε, in parameter units"""
+    central: bool = True
+    """2d rollouts with error O(ε²), instead of d + 1 with O(ε)"""
+    repeats: Count = 1
+    """times that the whole set is tried, each on new seeds"""
+    common_random_numbers: bool | None = None
+    """compared rollouts share their seed; on where the task can repeat one"""
+    trust: Positive = 1.0
+    """longest step of an update, in units of ε times the square root of d"""
+    learning_rate: Positive | None = None
+    """η of plain gradient descent, instead of the scale-free step"""
+
+
+class WeightPerturbation(Settings, frozen=True):
+    """Random perturbations of all parameters at once, with a baseline (18.20, 18.24)."""
+
+    rollouts: Count | None = None
+    """per update, reference rollouts not included"""
+    std: Positive | None = None
+    """σ of the perturbation, in parameter units"""
+    shape: Shape = "gaussian"
+    """distribution of the perturbation; each has covariance σ²I"""
+    two_sided: bool = True
+    """try θ − β as well as θ + β"""
+    baseline: PerturbationBaseline | None = None
+    """none for two-sided perturbations, leave_one_out for one-sided"""
+    common_random_numbers: bool | None = None
+    """partners share their seed; on where the task can repeat one"""
+    step: Positive = 1.0
+    """longest step of an update, in standard deviations of the perturbation"""
+    learning_rate: Positive | None = None
+    """η of plain gradient descent, instead of the scale-free step"""
+
+
+class ARS(Settings, frozen=True):
+    """Augmented random search: the best antithetic pairs over their spread (Mania, Guy & Recht 2018)."""
+
+    version: Literal["v1", "v2"] = "v2"
+    """v2 scales observations by running statistics, v1 does not"""
+    directions: Count | None = None
+    """pairs of rollouts per update"""
+    top: Count | None = None
+    """pairs that count, the best ones"""
+    std: Positive | None = None
+    """σ of the perturbation, in parameter units (ν in the paper)"""
+    step: Positive | None = None
+    """step size (α in the paper)"""
+    common_random_numbers: bool | None = None
+    """partners share their seed; on where the task can repeat one"""
+
+
+class Reinforce(Settings, frozen=True):
+    """Likelihood-ratio gradient with total costs (18.16 with the full inner sum; Williams 1992)."""
+
+    rollouts: Count | None = None
+    """per update"""
+    baseline: TotalBaseline = "leave_one_out"
+    """subtracted from the total cost"""
+    kl: Positive | None = None
+    """largest step, nats per stage"""
+    learning_rate: Positive | None = None
+    """η of plain gradient descent, instead of the step capped by kl"""
+
+
+class GPOMDP(Settings, frozen=True):
+    """Likelihood-ratio gradient with costs-to-go, the causal form (18.16; Baxter & Bartlett 2001)."""
+
+    rollouts: Count | None = None
+    """per update"""
+    baseline: StageBaseline = "value"
+    """subtracted from the cost-to-go"""
+    kl: Positive | None = None
+    """largest step, nats per stage"""
+    learning_rate: Positive | None = None
+    """η of plain gradient descent, instead of the step capped by kl"""
+
+
+class NaturalGradient(Settings, frozen=True):
+    """Natural policy gradient: pseudo-inverse of the Fisher matrix, KL steps (18.35–18.40; Kakade 2001)."""
+
+    rollouts: Count | None = None
+    """per update"""
+    baseline: StageBaseline = "value"
+    """subtracted from the cost-to-go"""
+    kl: Positive | None = None
+    """largest step, nats per stage"""
+    cutoff: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    """eigenvalues below this share of the largest count as zero"""
+    damping: NonNegative | None = None
+    """added to the Fisher matrix, in units of its mean eigenvalue"""
+    solver: Literal["auto", "parameter", "sample", "conjugate_gradient"] = "auto"
+    """which matrix is decomposed, if any"""
+
+
+METHODS: dict[str, type[Settings]] = {
+    "finite_differences": FiniteDifferences,
+    "weight_perturbation": WeightPerturbation,
+    "ars": ARS,
+    "reinforce": Reinforce,
+    "gpomdp": GPOMDP,
+    "natural_gradient": NaturalGradient,
+}
+
+
+class PolicySettings(Settings, frozen=True):
+    """What kind of policy is searched."""
+
+    kind: Literal["auto", "linear", "network"] = "auto"
+    """a gain matrix, or a multilayer perceptron; auto: what the task recommends"""
+    hidden: tuple[Count, ...] = (32, 32)
+    """units of the network's hidden layers"""
+    bias: bool | None = None
+    """a constant term in a linear policy; on except for regulators (LQR)"""
+    std: Positive | None = None
+    """action noise, in the action's unit; 0.3 of half the action range by default"""
+    learned_std: bool | None = None
+    """search the action noise too; on for networks"""
+    scaling: Literal["auto", "fixed", "running", "none"] = "auto"
+    """of observations: by the task's typical magnitudes where known, else by running statistics"""
+
+
+def allowed(hint: Any) -> str:
+    """What a setting of this type may be, in words.
+
+    Example:
+        >>> allowed(Share | None)
+        'a number above 0, at most 1'
+    """
+    arguments = typing.get_args(hint)
+    if type(None) in arguments:
+        return allowed(next(argument for argument in arguments if argument is not type(None)))
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return f"one of {', '.join(arguments)}"
+    if origin is tuple:
+        return f"a sequence, each entry {allowed(arguments[0])}"
+    if origin is not Annotated:
+        return {bool: "true or false", int: "a whole number", float: "a finite number"}[hint]
+    kind, limits = arguments
+    words = [
+        f"{word} {limit:g}"
+        for word, limit in (
+            ("above", limits.gt),
+            ("at least", limits.ge),
+            ("below", limits.lt),
+            ("at most", limits.le),
+        )
+        # the largest numbers are there to keep infinity out
+        if limit is not None and limit < 1e300
+    ]
+    return f"{'a whole number' if kind is int else 'a number'} {', '.join(words)}"
+
+
+def method_settings(name: str, options: dict[str, Any]) -> Settings:
+    """Checked settings of a named method.
+
+    Args:
+        name: such as "gpomdp".
+        options: settings by name.
+
+    Raises:
+        ValueError: unknown method or setting (nearest names are offered), or a value that is not allowed.
+    """
+    if name not in METHODS:
+        raise ValueError(unknown("method", name, list(METHODS)))
+    return checked(METHODS[name], options, f"a setting of {name}")
+
+
+def checked(struct: type[Settings], options: dict[str, Any], noun: str) -> Any:
+    """An instance of `struct` from options by name; unknown names raise ValueError with the nearest known."""
+    names = [field.name for field in msgspec.structs.fields(struct)]
+    for option in options:
+        if option not in names:
+            raise ValueError(unknown(noun, option, names))
+    return struct(**options)
+
+
+def unknown(noun: str, name: str, known: list[str]) -> str:
+    """The sentence for a name that is not known: nearest names first, then all."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    what = noun if noun.startswith("a ") else f"a known {noun}"
+    return f"{name!r} is not {what}.{hint} Known: {', '.join(known)}."
+
+
+_BUDGET = re.compile(r"^\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*(rollouts?|stages?|updates?)?\s*$", re.IGNORECASE)
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """How long a search goes on: a number of rollouts, stages or updates, reference rollouts included."""
+
+    amount: int
+    unit: Literal["rollouts", "stages", "updates"] = "rollouts"
+
+    @classmethod
+    def parse(cls, text: str | int | float | Budget) -> Budget:
+        """From 2000, "2e6stages" or "50updates".
+
+        Raises:
+            ValueError: not of that form, or not at least 1.
+        """
+        if isinstance(text, Budget):
+            return text
+        match = _BUDGET.match(str(text))
+        amount = float(match.group(1)) if match else 0.0
+        if not match or not 1 <= amount < 1e15 or amount % 1:
+            raise ValueError(
+                f"budget is {text!r}; it must be a whole number, at least 1, and look like 2000 (rollouts), "
+                "2e6stages or 50updates."
+            )
+        unit = (match.group(2) or "rollouts").lower()
+        return cls(round(amount), typing.cast(Any, unit if unit.endswith("s") else unit + "s"))
+
+    def __str__(self) -> str:
+        """As a user would type it."""
+        return str(self.amount) + ("" if self.unit == "rollouts" else self.unit)

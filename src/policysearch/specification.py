@@ -1,0 +1,78 @@
+"""What a search must know of a task before it runs one trial: sizes, bounds, horizon, time step. No JAX.
+
+p observations, m actions. Units: SI, seconds for `dt`, stages (control steps) for `horizon`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+#: outcome of a rollout: usable; failed because of the policy; lost because of the rig or the worker
+OK, FAILED, LOST = 0, 1, 2
+
+
+class Continuous(msgspec.Struct, frozen=True):
+    """Real actions with one lower and one upper limit each (±inf where there is none), in physical units."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of actions, m."""
+        return len(self.low)
+
+    @property
+    def half_range(self) -> tuple[float, ...]:
+        """Half the distance between the limits, (m,); 1 where an action is unbounded."""
+        return tuple((h - lo) / 2 if math.isfinite(h - lo) else 1.0 for lo, h in zip(self.low, self.high, strict=True))
+
+    @property
+    def centre(self) -> tuple[float, ...]:
+        """Midpoint between the limits, (m,); 0 where an action is unbounded."""
+        return tuple((h + lo) / 2 if math.isfinite(h - lo) else 0.0 for lo, h in zip(self.low, self.high, strict=True))
+
+
+class Discrete(msgspec.Struct, frozen=True):
+    """One of `n` actions, numbered from 0."""
+
+    n: int
+
+
+class Specification(msgspec.Struct, frozen=True, kw_only=True):
+    """A task seen from outside.
+
+    Args:
+        name: as the user typed it.
+        action: `Continuous`, `Discrete`, or None where the policy itself is what is evaluated, g(θ).
+        observation_size: p; 0 for g(θ). A discrete observation of k values counts as k (one-hot).
+        observation_scale: typical magnitude of each observation, (p,), or None if unknown (then the
+            policies scale observations by running statistics).
+        one_hot: the observation is an index to be one-hot encoded.
+        horizon: largest number of stages in a rollout.
+        dt: seconds per stage, or None.
+        discount: of the objective, per stage.
+        repeatable: the same seed gives the same rollout, so partners can share it.
+        deterministic: the seed changes nothing.
+        reward: users think of this task in returns; cost = −reward.
+        solved: the criterion in words, or "".
+        policy: what serves this task unless asked otherwise: "linear" (a gain matrix) or "network".
+    """
+
+    name: str
+    action: Continuous | Discrete | None = None
+    observation_size: int = 0
+    observation_scale: tuple[float, ...] | None = None
+    observation_names: tuple[str, ...] = ()
+    action_names: tuple[str, ...] = ()
+    one_hot: bool = False
+    horizon: int = 1
+    dt: float | None = None
+    discount: float = 1.0
+    repeatable: bool = True
+    deterministic: bool = False
+    reward: bool = False
+    solved: str = ""
+    policy: str = "linear"

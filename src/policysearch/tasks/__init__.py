@@ -1,0 +1,237 @@
+"""The built-in tasks by name, and `resolve`, from what the user typed to a task. No JAX till one is built."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+
+class BuiltIn(msgspec.Struct, frozen=True):
+    """Where a built-in task is made (`module:attr`, called with nothing), what it is, when it is solved."""
+
+    target: str
+    summary: str
+    solved: str
+
+
+_HELD = "in 95 of 100 rollouts"
+_NEAR_BEST = "mean cost at most 1.05 times that of the best time-invariant gain"
+
+BUILT_IN: dict[str, BuiltIn] = {
+    "bowl": BuiltIn(
+        "policysearch.tasks.functions:bowl",
+        "a quadratic function of 10 parameters, with closed forms",
+        "1 % of the initial cost",
+    ),
+    "rosenbrock": BuiltIn(
+        "policysearch.tasks.functions:rosenbrock",
+        "Rosenbrock's curved valley, 2 parameters",
+        "cost at most 0.1",
+    ),
+    "bandit": BuiltIn(
+        "policysearch.tasks.bandit:Bandit",
+        "four arms with noisy costs, with closed forms",
+        f"the cheapest arm chosen {_HELD}",
+    ),
+    "lqr": BuiltIn(
+        "policysearch.tasks.linear_plants:two_masses",
+        "two carts joined by a spring and damper, 4 states, 2 forces, with closed forms",
+        _NEAR_BEST,
+    ),
+    "lqr-check": BuiltIn(
+        "policysearch.tasks.linear_plants:check_problem",
+        "a pushed mass, 2 states, 1 force, whose exact gradient the documentation prints",
+        _NEAR_BEST,
+    ),
+    "lqr-mushroom": BuiltIn(
+        "policysearch.tasks.linear_plants:mushroom",
+        "MushroomRL's two-state example with clipped states and actions",
+        _NEAR_BEST,
+    ),
+    "double-integrator": BuiltIn(
+        "policysearch.tasks.double_integrator:double_integrator",
+        "a mass on a track, pushed back to the origin, with closed forms",
+        f"within 0.05 m and 0.1 m/s over the last 0.5 s, {_HELD}",
+    ),
+    "pendulum": BuiltIn(
+        "policysearch.tasks.pendulum:Pendulum",
+        "swing a pendulum up and hold it, with a motor too weak to lift it directly",
+        f"within 0.2 rad of upright over the last 2 s, {_HELD}",
+    ),
+    "cartpole-balance": BuiltIn(
+        "policysearch.tasks.cartpole:balance",
+        "hold a pole upright on a cart",
+        f"pole within 0.2 rad of upright and cart within 2 m over the last 2 s, {_HELD}",
+    ),
+    "cartpole-swingup": BuiltIn(
+        "policysearch.tasks.cartpole:swing_up",
+        "swing a pole up on a cart and hold it",
+        f"pole within 0.2 rad of upright and cart within 2 m over the last 2 s, {_HELD}",
+    ),
+}
+
+_ALLOWED = (
+    "a built-in name, a Gymnasium id, module:attr or file.py:attr (a task, something that makes one without "
+    "arguments, or a Python cost function)"
+)
+
+
+def build(name: str) -> Any:
+    """Construct a built-in task.
+
+    Args:
+        name: a key of `BUILT_IN`.
+
+    Raises:
+        ValueError: no such name; the nearest ones are named.
+
+    Example:
+        >>> build("bandit").specification.horizon
+        1
+    """
+    if name not in BUILT_IN:
+        raise ValueError(f"no built-in task {name!r}.{_nearest(name, BUILT_IN)} Allowed: {', '.join(BUILT_IN)}")
+    module, attribute = BUILT_IN[name].target.split(":")
+    return getattr(importlib.import_module(module), attribute)()
+
+
+def resolve(task: Any) -> Any:
+    """Turn what the user gave into a task: something with a `specification`.
+
+    Args:
+        task: a task object (returned as it is), a Python cost function, or a string: a built-in name, a
+            Gymnasium id, `module:attr` or `file.py:attr`, where attr is a task, a class or function making
+            one without arguments, a Gymnasium environment class (module:attr only), or a Python cost
+            `cost(values[, seed])`, whose attribute `initial`, if it has one, is where a search starts.
+
+    Returns:
+        A `Task`, `Function`, `PythonFunction` or `GymnasiumTask`.
+
+    Raises:
+        ValueError: nothing by that name; the nearest names and what is allowed are named.
+        TypeError: the attribute is none of these things.
+
+    Example:
+        >>> resolve("bandit").specification.name
+        'bandit'
+    """
+    if not isinstance(task, str):
+        return _task_of(task, task, getattr(task, "__name__", type(task).__name__))
+    if task in BUILT_IN:
+        return build(task)
+    # Gymnasium's own "module:Id-v0" also has a colon; its version tells it apart
+    if ":" in task and not re.search(r"-v\d+$", task):
+        return _task_of(_attribute(task), task, task)
+    if ":" not in task:
+        registry = _registry()
+        if task not in registry:
+            near = _nearest(task, BUILT_IN) or _nearest(task, registry)
+            raise ValueError(f"unknown task {task!r}.{near} Allowed: {_ALLOWED}. Built in: {', '.join(BUILT_IN)}")
+    return _gymnasium_task(task)
+
+
+def _nearest(name: str, names: Any) -> str:
+    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
+    return f" Nearest: {', '.join(near)}." if near else ""
+
+
+def _registry() -> Any:
+    import gymnasium
+
+    return gymnasium.registry
+
+
+def _gymnasium_task(environment: Any) -> Any:
+    from policysearch.samplers.gymnasium import GymnasiumTask
+
+    if isinstance(environment, str) and ".py:" in environment:
+        raise ValueError(
+            f"task {environment!r} is a Gymnasium environment in a file; worker processes import modules: "
+            "put its folder on PYTHONPATH and write module:attr"
+        )
+    return GymnasiumTask(environment)
+
+
+def _attribute(reference: str) -> Any:
+    """The object that `module:attr` or `file.py:attr` names."""
+    place, _, name = reference.rpartition(":")
+    if place.endswith(".py"):
+        module = _file(Path(place))
+    elif not re.fullmatch(r"\w+(\.\w+)*", place):
+        raise ValueError(f"task {reference!r}: {place!r} is neither a module nor a .py file. Allowed: {_ALLOWED}")
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name != place and not place.startswith(f"{error.name}."):
+                raise
+            raise ValueError(
+                f"task {reference!r}: there is no module {place!r} on the path ({error}). Allowed: {_ALLOWED}"
+            ) from error
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            names = [n for n in vars(found) if not n.startswith("_")]
+            raise ValueError(f"task {reference!r}: {place} has no {part!r}.{_nearest(part, names)}")
+        found = getattr(found, part)
+    return found
+
+
+def _file(path: Path) -> ModuleType:
+    path = path.resolve()
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; the part before ':' must be a Python file or a module")
+    name = f"policysearch_task_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and Equinox look their own module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _task_of(found: Any, given: Any, reference: str) -> Any:
+    """A task from an object: itself, what it makes, or a cost function wrapped; `given` is as passed."""
+    from policysearch.tasks.python_function import PythonFunction, required_arguments
+
+    if hasattr(found, "specification") and not isinstance(found, type):
+        return found
+    if callable(found):
+        if _is_environment(found):
+            return _gymnasium_task(given)
+        required = required_arguments(found)
+        if required == 0:
+            made = found()
+            if hasattr(made, "specification") and not isinstance(made, type):
+                return made
+            if _is_environment(type(made)):
+                made.close()
+                return _gymnasium_task(given)
+            raise TypeError(
+                f"task {reference!r}: calling it gave {type(made).__name__}, not a task. Allowed: {_ALLOWED}"
+            )
+        if not isinstance(found, type) and required <= 2:
+            return PythonFunction(found, getattr(found, "initial", None), name=reference)
+    raise TypeError(
+        f"task {reference!r} is a {type(found).__name__} that is neither a task, nor makes one without "
+        f"arguments, nor a cost of (values) or (values, seed). Allowed: {_ALLOWED}"
+    )
+
+
+def _is_environment(found: Any) -> bool:
+    """Whether `found` is a Gymnasium environment class; Gymnasium is not imported for the question."""
+    gymnasium = sys.modules.get("gymnasium")
+    return gymnasium is not None and isinstance(found, type) and issubclass(found, gymnasium.Env)

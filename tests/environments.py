@@ -1,0 +1,181 @@
+"""Small environments with exact arithmetic, and ones that raise, die, hang or diverge at a given seed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+
+
+class Drift(gymnasium.Env):
+    """x' = 0.9 x + 0.1 u + noise in two dimensions, reward 1 − |x|²; ends by itself after 5 to 14 stages.
+
+    At the seeds `guilty` it misbehaves on stage 3 as `fault` says; with `marker` only until that file exists.
+    Once it has raised it is of no more use. `log` is a file to which every reset adds a line with its seed.
+    """
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, guilty: tuple[int, ...] = (), fault: str = "", marker: str = "", log: str = ""):
+        self.guilty, self.fault, self.marker, self.log = guilty, fault, marker, log
+        self.spoiled = False
+        self.resets: list[int | None] = []
+        self.applied: list[np.ndarray] = []
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        super().reset(seed=seed)
+        self.resets.append(seed)
+        if self.log:
+            with open(self.log, "a") as file:
+                print(seed, file=file)
+        if self.spoiled:
+            raise RuntimeError("this environment has raised before")
+        self.guilty_now = seed in self.guilty
+        self.x = self.np_random.normal(size=2)
+        self.length = int(self.np_random.integers(5, 15))
+        self.stage = 0
+        return self.x.copy(), {}
+
+    def step(self, action: np.ndarray):
+        self.applied.append(action)
+        reward = 1.0 - float(self.x @ self.x)
+        self.x = 0.9 * self.x + 0.1 * action + 0.05 * self.np_random.normal(size=2)
+        self.stage += 1
+        seen = self.x.copy()
+        if self.guilty_now and self.stage == 3 and not (self.marker and Path(self.marker).exists()):
+            if self.marker:
+                Path(self.marker).touch()
+            reward = self.misbehave(reward, seen)
+        return seen, reward, self.stage >= self.length, False, {}
+
+    def misbehave(self, reward: float, seen: np.ndarray) -> float:
+        if self.fault == "raise":
+            self.spoiled = True
+            raise OSError("the simulator's licence was lost")
+        if self.fault == "exit":
+            sys.exit(1)
+        if self.fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "hang":
+            time.sleep(1000)
+        if self.fault == "nan_observation":
+            seen[0] = np.nan
+        return np.nan if self.fault == "nan_reward" else reward
+
+
+class Letters(gymnasium.Env):
+    """Observation is a letter 10, 11 or 12; actions are 5 and 6; action 6 pays 1. Never ends by itself."""
+
+    observation_space = Discrete(3, start=10)
+    action_space = Discrete(2, start=5)
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        super().reset(seed=seed)
+        self.letter = 10
+        return self.letter, {}
+
+    def step(self, action: int):
+        self.letter = 10 + (self.letter - 9) % 3
+        return self.letter, float(action - 5), False, False, {}
+
+
+class Picky(Drift):
+    """Raises for an action that is not a number, as careful environments do."""
+
+    def step(self, action: np.ndarray):
+        if np.isnan(action).any():
+            raise ValueError("the action is not a number")
+        return super().step(action)
+
+
+class Spinner(gymnasium.Env):
+    """A hinge in MuJoCo whose motor is far too strong: large actions make the simulation diverge."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = Box(-np.inf, np.inf, (1,), np.float64)
+    xml: ClassVar[str] = """<mujoco><worldbody><body><joint name="j" type="hinge"/><geom size=".1"/></body></worldbody>
+        <actuator><motor joint="j" gear="1e9"/></actuator></mujoco>"""
+
+    def __init__(self):
+        import mujoco
+
+        self.mujoco = mujoco
+        self.model = mujoco.MjModel.from_xml_string(self.xml)
+        self.data = mujoco.MjData(self.model)
+
+    def observe(self):
+        return np.concatenate([self.data.qpos, self.data.qvel])
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        super().reset(seed=seed)
+        self.mujoco.mj_resetData(self.model, self.data)
+        return self.observe(), {}
+
+    def step(self, action: np.ndarray):
+        self.data.ctrl[:] = action
+        self.mujoco.mj_step(self.model, self.data)
+        return self.observe(), 1.0, False, False, {}
+
+
+class Unserved(Drift):
+    """Observation or action spaces that no policy serves."""
+
+    def __init__(self, what: str):
+        super().__init__()
+        if what == "dict":
+            self.observation_space = Dict(a=Box(-1, 1, (2,)))
+        elif what == "image":
+            self.observation_space = Box(0, 255, (8, 8, 3), np.uint8)
+        else:
+            self.action_space = MultiDiscrete([2, 3])
+
+
+class Grid(Drift):
+    """Observations (2, 1) and actions (1, 2), in float32 with limits."""
+
+    observation_space = Box(-5.0, 5.0, (2, 1), np.float32)
+    action_space = Box(np.float32([[-1, -2]]), np.float32([[1, 2]]), dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        x, info = super().reset(seed=seed)
+        return x.astype(np.float32)[:, None], info
+
+    def step(self, action: np.ndarray):
+        if action.shape != (1, 2):
+            raise ValueError(f"action of shape {action.shape}")
+        x, *rest = super().step(action[0])
+        return x.astype(np.float32)[:, None], *rest
+
+
+def in_worker() -> bool:
+    """True in a worker process."""
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    return (specification or SimpleNamespace(name="")).name == "policysearch.samplers.worker"
+
+
+def only_here() -> gymnasium.Env:
+    """An environment that cannot be made in a worker."""
+    if in_worker():
+        raise ConnectionRefusedError("no licence server for this process")
+    return Drift()
+
+
+def dies_when_made() -> gymnasium.Env:
+    """An environment whose making ends a worker."""
+    if in_worker():
+        os._exit(3)
+    return Drift()
+
+
+def not_an_environment() -> int:
+    """A factory that gives something else."""
+    return 3

@@ -1,0 +1,365 @@
+"""The command line: what it says to wrong input, what it leaves on disk, how it ends, and that it starts without JAX."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import policysearch
+from policysearch import flags, journal
+from policysearch.cli import main
+from policysearch.controller import Controller
+from policysearch.progress import Progress, quantity
+from policysearch.settings import METHODS, PolicySettings
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Every test runs in a folder of its own and leaves JAX's settings alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "unused"))
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The complaint about wrong input: on standard error, with exit code 2, without a traceback."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def stored(folder: str = "run", task: str = "CartPole-v1") -> str:
+    """A finished run of a policy that pushes the pole's way, made without a search."""
+    weights = np.array([[0.0, 0.0, -1.0, -0.5], [0.0, 0.0, 1.0, 0.5]])
+    record = journal.Journal(folder, {"task": task, "task_options": {"horizon": 50}, "seed": 3})
+    record.add({"update": 1.0, "rollouts": 1.0})
+    record.save(Controller({"policy": "softmax"}, {"weight_0": weights}))
+    record.finish({})
+    record.close()
+    return folder
+
+
+# wrong input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], "Did you mean train"),
+        (["train"], "Give TASK"),
+        (["train", "lqrr"], "Nearest: lqr"),
+        (["train", "lqr", "--method", "arss"], "Did you mean ars"),
+        (["train", "lqr", "--kll", "0.1"], "Did you mean --kl?"),
+        (["train", "--kll", "0.1", "lqr"], "Did you mean --kl?"),
+        (["train", "lqr", "extra"], "one argument too many"),
+        (["train", "lqr", "--method", "ars", "--kl", "0.1"], "--kl belongs to reinforce, gpomdp, natural"),
+        (["train", "lqr", "--budget", "0"], "at least 1"),
+        (["train", "lqr", "--budget", "2.5"], "whole number"),
+        (["train", "lqr", "--budget", "many"], "2e6stages"),
+        (["train", "lqr", "--seed", "x"], "--seed is 'x'"),
+        (["train", "lqr", "--seed", "-1"], "seed is -1"),
+        (["train", "lqr", "--method", "gpomdp", "--kl", "nan"], "kl is nan; it must be a number above 0"),
+        (["train", "lqr", "--method", "gpomdp", "--rollouts", "2.5"], "--rollouts is '2.5'"),
+        (["train", "lqr", "--method", "gpomdp", "--baseline", "no"], "one of none, running"),
+        (["train", "lqr", "--hidden", "32", "x"], "--hidden is 'x'"),
+        (["train", "lqr", "--horizon", "0"], "at least 1"),
+        (["train", "bowl", "--horizon", "5"], "does not apply to bowl"),
+        (["train", "bowl", "--hidden", "5"], "no policy to set with --hidden"),
+        (["train", "nosuch:thing"], "no module 'nosuch'"),
+        (["train", "lqr", "--initial", "none.json"], "none.json"),
+        (["evaluate", "nowhere"], "no folder nowhere"),
+        (["evaluate", "."], "is no run"),
+        (["list", "task"], "Did you mean tasks"),
+    ],
+)
+def test_wrong_input_is_answered_with_what_is_allowed(capsys, arguments, words):
+    message = refused(capsys, *arguments)
+    assert words in message
+    assert len(message.splitlines()) <= 2
+    assert not Path("runs").exists()
+
+
+def test_a_folder_with_a_run_is_refused_with_what_to_type(capsys):
+    stored("mine")
+    message = refused(capsys, "train", "bowl", "--out", "mine")
+    assert "already holds a run" in message
+    assert "--out" in message
+    assert "rm -r mine" in message
+
+
+def test_a_folder_of_the_user_is_not_offered_for_removal(capsys):
+    Path("config.json").write_text("{}")
+    assert "rm -r" not in refused(capsys, "train", "bowl", "--out", ".")
+
+
+def test_a_damaged_policy_is_named(capsys):
+    file = Path(stored(), "policy.safetensors")
+    file.write_bytes(file.read_bytes()[:-9])
+    assert "is damaged" in refused(capsys, "evaluate", "run")
+
+
+def test_a_policy_that_does_not_fit_the_task_is_named(capsys):
+    assert "Acrobot-v1" in refused(capsys, "evaluate", stored(task="Acrobot-v1"), "--workers", "1")
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert main(["train", "lqr", "--budget", "0", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_error_in_the_users_code_keeps_its_traceback(capsys):
+    Path("mine.py").write_text("def cost(values):\n    return {}['gone'] + 1\n\ncost.initial = (1.0,)\n")
+    with pytest.raises(KeyError, match="gone"):
+        main(["train", "mine.py:cost", "--budget", "1updates"])
+    assert list(Path("runs").iterdir()) == []
+
+
+# train
+
+
+@pytest.fixture(scope="module")
+def bowl(tmp_path_factory):
+    """A finished run of a cheap task, and what its command printed."""
+    folder = tmp_path_factory.mktemp("runs") / "bowl"
+    printed = io.StringIO()
+    before, sys.stdout = sys.stdout, printed
+    try:
+        code = main(["train", "bowl", "--budget", "30updates", "--seed", "5", "--out", str(folder), "--json"])
+    finally:
+        sys.stdout = before
+    assert code == 0
+    return folder, json.loads(printed.getvalue())
+
+
+def test_train_leaves_a_complete_folder(bowl):
+    folder, result = bowl
+    names = ["config.json", "curve.png", "metrics.csv", "policy.safetensors", "run.sqlite"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    run = journal.open_run(folder)
+    assert len(run.records) == result["updates"] == 30
+    assert run.configuration["task"] == "bowl"
+    assert run.configuration["seed"] == 5
+    assert run.configuration["method"] == result["method"] == "weight_perturbation"
+    assert run.configuration["settings"]["std"] > 0
+    assert run.result["cost_mean"] == result["cost_mean"] < run.records[0]["cost"]
+    assert result["counts"]["gradient"] == run.records[-1]["rollouts"]
+
+
+def test_evaluate_repeats_the_number_that_train_reported(bowl, capsys):
+    folder, result = bowl
+    assert main(["evaluate", str(folder), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["cost_mean"] == result["cost_mean"]
+    assert again["rollouts"] == result["rollouts"]
+    assert again["solved"] == result["solved"]
+
+
+def test_a_search_starts_from_another_runs_policy(bowl, capsys):
+    folder, result = bowl
+    assert main(["train", "bowl", "--budget", "1updates", "--initial", str(folder), "--out", "next"]) == 0
+    first = journal.open_run("next").records[0]["cost"]
+    assert abs(first - result["cost_mean"]) < 0.5 * abs(journal.open_run(folder).records[0]["cost"] - first)
+    printed = capsys.readouterr().out
+    assert printed.startswith("cost ")
+    assert "next: policysearch evaluate next" in printed
+
+
+def test_a_task_in_a_file_is_found_from_another_folder(capsys, monkeypatch):
+    Path("mine.py").write_text("def cost(values):\n    return float(values @ values)\n\ncost.initial = (1.0, 2.0)\n")
+    assert main(["train", "mine.py:cost", "--budget", "3updates", "--out", "run"]) == 0
+    folder = Path("run").resolve()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert main(["evaluate", str(folder)]) == 0
+
+
+def test_settings_reach_the_method(capsys):
+    options = ["--method", "weight_perturbation", "--rollouts", "6", "--std", "0.5", "--shape", "sphere"]
+    assert main(["train", "bowl", "--budget", "2updates", "--out", "run", *options]) == 0
+    settings = journal.open_run("run").configuration["settings"]
+    assert (settings["rollouts"], settings["std"], settings["shape"]) == (6, 0.5, "sphere")
+    assert journal.open_run("run").records[-1]["rollouts"] == 12
+
+
+def test_an_interrupted_search_ends_in_order_with_what_it_found(tmp_path):
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_COMPILATION_CACHE_DIR": ""}
+    command = [sys.executable, "-m", "policysearch", "train", "bowl", "--budget", "1e9", "--out", "run"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        for line in process.stderr:
+            if line.startswith(b"update 8"):
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"finishing this update" in err
+    assert b"interrupted" in out
+    run = journal.open_run("run")
+    assert run.result["reason"] == "interrupted"
+    assert run.result["updates"] == len(run.records) >= 8
+    assert run.controller().theta().size == 10
+    # compiled programs are kept for the next start
+    assert any((tmp_path / "cache" / "policysearch" / "jax").iterdir())
+
+
+# list, help and imports
+
+
+def python(code: str, *arguments: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_help_and_list_import_neither_jax_nor_numpy():
+    python(
+        "import sys\n"
+        "import policysearch\n"
+        "from policysearch.cli import main\n"
+        "for arguments in (['--help'], ['list'], ['train', '--help'], ['evaluate', 'nowhere']):\n"
+        "    try:\n"
+        "        main(arguments)\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        "assert not {'jax', 'numpy', 'gymnasium', 'matplotlib', 'scipy'} & set(sys.modules), sys.modules.keys()\n"
+    )
+
+
+def test_evaluating_a_gymnasium_task_does_not_import_jax():
+    printed = python(
+        "import sys\n"
+        "from policysearch.cli import main\n"
+        "code = main(['evaluate', sys.argv[1], '--rollouts', '2', '--workers', '1', '--json'])\n"
+        "assert code == 0 and 'jax' not in sys.modules\n",
+        stored(),
+    )
+    result = json.loads(printed)
+    assert result["rollouts"] == 2
+    assert result["return_mean"] == -result["cost_mean"] == 50.0
+    assert result["seed"] == 3
+
+
+def test_list_names_every_task_method_and_policy(capsys):
+    assert main(["list", "--json"]) == 0
+    listing = json.loads(capsys.readouterr().out)
+    assert list(listing["methods"]) == list(METHODS)
+    assert {"bowl", "pendulum"} <= set(listing["tasks"])
+    assert main(["list", "methods"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in METHODS)
+    assert "pendulum" not in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_of_a_method_has_its_flags_and_those_of_no_other(capsys, method):
+    assert main(["train", "lqr", "--method", method, "--help"]) == 0
+    printed = capsys.readouterr().out
+    own = set(flags.names(METHODS[method]).values()) | set(flags.names(PolicySettings).values())
+    every = {flag for struct in METHODS.values() for flag in flags.names(struct).values()}
+    shown = {word.strip("[],").removeprefix("--") for word in printed.split() if word.lstrip("[").startswith("--")}
+    assert own <= shown
+    assert not (every - own) & shown
+
+
+def test_every_setting_has_a_line_of_help():
+    for struct in (PolicySettings, *METHODS.values()):
+        texts = flags._documentation(struct)
+        assert set(texts) == {field.name for field in msgspec.structs.fields(struct)}
+
+
+def test_the_lazy_names_are_those_that_type_checkers_see():
+    tree = ast.parse(Path(policysearch.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: node.module.removeprefix("policysearch.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == policysearch._MODULES
+    assert policysearch.__all__ == sorted([*seen, "load"])
+    for name in policysearch.__all__:
+        assert getattr(policysearch, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = policysearch.trian
+
+
+# progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def record(update: int, **more: float) -> dict[str, float]:
+    share = update / 1000
+    numbers = {"update": float(update), "share": share, "cost": 3.14159, "cost_sem": 0.0213, "snr": 5.17}
+    return numbers | {"stages_per_second": 1.234e6, "failed": 2.0} | more
+
+
+def test_a_log_gets_few_lines_however_many_updates_there_are():
+    stream = io.StringIO()
+    with Progress("lqr, gpomdp, seed 0", "runs/x", stream=stream) as progress:
+        for update in range(1, 1001):
+            progress.update(record(update))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "lqr, gpomdp, seed 0 → runs/x"
+    assert [line.split()[1] for line in lines[1:]] == [str(2**i) for i in range(10)]
+    assert "cost 3.142 ± 0.021  SNR 5.2  1.2M stages/s" in lines[1]
+    assert "2 failed" in lines[1]
+
+
+def test_a_terminal_shows_progress_within_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress("a-long-task-name " * 8, "runs/x", stream=stream) as progress:
+        for update in range(1, 200):
+            progress.update(record(update))
+        time.sleep(0.3)
+        text = progress._render()
+    assert "update" in stream.getvalue()
+    lines = str(text).splitlines()[1:]
+    assert max(map(len, lines)) <= 80
+    assert "cost 3.142 ± 0.021" in lines[1]
+    assert "left" in lines[0]
+
+
+def test_time_left_follows_the_recent_speed(monkeypatch):
+    from policysearch import progress as module
+
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    shown = Progress("t", "p", stream=io.StringIO())
+    for update in range(1, 101):
+        now[0] += 60.0 if update <= 2 else 1.0  # the first two compile
+        shown.update(record(update))
+    assert shown._left(0.1) == pytest.approx(900.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (3.14159, 0.0213, "3.142 ± 0.021"),
+        (-1234.5, 87.0, "-1234 ± 87"),
+        (5.0, 0.0, "5"),
+        (float("nan"), 1.0, "unknown"),
+        (None, None, "unknown"),
+        (1.234e-5, 2e-7, "1.234e-05 ± 2e-07"),
+    ],
+)
+def test_a_measured_number_is_rounded_at_its_standard_error(value, error, words):
+    assert quantity(value, error) == words

@@ -1,0 +1,171 @@
+"""Run folders: what is written is read back, nothing is overwritten, damage is named, a killed run stays readable."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import policysearch
+from policysearch import journal
+from policysearch.controller import Controller
+from policysearch.journal import Journal, open_run
+
+
+def gain() -> Controller:
+    return Controller({"policy": "linear_gaussian"}, {"gain": np.array([[-0.5, -0.8]])})
+
+
+def records(count: int) -> list[dict[str, float]]:
+    return [{"update": float(i + 1), "cost": 1.0 / (i + 1), "snr": math.nan} for i in range(count)]
+
+
+def finished(folder: Path, count: int = 3) -> Path:
+    run = Journal(folder, {"task": "lqr", "seed": 7})
+    for record in records(count):
+        run.add(record)
+    run.save(gain())
+    run.finish({"cost_mean": 0.25, "solved": True})
+    run.close()
+    return folder
+
+
+def test_a_finished_run_is_read_back_as_it_was_written(tmp_path):
+    run = open_run(finished(tmp_path / "run"))
+    assert run.configuration == {"task": "lqr", "seed": 7}
+    assert run.result == {"cost_mean": 0.25, "solved": True}
+    assert [record["cost"] for record in run.records] == [record["cost"] for record in records(3)]
+    assert all(math.isnan(record["snr"]) for record in run.records)
+    assert np.array_equal(run.controller().parameters["gain"], gain().parameters["gain"])
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == run.configuration
+
+
+def test_a_closed_run_has_no_companion_files(tmp_path):
+    folder = finished(tmp_path / "run")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "metrics.csv",
+        "policy.safetensors",
+        "run.sqlite",
+    ]
+
+
+def test_metrics_have_a_row_an_update_and_every_column_that_ever_appears(tmp_path):
+    with Path(finished(tmp_path / "run"), "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["cost"]) for row in rows] == [record["cost"] for record in records(3)]
+    journal.write_metrics(tmp_path / "late.csv", [{"a": 1.0}, {"a": 2.0, "b": 3.0}])
+    assert (tmp_path / "late.csv").read_text() == "a,b\n1.0,nan\n2.0,3.0\n"
+
+
+def test_fast_updates_are_written_in_batches_and_slow_ones_at_once(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
+    run = Journal(tmp_path / "run", {})
+    for record in records(10):
+        run.add(record)
+        now[0] += 0.01
+    assert len(open_run(run.folder).records) == 1
+    now[0] += journal.INTERVAL
+    run.add({"update": 11.0})
+    assert len(open_run(run.folder).records) == 11
+    run.add({"update": 12.0})
+    run.close()
+    assert [record["update"] for record in open_run(run.folder).records] == [float(i) for i in range(1, 13)]
+
+
+def test_a_folder_that_holds_a_run_is_never_overwritten(tmp_path):
+    folder = finished(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        Journal(folder, {"task": "other"})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_file_of_the_user_is_never_overwritten(tmp_path):
+    (tmp_path / "metrics.csv").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"metrics\.csv"):
+        Journal(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_run_without_an_update_leaves_nothing_behind(tmp_path):
+    run = Journal(tmp_path / "run", {"task": "lqr"})
+    run.close()
+    run.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_run_keeps_what_it_had_written(tmp_path):
+    code = (
+        "import os, signal, sys\n"
+        "from policysearch.journal import Journal\n"
+        "run = Journal(sys.argv[1], {'task': 'lqr'})\n"
+        "for i in range(5):\n"
+        "    run.add({'update': i + 1.0})\n"
+        "run.flush()\n"
+        "run.add({'update': 6.0})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    run = open_run(tmp_path / "run")
+    assert [record["update"] for record in run.records] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert run.result == {}
+    with pytest.raises(FileNotFoundError, match="has not finished"):
+        run.controller()
+
+
+def test_reading_says_what_is_wrong_with_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        open_run(tmp_path / "nothing")
+    finished(tmp_path / "a")
+    with pytest.raises(FileNotFoundError, match="is no run.*inside: a"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "overwritten", "empty"])
+def test_a_damaged_database_is_named(tmp_path, damage):
+    path = finished(tmp_path / "run", count=200) / "run.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "truncated": whole[: len(whole) // 2],
+            "overwritten": os.urandom(4096) + whole[4096:],
+            "empty": b"",
+        }[damage]
+    )
+    with pytest.raises(ValueError, match="is damaged"):
+        open_run(tmp_path / "run")
+
+
+def test_load_takes_a_folder_or_a_file_and_names_damage(tmp_path):
+    folder = finished(tmp_path / "run")
+    file = folder / "policy.safetensors"
+    for place in (folder, file, str(folder)):
+        assert policysearch.load(place).parameters["gain"][0, 1] == -0.8
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="damaged"):
+        policysearch.load(folder)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="policy file is missing"):
+        policysearch.load(folder)
+    with pytest.raises(FileNotFoundError):
+        policysearch.load(tmp_path / "nothing")
+
+
+def test_provenance_names_versions_and_command():
+    known = journal.provenance()
+    assert known["versions"]["numpy"] == np.__version__
+    assert {"policysearch", "jax", "python"} <= set(known["versions"])
+    assert known["command"] == sys.argv

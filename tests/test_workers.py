@@ -1,0 +1,304 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from environments import Drift
+from policysearch.controller import Controller
+from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.jobs import Jobs
+from policysearch.samplers.workers import Workers
+from policysearch.specification import FAILED, LOST, OK
+from policysearch.streams import Purpose, action_stream, environment_seed, perturbations
+
+CONTROLLER = Controller(
+    {"policy": "linear_gaussian", "searched": ["gain"]},
+    {"gain": np.array([[-0.5, 0.1], [0.2, -0.4]]), "log_std": np.full(2, -1.0)},
+)
+N = 12
+
+
+def jobs(**changes):
+    """Six antithetic pairs on shared seeds, with sampled actions and records."""
+    pair = np.arange(N) // 2
+    given = {
+        "controller": CONTROLLER,
+        "seed": 7,
+        "update": 2,
+        "environment": pair,
+        "perturbation": pair,
+        "sign": np.where(np.arange(N) % 2, -1.0, 1.0),
+        "std": 0.3,
+        "stochastic": True,
+        "record": True,
+    }
+    return Jobs(**(given | changes))
+
+
+def seed_of(pair, update=2):
+    return environment_seed(7, Purpose.ENVIRONMENT, update, pair)
+
+
+def task(**options):
+    return GymnasiumTask("environments:Drift", horizon=30, survival_bonus=1.0, environment_options=options)
+
+
+def assert_same(a, b, trials=range(N)):
+    trials = list(trials)
+    for name in ("totals", "returns", "lengths", "outcome", "terminated"):
+        assert np.array_equal(getattr(a, name)[trials], getattr(b, name)[trials]), name
+    for trial in trials:
+        for x, y in zip(a.records[trial], b.records[trial], strict=True):
+            assert np.array_equal(x, y)
+    if len(trials) == N:
+        assert a.stages == b.stages
+        assert a.statistics[0] == b.statistics[0]
+        assert np.array_equal(a.statistics[1], b.statistics[1])
+        assert np.array_equal(a.statistics[2], b.statistics[2])
+
+
+@pytest.fixture(scope="module")
+def drift():
+    """Two workers on the well-behaved environment."""
+    with Workers(task(), workers=2) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def expected(drift):
+    return drift.run(jobs())
+
+
+def test_results_are_the_same_for_any_number_of_workers_and_any_block(expected, drift):
+    assert np.all(expected.outcome == OK)
+    assert not expected.events
+    for count in (1, 4):
+        with Workers(task(), workers=count) as workers:
+            assert_same(workers.run(jobs()), expected)
+    for block in (1, 5, 100):
+        assert_same(drift.run(jobs(block=block)), expected)
+
+
+def test_a_worker_runs_the_perturbed_policy_that_the_driver_can_regenerate(expected):
+    rows = perturbations(7, 2, range(N // 2), 4)
+    for trial in (0, 1, 7):
+        sign = 1 - 2 * (trial % 2)
+        controller = CONTROLLER.with_theta(CONTROLLER.theta() + sign * 0.3 * rows[trial // 2])
+        noise = controller.noise(action_stream(7, Purpose.ENVIRONMENT, 2, trial), 30)
+        episode = run_rollout(Drift(), controller, seed_of(trial // 2), noise, 30, True, 1.0)
+        assert episode.total == pytest.approx(expected.totals[trial], rel=1e-12)
+        assert episode.length == expected.lengths[trial]
+
+
+def test_partners_share_the_environment_seed_and_nobody_else_does(expected):
+    starts = np.array([record[0][0] for record in expected.records])
+    assert np.array_equal(starts[0::2], starts[1::2])
+    assert len(np.unique(starts, axis=0)) == N // 2
+
+
+def test_offsets_replace_perturbations_and_std_may_be_a_vector(drift):
+    rows = perturbations(7, 2, np.arange(N) // 2, 4) * np.where(np.arange(N) % 2, -1.0, 1.0)[:, None]
+    std = np.array([0.1, 0.2, 0.3, 0.4])
+    by_index = drift.run(jobs(std=std))
+    by_offset = drift.run(jobs(perturbation=None, sign=None, offsets=rows * std))
+    assert_same(by_index, by_offset)
+
+
+def test_a_sign_of_zero_runs_theta_itself(drift):
+    plain = drift.run(jobs(perturbation=None, sign=None))
+    zero = drift.run(jobs(perturbation=np.full(N, -1), sign=np.zeros(N)))
+    assert_same(plain, zero)
+
+
+def test_statistics_are_those_of_all_observations(expected):
+    observations = np.concatenate([record[0] for record in expected.records])
+    count, mean, m2 = expected.statistics
+    assert count == expected.stages == len(observations)
+    assert np.allclose(mean, observations.mean(axis=0), atol=1e-13)
+    assert np.allclose(m2, observations.var(axis=0) * count, rtol=1e-12)
+
+
+def test_evaluations_use_modes_and_seeds_of_their_own(drift):
+    first, again = drift.evaluate(CONTROLLER, 7, 6), drift.evaluate(CONTROLLER, 7, 6)
+    assert np.array_equal(first.totals, again.totals)
+    training = jobs(environment=np.arange(6), perturbation=None, sign=None, stochastic=False, update=0)
+    assert not set(drift.run(training).totals) & set(first.totals)
+    assert not set(drift.evaluate(CONTROLLER, 7, 6, update=1).totals) & set(first.totals)
+    assert not set(drift.evaluate(CONTROLLER, 8, 6).totals) & set(first.totals)
+
+
+@pytest.mark.parametrize("fault", ["raise", "exit", "die", "hang"])
+def test_a_fault_that_passes_costs_an_attempt_and_changes_no_number(fault, tmp_path, expected):
+    marker = str(tmp_path / "happened")
+    with Workers(task(guilty=(seed_of(1),), fault=fault, marker=marker), workers=2, deadline=0.5) as workers:
+        rollouts = workers.run(jobs())
+    assert os.path.exists(marker)
+    assert_same(rollouts, expected)
+    (event,) = rollouts.events
+    kind = {"raise": "raised", "exit": "raised", "die": "died", "hang": "deadline"}[fault]
+    assert (event.trial, event.kind, event.attempt) == (2, kind, 1)
+    if fault == "raise":
+        assert "licence was lost" in event.reason
+        assert "in misbehave" in event.traceback
+    if fault == "die":
+        assert "SIGKILL" in event.reason
+    if fault == "hang":
+        assert "deadline 0.5 s" in event.reason
+
+
+@pytest.mark.parametrize("fault", ["raise", "die", "hang"])
+def test_a_fault_that_stays_loses_its_trials_alone(fault, expected):
+    with Workers(task(guilty=(seed_of(1),), fault=fault), workers=2, deadline=0.4) as workers:
+        rollouts = workers.run(jobs())
+    assert np.array_equal(np.flatnonzero(rollouts.outcome == LOST), [2, 3])
+    assert np.isnan(rollouts.totals[2])
+    assert (rollouts.lengths[2], rollouts.records[2]) == (0, None)
+    others = [trial for trial in range(N) if trial not in (2, 3)]
+    assert_same(rollouts, expected, others)
+    assert [(event.trial, event.attempt) for event in rollouts.events] == [(2, 1), (2, 2), (3, 1), (3, 2)]
+    assert rollouts.statistics[0] == expected.lengths[others].sum()
+
+
+def test_after_a_death_the_innocent_trials_of_its_block_run_once_more_at_most(tmp_path):
+    log = tmp_path / "log"
+    with Workers(task(guilty=(seed_of(4),), fault="die", log=str(log)), workers=2) as workers:
+        environment = np.arange(N)
+        rollouts = workers.run(jobs(environment=environment, perturbation=None, sign=None, block=N))
+    assert np.array_equal(np.flatnonzero(rollouts.outcome == LOST), [4])
+    starts = log.read_text().split()
+    counts = [starts.count(str(seed_of(index))) for index in environment]
+    assert counts == [2] * 5 + [1] * 7
+
+
+def test_a_failure_of_the_policy_is_neither_repeated_nor_averaged(expected):
+    with Workers(task(guilty=(seed_of(1),), fault="nan_reward"), workers=2) as workers:
+        rollouts = workers.run(jobs())
+    assert np.array_equal(np.flatnonzero(rollouts.outcome == FAILED), [2, 3])
+    assert np.isfinite(rollouts.totals).all()
+    assert rollouts.lengths[2] == 3
+    assert [(event.trial, event.kind, event.attempt) for event in rollouts.events] == [
+        (2, "failed", 1),
+        (3, "failed", 1),
+    ]
+    others = [trial for trial in range(N) if trial not in (2, 3)]
+    assert rollouts.statistics[0] == expected.lengths[others].sum()
+
+
+def test_workers_killed_between_jobs_are_replaced(expected):
+    with Workers(task(), workers=2) as workers:
+        workers.start()
+        for worker in workers._workers:
+            os.kill(worker.process.pid, signal.SIGKILL)
+        assert_same(workers.run(jobs()), expected)
+
+
+def test_an_environment_that_workers_cannot_make_is_reported_with_their_traceback():
+    with Workers(GymnasiumTask("environments:only_here", horizon=5), workers=2) as workers:
+        with pytest.raises(RuntimeError, match="no licence server for this process"):
+            workers.run(jobs())
+        with pytest.raises(RuntimeError, match="in only_here"):
+            workers.start()
+        assert not workers._workers
+
+
+def test_a_worker_that_ends_while_it_starts_is_reported_with_its_exit_code():
+    with (
+        Workers(GymnasiumTask("environments:dies_when_made", horizon=5), workers=1) as workers,
+        pytest.raises(RuntimeError, match="exit code 3"),
+    ):
+        workers.start()
+
+
+def gone(pids, seconds=5.0):
+    """True if all processes have ended within some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
+def test_an_interrupt_ends_the_workers_and_the_next_job_starts_new_ones(tmp_path, expected):
+    marker = str(tmp_path / "once")
+    with Workers(task(guilty=(seed_of(1),), fault="hang", marker=marker), workers=2) as workers:
+        workers.start()
+        pids = [worker.process.pid for worker in workers._workers]
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            workers.run(jobs())
+        timer.join()
+        assert gone(pids)
+        assert_same(workers.run(jobs()), expected)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
+def test_workers_end_with_a_driver_that_is_killed_and_no_process_loads_jax():
+    code = (
+        "import sys, time, numpy as np\n"
+        "from policysearch.controller import Controller\n"
+        "from policysearch.samplers.gymnasium import GymnasiumTask\n"
+        "from policysearch.samplers.workers import Workers\n"
+        "workers = Workers(GymnasiumTask('CartPole-v1'), workers=2)\n"
+        "controller = Controller({'policy': 'softmax'}, {'weight_0': np.zeros((2, 4))})\n"
+        "rollouts = workers.evaluate(controller, 0, 8)\n"
+        "pids = [worker.process.pid for worker in workers._workers]\n"
+        "print('jax' in sys.modules, rollouts.outcome.sum(), *pids, flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as driver:
+        jax, lost, *pids = driver.stdout.readline().split()
+        assert (jax, lost) == ("False", "0")
+        for pid in pids:
+            assert "jaxlib" not in Path(f"/proc/{pid}/maps").read_text()
+            assert not gone([pid], 0.0)
+        driver.kill()
+    assert gone(pids)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
+def test_a_hanging_worker_ends_with_a_driver_that_is_killed():
+    code = (
+        "from test_workers import *\n"
+        "workers = Workers(task(guilty=(seed_of(0),), fault='hang'), workers=1); workers.start()\n"
+        "print(workers._workers[0].process.pid, flush=True); workers.run(jobs())\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent) as driver:
+        pid = driver.stdout.readline().strip()
+        time.sleep(0.3)
+        driver.kill()
+    assert gone([pid], 10.0)
+
+
+def test_requests_that_do_not_fit_are_refused_before_they_run(drift):
+    for changes, message in (
+        ({"sign": np.ones(3)}, r"Jobs.sign has shape \(3,\); 12 trials"),
+        ({"std": np.ones(3)}, "Jobs.std has shape"),
+        ({"sign": None}, "perturbation together with sign"),
+        ({"offsets": np.zeros((N, 4))}, "or offsets"),
+        ({"perturbation": np.full(N, -1)}, "negative where sign is not 0"),
+        ({"environment": np.full(N, -1)}, "negative index"),
+        ({"shape": "cube"}, "choose one of gaussian"),
+        ({"seed": -1}, "seed is -1"),
+        ({"block": 0}, "at least one trial"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jobs(**changes)
+    with pytest.raises(ValueError, match=r"takes 3 observations and gives 2 actions; .* has 2 and 2"):
+        drift.run(jobs(controller=Controller({"policy": "linear_gaussian"}, {"gain": np.zeros((2, 3))})))
+    with pytest.raises(ValueError, match="needs a Gaussian policy"):
+        drift.run(jobs(controller=Controller({"policy": "softmax"}, {"weight_0": np.zeros((2, 2))})))
+    with pytest.raises(ValueError, match="cannot be sent"):
+        Workers(task(marker=lambda: 1))
+    with pytest.raises(ValueError, match="workers is 0"):
+        Workers(task(), workers=0)
+    with pytest.raises(ValueError, match="deadline is 0"):
+        Workers(task(), deadline=0)
