@@ -1,4 +1,4 @@
-"""The command line: what it says to wrong input, what it leaves on disk, how it ends, and that it starts without JAX."""
+"""The command line: what it says to wrong input, what it leaves on disk, how it ends, that it starts without JAX."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def test_the_lazy_names_are_those_that_type_checkers_see():
         for alias in node.names
     }
     assert seen == policysearch._MODULES
-    assert policysearch.__all__ == sorted([*seen, "load"])
+    assert sorted(policysearch.__all__) == sorted([*seen, "load"])
     for name in policysearch.__all__:
         assert getattr(policysearch, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'trian'"):

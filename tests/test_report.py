@@ -76,10 +76,11 @@ def test_any_number_of_updates_and_missing_costs_can_be_drawn(drawn, count):
     drawn(rows, final=(float("nan"), float("nan")))
 
 
-def test_the_legend_stands_above_the_data(drawn):
-    figure = drawn(records(), final=(2.5, 0.05))
-    axis = figure.axes[0]
-    assert axis.get_legend().get_window_extent().y0 >= axis.get_window_extent().y1
+def test_the_legend_stands_above_the_data_and_fits(drawn):
+    figure = drawn(records(**{"return": np.ones(20)}), final=(2.5, 0.05), reward=True)
+    legend, axis = figure.axes[0].get_legend().get_window_extent(), figure.axes[0].get_window_extent()
+    assert legend.y0 >= axis.y1
+    assert legend.x1 <= axis.x1
 
 
 def test_nothing_to_draw_is_an_error(tmp_path):

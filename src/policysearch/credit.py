@@ -1,6 +1,6 @@
 """Credit: from the costs of an update to the advantages a, (n, T) per stage or (n,) per rollout, less a baseline.
 
-Costs come discounted and settled (see `rollouts`). A baseline that does not depend on a sample leaves its estimate unbiased (18.27).
+Costs come discounted and settled (see `rollouts`). A baseline that does not depend on its sample adds no bias (18.27).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from policysearch import value
 from policysearch.explore import Layout, choice, positive
@@ -59,7 +59,7 @@ class TotalCost(Credit):
     """
 
     baseline: str = eqx.field(static=True, default="leave_one_out")
-    rate: Array = eqx.field(converter=jnp.asarray, default=0.1)
+    rate: ArrayLike = eqx.field(converter=jnp.asarray, default=0.1)
     normalise: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -88,7 +88,7 @@ class TotalCost(Credit):
             baseline, found = _reference(total, rollouts.used, layout)
             weight = weight * found
         elif self.baseline == "running":
-            baseline, state = _running(total, weight, layout, state, self.rate)
+            baseline, state = _running(total, weight, layout, state, jnp.asarray(self.rate))
         elif self.baseline == "mean":
             baseline = (weight * total).sum() / jnp.maximum(weight.sum(), 1)
         elif self.baseline == "leave_one_out":
@@ -109,16 +109,16 @@ class CostToGo(Credit):
     """Discounted cost-to-go less a baseline, a row per stage: the causal form (18.16), GPOMDP.
 
     Args:
-        baseline: "none"; "running": one number a stage, used before it is updated; "mean": one number, the mean of
-            all costs-to-go; "per_stage_mean"; "leave_one_out": per stage, the mean of the other rollouts; "optimal": the
-            one number of least variance, from the other rollouts; "value": a function of observation and time, fitted to
-            the other rollouts (see `value`). Means that include the sample bias by O(1/n).
+        baseline: "none"; "running": one number a stage, used before it is updated; "mean": one number, that of
+            all costs-to-go; "per_stage_mean"; "leave_one_out": per stage, the mean of the other rollouts;
+            "optimal": the one number of least variance, from the other rollouts; "value": a function of
+            observation and time, fitted to the others (see `value`). Means that include the sample bias by O(1/n).
         rate: of the running baseline, 0 to 1.
         normalise: divide by the standard deviation of the batch's total costs.
     """
 
     baseline: str = eqx.field(static=True, default="leave_one_out")
-    rate: Array = eqx.field(converter=jnp.asarray, default=0.1)
+    rate: ArrayLike = eqx.field(converter=jnp.asarray, default=0.1)
     normalise: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -138,13 +138,13 @@ class CostToGo(Credit):
         """Advantages (n, T)."""
         costs = rollouts.costs
         T = costs.shape[1]
-        to_go = jnp.cumsum(costs[:, ::-1], axis=1)[:, ::-1]
+        to_go = jax.lax.cumsum(costs, axis=1, reverse=True)
         weight = (rollouts.mask & score.counted[:, None]).astype(costs.dtype)
         pair = jnp.asarray(layout.pair)
         if self.baseline == "none":
             baseline = jnp.zeros(())
         elif self.baseline == "running":
-            baseline, head = _running(to_go, weight, layout, state[:T], self.rate)
+            baseline, head = _running(to_go, weight, layout, state[:T], jnp.asarray(self.rate))
             state = jnp.concatenate([head, state[T:]])
         elif self.baseline == "mean":
             baseline = (weight * to_go).sum() / jnp.maximum(weight.sum(), 1)
@@ -227,11 +227,14 @@ def _reference(total: Array, used: Array, layout: Layout) -> tuple[Array, Array]
 
 def _leave_pair_out(values: Array, weight: Array, pair: Array, pairs: int) -> tuple[Array, Array]:
     """Mean over the other pairs, shaped like `values`, and the weight behind it."""
-    shape = (pairs, *values.shape[1:])
-    own_sum = jnp.zeros(shape, values.dtype).at[pair].add(weight * values)
-    own_weight = jnp.zeros(shape, values.dtype).at[pair].add(weight)
-    others = (weight.sum(0) - own_weight)[pair]
-    mean = ((weight * values).sum(0) - own_sum[pair]) / jnp.maximum(others, 1)
+    weighted = weight * values
+    own_sum, own_weight = weighted, weight
+    if pairs < values.shape[0]:
+        shape = (pairs, *values.shape[1:])
+        own_sum = jnp.zeros(shape, values.dtype).at[pair].add(weighted)[pair]
+        own_weight = jnp.zeros(shape, values.dtype).at[pair].add(weight)[pair]
+    others = weight.sum(0) - own_weight
+    mean = (weighted.sum(0) - own_sum) / jnp.maximum(others, 1)
     return mean, others
 
 

@@ -139,8 +139,8 @@ def default_policy(
             action_scale=half,
             scaling=scaling,
         )
-    bias = centre if settings.bias or np.any(centre != 0) else None
-    return LinearGaussian(np.zeros((len(half), p)), bias=bias, std=std, learned_std=learned, scaling=scaling)
+    constant = centre if settings.bias or np.any(centre != 0) else None
+    return LinearGaussian(np.zeros((len(half), p)), bias=constant, std=std, learned_std=learned, scaling=scaling)
 
 
 def _scaling(specification: Specification, wish: str, running: bool | None) -> Scaling:
@@ -234,7 +234,7 @@ def _read(path: Path) -> Any:
     except msgspec.DecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from None
     if not isinstance(content, dict):
-        raise ValueError(f'{path} holds a {type(content).__name__}; it must be an object such as {{"gain": [[-1.0]]}}.')
+        raise ValueError(f'{path} is a {type(content).__name__}; it must be like {{"gain": [[-1.0]]}}.')
     return content
 
 

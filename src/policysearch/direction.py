@@ -1,6 +1,6 @@
 """From (S, a) to a direction w of ascent in θ: Sᵀa/n, or S⁺a (natural gradient), or B⁺a (finite differences).
 
-n rollouts, T stages, d parameters. The natural direction is the least-squares solution of least norm of S w ≈ a (18.35–18.40).
+n rollouts, T stages, d parameters. The natural direction solves S w ≈ a by least squares with least norm (18.35–18.40).
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from policysearch.credit import Info
 from policysearch.explore import choice
 from policysearch.score import PolicyScore, Score
 
 #: largest side of a matrix that `Natural` decomposes
-LARGEST_SIDE = 2000
+LARGEST_SIDE = 500
 #: conjugate-gradient iterations, and the relative residual that ends them
 ITERATIONS, TOLERANCE = 50, 1e-4
 
@@ -59,7 +59,7 @@ class Natural(Direction):
     """
 
     cutoff: float | None = eqx.field(static=True, default=None)
-    damping: Array = eqx.field(converter=jnp.asarray, default=0.0)
+    damping: ArrayLike = eqx.field(converter=jnp.asarray, default=0.0)
     solver: str = eqx.field(static=True, default="auto")
 
     def __check_init__(self):
@@ -123,7 +123,10 @@ def gram(score: Score, per_stage: bool, limit: int = 4_000_000) -> Float[Array, 
     if chunks == 1:
         rows = score.dense(per_stage)
         return rows.T @ rows
-    pad = lambda x: jnp.pad(x, [(0, chunks * size - n)] + [(0, 0)] * (x.ndim - 1)).reshape(chunks, size, *x.shape[1:])
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, chunks * size - n)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(chunks, size, *x.shape[1:])
 
     def add(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
         observations, actions, mask = part
@@ -138,5 +141,5 @@ def gram(score: Score, per_stage: bool, limit: int = 4_000_000) -> Float[Array, 
         return total + rows.T @ rows, None
 
     zero = jnp.zeros((d, d), score.policy.theta().dtype)
-    total, _ = jax.lax.scan(add, zero, (pad(score.observations), pad(score.actions), pad(score.mask)))
+    total, _ = jax.lax.scan(add, zero, (split(score.observations), split(score.actions), split(score.mask)))
     return total

@@ -72,11 +72,12 @@ class Gaussian(Distribution):
         z = (action - self.mean) * jnp.exp(-self.log_std)
         return -0.5 * jnp.sum(z * z + 2 * self.log_std + _LOG_2PI, axis=-1)
 
-    def kl(self, other: Gaussian) -> Float[Array, "*b"]:
+    def kl(self, other: Distribution) -> Float[Array, "*b"]:
         """Closed form, summed over the m actions."""
+        if not isinstance(other, Gaussian):
+            raise TypeError(f"KL of a Gaussian is to a Gaussian, not to a {type(other).__name__}.")
         ratio = jnp.exp(2 * (self.log_std - other.log_std))
         moved = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
-        # expm1-free but exact at equality: ratio − 1 − log ratio is 0 there
         return 0.5 * jnp.sum(ratio - 1 - 2 * (self.log_std - other.log_std) + moved, axis=-1)
 
     def mode(self) -> Float[Array, "*b m"]:
@@ -111,8 +112,10 @@ class Categorical(Distribution):
         chosen = jax.nn.one_hot(action, self.logits.shape[-1], dtype=log_p.dtype)
         return jnp.sum(log_p * chosen, axis=-1)
 
-    def kl(self, other: Categorical) -> Float[Array, "*b"]:
+    def kl(self, other: Distribution) -> Float[Array, "*b"]:
         """Σ p log(p/q)."""
+        if not isinstance(other, Categorical):
+            raise TypeError(f"KL of a Categorical is to a Categorical, not to a {type(other).__name__}.")
         log_p = jax.nn.log_softmax(self.logits, axis=-1)
         log_q = jax.nn.log_softmax(other.logits, axis=-1)
         return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)

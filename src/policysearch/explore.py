@@ -9,9 +9,10 @@ import abc
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from policysearch.policies import Policy
 from policysearch.rollouts import Rollouts
@@ -66,6 +67,10 @@ class Explore(eqx.Module):
     def layout(self, d: int) -> Layout:
         """The trials of an update for d parameters."""
 
+    def rows(self, z: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        """β of each distinct perturbation from standard normal rows z; only parameter space has any."""
+        raise TypeError(f"{type(self).__name__} perturbs no parameters.")
+
     @abc.abstractmethod
     def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> Score:
         """S for these rollouts."""
@@ -112,7 +117,7 @@ class ParameterNoise(Explore):
     """
 
     directions: int = eqx.field(static=True)
-    std: Array = eqx.field(converter=jnp.asarray)
+    std: ArrayLike = eqx.field(converter=jnp.asarray)
     shape: str = eqx.field(static=True, default="gaussian")
     two_sided: bool = eqx.field(static=True, default=True)
     common: bool = eqx.field(static=True, default=True)
@@ -146,11 +151,11 @@ class ParameterNoise(Explore):
 
     def rows(self, z: Float[Array, "k d"]) -> Float[Array, "k d"]:
         """β of each direction from standard normal rows z."""
-        return self.std * shape_rows(z, self.shape, jnp)
+        return jnp.asarray(self.std) * shape_rows(z, self.shape, jnp)
 
     def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> PerturbationScore:
         """Rows β/σ²."""
-        return _perturbation_score(offsets, self.std**2, rollouts, layout)
+        return _perturbation_score(offsets, jnp.asarray(self.std) ** 2, rollouts, layout)
 
 
 class Coordinates(Explore):
@@ -163,7 +168,7 @@ class Coordinates(Explore):
         repeats: how often the whole set is tried, each time on new seeds.
     """
 
-    step: Array = eqx.field(converter=jnp.asarray)
+    step: ArrayLike = eqx.field(converter=jnp.asarray)
     central: bool = eqx.field(static=True, default=True)
     common: bool = eqx.field(static=True, default=True)
     repeats: int = eqx.field(static=True, default=1)
@@ -194,7 +199,7 @@ class Coordinates(Explore):
 
     def rows(self, z: Float[Array, "k d"]) -> Float[Array, "k d"]:
         """ε e_i; the random rows z are not used."""
-        return jnp.diag(jnp.broadcast_to(self.step, (z.shape[1],))).astype(z.dtype)
+        return jnp.diag(jnp.broadcast_to(jnp.asarray(self.step), (z.shape[1],))).astype(z.dtype)
 
     def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> PerturbationScore:
         """Rows β themselves: a least-squares direction wants B, not B/σ²."""
@@ -224,11 +229,11 @@ def positive(name: str, value: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
 
 
-def positive_number(name: str, value: Array) -> None:
+def positive_number(name: str, value: ArrayLike) -> None:
     """Raise ValueError unless `value` is positive and finite (abstract values pass: they were checked before)."""
     try:
         numbers = np.asarray(value, float)
-    except Exception:  # a traced value has no number yet
+    except jax.errors.TracerArrayConversionError:
         return
     if not np.all(np.isfinite(numbers) & (numbers > 0)):
         raise ValueError(f"{name} is {numbers.tolist()}; it must be positive and finite.")

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from policysearch import normalize, quality
 from policysearch.credit import CentredRanks, Credit, Info, TopPairs
@@ -55,7 +56,7 @@ class Method(eqx.Module):
     credit: Credit
     direction: Direction
     step: Step
-    failure_cost: Array = eqx.field(converter=jnp.asarray, default=jnp.nan)
+    failure_cost: ArrayLike = eqx.field(converter=jnp.asarray, default=jnp.nan)
 
     def __check_init__(self):
         """Refuse what theory refuses."""
@@ -79,8 +80,10 @@ class Method(eqx.Module):
                 "Likelihood-ratio methods need a policy with an action distribution; named parameters have none. "
                 "Use weight_perturbation, finite_differences or ars."
             )
-        theta = policy.theta(self.space)
-        return State(policy, self.credit.init(horizon), self.step.init(theta), jnp.zeros((), int))
+        step = self.step.init(policy.theta(self.space))
+        state = State(policy, self.credit.init(horizon), step, jnp.zeros((), int))
+        # weakly typed numbers become strongly typed after one update, and would compile it a second time
+        return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
 
     def layout(self, policy: Policy) -> Layout:
         """The trials of an update, in index order."""
@@ -106,7 +109,7 @@ class Method(eqx.Module):
         """
         policy, layout = state.policy, self.layout(state.policy)
         failed = rollouts.outcome
-        rollouts = settle(rollouts, self.failure_cost)
+        rollouts = settle(rollouts, jnp.asarray(self.failure_cost))
         score = self.explore.score(policy, offsets, rollouts, layout)
         a, credit_state, credit_info = self.credit(rollouts, score, layout, state.credit)
         groups = score.group_gradients(a, min(layout.pairs, quality.GROUPS))
@@ -181,9 +184,11 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
         isinstance(explore, Coordinates) and not explore.central
     )
     if baseline == "reference" and not reference:
-        return "A reference baseline needs reference trials: ParameterNoise(reference='one' or 'each'), or forward differences."
+        return (
+            "A reference baseline needs trials of θ: ParameterNoise(reference='one' or 'each'), or forward differences."
+        )
     if isinstance(explore, Coordinates) and (baseline not in ("reference", "none") or isinstance(credit, CentredRanks)):
-        return "Finite differences compare with g(θ) (forward: baseline 'reference') or with the partner (central: 'none')."
+        return "Finite differences compare with g(θ) (forward: 'reference') or with the partner (central: 'none')."
     if isinstance(explore, Coordinates) and not explore.central and baseline != "reference":
         return "Forward differences compare with g(θ): TotalCost(baseline='reference')."
     pairs = getattr(explore, "directions", None) or getattr(explore, "rollouts", None)
@@ -196,6 +201,4 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
 
 
 def _tree_where(condition: Array, new: Any, old: Any) -> Any:
-    import jax
-
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)

@@ -1,4 +1,4 @@
-"""The named methods of the literature: each is explore + credit + direction + step, with defaults by `defaults.Problem`.
+"""The named methods: each is explore + credit + direction + step, with defaults by `defaults.Problem`.
 
 method               explore                    credit                     direction       step
 finite_differences   coordinates                difference to g(θ)         least squares   learning rate
@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
 from policysearch import settings
 from policysearch.credit import CostToGo, TopPairs, TotalCost
 from policysearch.defaults import Problem
@@ -28,12 +26,12 @@ from policysearch.step import KLStep, LearningRate, Step
 def finite_differences(given: settings.FiniteDifferences, problem: Problem) -> Method:
     """Forward or central differences (18.18): d + 1 or 2d rollouts a repeat."""
     step = given.step or problem.effect
-    plain = given.learning_rate is not None
+    rate = given.learning_rate
     return Method(
         Coordinates(step, given.central, _either(given.common_random_numbers, problem.common), given.repeats),
-        TotalCost("none" if given.central else "reference", normalise=not plain),
+        TotalCost("none" if given.central else "reference", normalise=rate is None),
         LeastSquares(),
-        LearningRate(given.learning_rate if plain else given.trust * step**2),
+        LearningRate(given.trust * step**2 if rate is None else rate),
     )
 
 
@@ -46,15 +44,15 @@ def weight_perturbation(given: settings.WeightPerturbation, problem: Problem) ->
         raise ValueError(f"rollouts is {rollouts}; two-sided perturbations come in pairs, so ask for an even number.")
     baseline = given.baseline or ("none" if given.two_sided else "leave_one_out")
     common = _either(given.common_random_numbers, problem.common)
-    plain = given.learning_rate is not None
+    rate = given.learning_rate
     # one reference serves all where nothing is random; else each β is compared on its own seed
     each = common and not problem.specification.deterministic
     reference = "none" if baseline != "reference" else ("each" if each else "one")
     return Method(
         ParameterNoise(rollouts // sides, std, given.shape, given.two_sided, common, reference),
-        TotalCost(baseline, normalise=not plain),
+        TotalCost(baseline, normalise=rate is None),
         Euclidean(),
-        LearningRate(given.learning_rate if plain else given.step * std**2),
+        LearningRate(given.step * std**2 if rate is None else rate),
     )
 
 
@@ -127,7 +125,7 @@ def _action_step(given: Any, problem: Problem) -> Step:
     if rate is not None:
         return LearningRate(rate)
     # a network's Euclidean signal-to-noise ratio says little about its direction in policy space
-    return KLStep(given.kl or problem.kl, jnp.inf, memory=None if problem.network else 0.8)
+    return KLStep(given.kl or problem.kl, memory=None if problem.network else 0.8)
 
 
 def _either(value: Any, default: Any) -> Any:

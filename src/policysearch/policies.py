@@ -6,6 +6,7 @@ p observations, m actions, k choices, d searched parameters. Every policy has it
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,8 +26,8 @@ ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 class Policy(eqx.Module):
     """What all policies share: named parameters, which of them are searched, and a flat view θ of those.
 
-    `parameters` maps names to arrays. The flat θ concatenates the searched ones in the order of their names. Searches in
-    parameter space leave `log_std` out, because they run the mode.
+    `parameters` maps names to arrays. The flat θ concatenates the searched ones in the order of their names. Searches
+    in parameter space leave `log_std` out, because they run the mode.
     """
 
     parameters: eqx.AbstractVar[dict[str, Array]]
@@ -155,7 +156,7 @@ class LinearGaussian(Policy):
         if self.mask is None:
             return self.parameters["gain"]
         free = self.parameters["gain"]
-        return jnp.zeros(np.shape(self.mask), free.dtype).at[np.nonzero(self.mask)].set(free)
+        return jnp.zeros(np.shape(self.mask), free.dtype).at[np.nonzero(np.asarray(self.mask))].set(free)
 
     @property
     def log_std(self) -> Float[Array, " m"]:
@@ -286,9 +287,9 @@ class Softmax(Policy):
 class Parameters(Policy):
     """Named numbers (kp, kd, …): the policy of a rig, or the argument of a plain cost g(θ).
 
-    θ holds z with value = initial + scale · z, or initial · exp(scale · z) where `log`, so that one std of the search means
-    something for each. Bounds clip the value inside the plant, g(clip(z + β)): the search estimates the gradient of that
-    smoothed cost without bias, which clipping z itself would not.
+    θ holds z with value = initial + scale · z, or initial · exp(scale · z) where `log`, so that one std of the search
+    means something for each. Bounds clip the value inside the plant, g(clip(z + β)): the search estimates the gradient
+    of that smoothed cost without bias, which clipping z itself would not.
 
     Args:
         names: one per number.
@@ -391,7 +392,7 @@ def random_layers(
     """
     generator = np.random.default_rng(seed)
     layers = []
-    for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         block = generator.standard_normal((max(fan_in, fan_out), min(fan_in, fan_out)))
         q, r = np.linalg.qr(block)
         q = q * np.sign(np.diag(r))
@@ -420,7 +421,7 @@ def from_controller(controller: Controller) -> Policy:
         jnp.asarray(constants["scaling_m2"]),
         running=bool(constants["scaling_running"]),
     )
-    log_std = parameters.get("log_std", constants.get("log_std"))
+    std = np.exp(parameters.get("log_std", constants.get("log_std", np.zeros(1))))
     if kind == "linear_gaussian":
         gain = parameters["gain"]
         mask = constants.get("mask")
@@ -431,7 +432,7 @@ def from_controller(controller: Controller) -> Policy:
         return LinearGaussian(
             gain,
             bias=parameters.get("bias"),
-            std=np.exp(log_std),
+            std=std,
             learned_std="log_std" in parameters,
             mask=mask,
             scaling=scaling,
@@ -443,7 +444,7 @@ def from_controller(controller: Controller) -> Policy:
         return Softmax(layers, activation=activation, scaling=scaling)
     return NeuralGaussian(
         layers,
-        std=np.exp(log_std),
+        std=std,
         learned_std="log_std" in parameters,
         activation=activation,
         action_centre=constants["action_centre"],

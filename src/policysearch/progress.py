@@ -163,8 +163,8 @@ def duration(seconds: float) -> str:
     """Seconds as people say them.
 
     Example:
-        >>> duration(3720)
-        '1 h 2 min'
+        >>> duration(7500)
+        '2 h 5 min'
     """
     if seconds < 99.5:
         return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""How good a gradient estimate is: its standard error and signal-to-noise ratio, from group gradients of the same batch.
+"""How good a gradient estimate is: standard error and signal-to-noise ratio, from group gradients of the same batch.
 
 m group gradients z_j of d parameters, ĝ = mean z_j, Cov(ĝ) = Cov(z)/m.
 """

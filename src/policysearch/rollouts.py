@@ -57,13 +57,13 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
         Rollouts with finite costs wherever `used`, and zero cost outside the mask.
     """
     T = rollouts.costs.shape[1]
-    finite_stage = jnp.isfinite(rollouts.costs)
-    broken = jnp.any(rollouts.mask & ~finite_stage, axis=1)
-    outcome = jnp.where(broken & (rollouts.outcome == OK), FAILED, rollouts.outcome)
+    stage = jnp.arange(T)[None, :]
+    broken = rollouts.mask & ~jnp.isfinite(rollouts.costs)
     # a broken rollout ends before its first non-finite stage
-    alive = jnp.cumprod(finite_stage | ~rollouts.mask, axis=1).astype(bool)
-    mask = rollouts.mask & alive
-    costs = jnp.where(mask, jnp.nan_to_num(rollouts.costs, nan=0.0, posinf=0.0, neginf=0.0), 0.0)
+    end = jnp.min(jnp.where(broken, stage, T), axis=1)
+    outcome = jnp.where((end < T) & (rollouts.outcome == OK), FAILED, rollouts.outcome)
+    mask = rollouts.mask & (stage < end[:, None])
+    costs = jnp.where(mask, rollouts.costs, 0.0)
     total = costs.sum(axis=1)
     worst = jnp.max(jnp.where(outcome == OK, total, -jnp.inf))
     target = jnp.where(jnp.isfinite(failure_cost), failure_cost, worst)
@@ -71,7 +71,7 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
     last = jnp.maximum(mask.sum(axis=1) - 1, 0)
     failed = outcome == FAILED
     extra = jnp.where(failed & jnp.isfinite(target), jnp.maximum(target - total, 0.0), 0.0)
-    at_last = jnp.arange(T)[None, :] == last[:, None]
+    at_last = stage == last[:, None]
     costs = costs + jnp.where(at_last, extra[:, None], 0.0)
     mask = mask | (at_last & failed[:, None] & rollouts.mask)
     # with no good rollout to compare with, a failure has no number: leave it out

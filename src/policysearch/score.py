@@ -1,4 +1,4 @@
-"""The score operator S: a row per stage or per rollout, (rows, d); Sᵀa/n is the likelihood-ratio gradient (18.10, 18.16).
+"""The score operator S, a row per stage or per rollout; Sᵀa/n is the likelihood-ratio gradient (18.10, 18.16).
 
 n rollouts, T stages, d parameters, m groups. `PolicyScore` differentiates log π; `PerturbationScore` holds β/σ².
 """
@@ -110,12 +110,14 @@ class PolicyScore(Score):
 
     def group_gradients(self, a: Array, groups: int) -> Float[Array, "m d"]:
         """One backward pass vectorised over interleaved groups of rollouts."""
-        n, T = self.mask.shape
+        n = self.mask.shape[0]
         padding = -n % groups
+
         # groups lie along a leading axis; a rollout that pads the last group has weight 0
-        split = lambda x: jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)).reshape(
-            groups, (n + padding) // groups, *x.shape[1:]
-        )
+        def split(x: Array) -> Array:
+            padded = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
+            return padded.reshape(groups, (n + padding) // groups, *x.shape[1:])
+
         weight = jnp.where(self.mask, self._stages(a), 0.0)
 
         def weighted(theta: Array, observations: Array, actions: Array, weights: Array) -> Array:

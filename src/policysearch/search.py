@@ -22,7 +22,7 @@ from policysearch.explore import Coordinates
 from policysearch.method import Method, State
 from policysearch.policies import Parameters, Policy
 from policysearch.samplers.jobs import Jobs
-from policysearch.settings import METHODS, Budget, PolicySettings, Settings, checked, method_settings
+from policysearch.settings import ARS, METHODS, Budget, PolicySettings, Settings, checked, method_settings
 from policysearch.specification import FAILED, LOST, OK, Discrete, Specification
 from policysearch.streams import Purpose, environment_seed, stream
 from policysearch.tasks import resolve
@@ -88,9 +88,9 @@ class Search:
     """A policy search that goes on until its budget is spent or it is stopped.
 
     Args:
-        task: a task object, a built-in name, a Gymnasium id, `module:attr`, `file.py:attr`, a Python cost g(θ), or a bare
-            `Specification` for trials that the caller runs through `ask` and `tell`.
-        method: a name, settings such as `GPOMDP(rollouts=32)`, or a `Method` composed by hand; None for the rule's choice.
+        task: a task object, a built-in name, a Gymnasium id, `module:attr`, `file.py:attr`, a Python cost g(θ), or a
+            bare `Specification` for trials that the caller runs through `ask` and `tell`.
+        method: a name, settings such as `GPOMDP(rollouts=32)`, or a `Method` composed by hand; None for the rule's.
         policy: a `Policy`, "linear", "network", or `PolicySettings`; None for what the task recommends.
         budget: rollouts, or "2e6stages", "50updates"; None for the rule's choice.
         seed: of everything random.
@@ -116,8 +116,8 @@ class Search:
     ):
         if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}.")
-        self.task = task if isinstance(task, Specification) else resolve(task)
-        self.specification: Specification = task if isinstance(task, Specification) else self.task.specification
+        self.task: Any = task if isinstance(task, Specification) else resolve(task)
+        self.specification: Specification = getattr(self.task, "specification", self.task)
         self.seed = int(seed)
         given = self._given(method)
         self.method_name = given.label() if isinstance(given, Settings) else "composed"
@@ -172,8 +172,8 @@ class Search:
         if not isinstance(settings, PolicySettings):
             settings = checked(PolicySettings, {} if policy is None else {"kind": policy}, "a policy setting")
         running = None
-        if given.__class__ is METHODS["ars"]:
-            running = given.version == "v2"  # type: ignore[union-attr]
+        if isinstance(given, ARS):
+            running = given.version == "v2"
         return defaults.default_policy(self.specification, settings, running=running, seed=self.seed)
 
     def _budget(self, budget: Budget | str | int | None) -> Budget:
@@ -232,7 +232,7 @@ class Search:
             self._sampler = self._make_sampler()
         self._start_clock()
         before = time.perf_counter()
-        state, info, stages = self._sampler.update(self.method, self.state)
+        state, info, stages = self._sampler.update(self.method, self.state, self.layout.size)
         return self._finish(state, info, stages, time.perf_counter() - before)
 
     def stop(self, reason: str = "stopped") -> None:
@@ -391,7 +391,8 @@ class _Pending:
     def ask(self, specification: Specification) -> Trial:
         if self.next >= len(self.jobs):
             raise RuntimeError(
-                f"All {len(self.jobs)} trials of this update are out; {len(self.jobs) - len(self.results)} are still to be told."
+                f"All {len(self.jobs)} trials of this update are out; "
+                f"{len(self.jobs) - len(self.results)} are still to be told."
             )
         index, jobs = self.next, self.jobs
         self.next += 1

@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from policysearch.credit import Info
 from policysearch.explore import positive_number
@@ -43,7 +43,7 @@ class LearningRate(Step):
         rate: η, scalar or (d,).
     """
 
-    rate: Array = eqx.field(converter=jnp.asarray)
+    rate: ArrayLike = eqx.field(converter=jnp.asarray)
 
     def __check_init__(self):
         """Refuse rates that are not positive and finite."""
@@ -86,9 +86,9 @@ class KLStep(Step):
     After the step the exact KL on the same observations is measured; while it exceeds the limit by more than 5 %, the
     step shrinks, because a Fisher matrix estimated from few rows is too small along its own solution.
 
-    A step of constant KL never settles: near the optimum it is all noise. So the length is multiplied by the share of the
-    gradient estimate that is signal, as a shrinkage estimator would, averaged over the last updates; `memory=None` gives
-    steps of exactly `kl`.
+    A step of constant KL never settles: near the optimum it is all noise. So its length is multiplied by the share of
+    the gradient estimate that is signal, SNR/(1 + SNR) with the SNR averaged over the last updates, as a shrinkage
+    estimator would; `memory=None` gives steps of exactly `kl`.
 
     Args:
         kl: largest KL, nats per stage.
@@ -96,8 +96,8 @@ class KLStep(Step):
         memory: weight of the past in that average, 0 to 1; None not to shrink.
     """
 
-    kl: Array = eqx.field(converter=jnp.asarray)
-    rate: Array = eqx.field(converter=jnp.asarray, default=jnp.inf)
+    kl: ArrayLike = eqx.field(converter=jnp.asarray)
+    rate: ArrayLike = eqx.field(converter=jnp.asarray, default=jnp.inf)
     memory: float | None = eqx.field(static=True, default=0.8)
 
     def __check_init__(self):
@@ -112,9 +112,11 @@ class KLStep(Step):
         self, theta: Array, w: Array, score: Score, quality: Quality, state: Any
     ) -> tuple[Float[Array, " d"], Any, Info]:
         """θ + Δ; θ itself, with `step_scale` 0, where w is zero or not finite."""
-        assert_policy(score)
+        if not isinstance(score, PolicyScore):
+            raise TypeError("A KL step needs a policy's action distribution; parameter-space methods have none.")
         policy: Any = score.policy
-        stages = jnp.maximum(score.mask.sum(), 1)
+        observations, mask = score.observations, score.mask
+        stages = jnp.maximum(mask.sum(), 1)
         quadratic = jnp.sum(score.mv(w, per_stage=True) ** 2) / stages
         usable = (quadratic > 0) & jnp.isfinite(quadratic)
         scale = jnp.where(usable, jnp.sqrt(2 * self.kl / jnp.where(usable, quadratic, 1.0)), 0.0)
@@ -129,8 +131,8 @@ class KLStep(Step):
 
         def measure(factor: Array) -> Array:
             moved = policy.with_theta(theta - factor * w)
-            kl = policy.kl(moved, score.observations)
-            return jnp.sum(jnp.where(score.mask, kl, 0.0)) / stages
+            kl = policy.kl(moved, observations)
+            return jnp.sum(jnp.where(mask, kl, 0.0)) / stages
 
         def too_far(carry: tuple[Array, Array, Array]) -> Array:
             factor, kl, shrinks = carry
@@ -146,9 +148,3 @@ class KLStep(Step):
         scale = jnp.where(jnp.isfinite(kl), scale, 0.0)
         info = {"kl_predicted": predicted, "kl": kl, "step_scale": scale, "shrinks": shrinks}
         return theta - scale * w, state, info
-
-
-def assert_policy(score: Score) -> None:
-    """Raise TypeError unless the score is that of a policy's actions."""
-    if not isinstance(score, PolicyScore):
-        raise TypeError("A KL step needs a policy's action distribution; parameter-space methods have none.")

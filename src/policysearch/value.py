@@ -1,6 +1,6 @@
 """Fitted value baseline: ridge regression of the cost-to-go on polynomial features of observation and time.
 
-Cross-fitted: a rollout's baseline comes from the other folds, so it does not depend on that rollout. n, T, p, f features.
+Cross-fitted: a rollout's baseline comes from the other folds and does not depend on that rollout. n, T, p; f features.
 """
 
 from __future__ import annotations

@@ -33,7 +33,6 @@ def main(given: list[str]) -> int:
     rollouts = shared.number("--rollouts", arguments.rollouts, int)
     seed = shared.number("--seed", arguments.seed, int)
     workers = shared.number("--workers", arguments.workers, int)
-    from policysearch.evaluation import evaluate
     from policysearch.journal import open_run
 
     run = open_run(arguments.folder)
@@ -43,6 +42,8 @@ def main(given: list[str]) -> int:
         shared.prepare_jax()
     task = shared.task(name, options)
     seed = run.configuration["seed"] if seed is None else seed
+    from policysearch.evaluation import evaluate
+
     evaluation = evaluate(task, controller, rollouts, seed, workers)
     result = {
         "task": name,

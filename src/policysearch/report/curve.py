@@ -86,7 +86,7 @@ def _objective(
         linewidth=1.2,
         marker=marker,
         markersize=3,
-        label=f"mean {noun} of an update",
+        label=f"mean {noun} while exploring",
     )
     axis.fill_between(
         rollouts, mean - error, mean + error, color=LINE, alpha=0.2, linewidth=0, label="± 2 standard errors"
@@ -105,7 +105,7 @@ def _objective(
             linestyle="none",
             clip_on=False,
             zorder=5,
-            label="final policy on fresh seeds, ± 2 standard errors",
+            label="final policy, not exploring",
         )
     if shown.size and not reward and shown.min() > 0 and shown.max() >= DECADES * shown.min():
         axis.set_yscale("log")

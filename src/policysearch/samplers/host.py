@@ -5,10 +5,10 @@ n trials, T stages, d parameters. Random numbers are NumPy's Philox, the same in
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,25 +30,21 @@ compiled_tell = eqx.filter_jit(lambda method, state, offsets, rollouts: method.t
 def jobs(method: Method, state: State, seed: int) -> Jobs:
     """The trials of the next update; a pure function of the state and the seed."""
     layout, controller = method.layout(state.policy), state.policy.controller()
-    common = {
-        "controller": controller,
-        "seed": seed,
-        "update": int(state.update),
-        "environment": layout.environment,
-    }
+    ask = functools.partial(
+        Jobs, controller=controller, seed=seed, update=int(state.update), environment=layout.environment
+    )
     if method.space == "action":
-        return Jobs(**common, stochastic=True, record=True)
+        return ask(stochastic=True, record=True)
     explore = method.explore
     if isinstance(explore, ParameterNoise):
-        return Jobs(
-            **common,
+        return ask(
             perturbation=layout.perturbation,
             sign=layout.sign,
             std=np.asarray(explore.std, float),
             shape=explore.shape,
         )
     d = controller.theta().size
-    return Jobs(**common, offsets=np.asarray(method.offsets(state.policy, jnp.zeros((d, d)), layout), float))
+    return ask(offsets=np.asarray(method.offsets(state.policy, jnp.zeros((d, d)), layout), float))
 
 
 def offsets(requested: Jobs) -> np.ndarray | None:
@@ -73,29 +69,33 @@ def padded_horizon(longest: int, horizon: int) -> int:
 def to_rollouts(came: HostRollouts, horizon: int, action: Any) -> Rollouts:
     """Padded arrays of what came back; totals only, (n, 1), where nothing was recorded."""
     n = len(came.totals)
-    outcome = np.asarray(came.outcome)
-    terminated = np.asarray(came.terminated)
+    outcome, terminated = jnp.asarray(came.outcome), jnp.asarray(came.terminated)
     count, mean, m2 = came.statistics
     float_dtype = jnp.zeros(()).dtype
     array = lambda x: jnp.asarray(np.asarray(x, float_dtype))  # noqa: E731
     statistics = (array(count), array(mean), array(m2))
     if all(record is None for record in came.records):
-        mask = np.ones((n, 1), bool)
+        mask = jnp.ones((n, 1), bool)
         return Rollouts(array(came.totals)[:, None], mask, outcome, terminated=terminated, statistics=statistics)
     T = padded_horizon(int(came.lengths.max(initial=1)), horizon)
     discrete = isinstance(action, Discrete)
-    costs, mask = np.zeros((n, T), float_dtype), np.zeros((n, T), bool)
-    observations = np.zeros((n, T, len(mean)), float_dtype)
-    actions = np.zeros((n, T), int) if discrete else np.zeros((n, T, action.size), float_dtype)
+    costs, alive = np.zeros((n, T), float_dtype), np.zeros((n, T), bool)
+    seen = np.zeros((n, T, len(mean)), float_dtype)
+    acted = np.zeros((n, T), int) if discrete else np.zeros((n, T, action.size), float_dtype)
     for index, record in enumerate(came.records):
-        if record is None:
-            continue
-        seen, acted, paid = record
-        length = len(paid)
-        observations[index, :length], actions[index, :length], costs[index, :length] = seen, acted, paid
-        mask[index, :length] = True
-    parts = jax.tree.map(jnp.asarray, (costs, mask, outcome, observations, actions, terminated))
-    return Rollouts(*parts, statistics=statistics)
+        if record is not None:
+            length = len(record[2])
+            seen[index, :length], acted[index, :length], costs[index, :length] = record
+            alive[index, :length] = True
+    return Rollouts(
+        jnp.asarray(costs),
+        jnp.asarray(alive),
+        outcome,
+        jnp.asarray(seen),
+        jnp.asarray(acted),
+        terminated,
+        statistics,
+    )
 
 
 def tell(method: Method, state: State, requested: Jobs, came: HostRollouts, specification: Any) -> tuple[State, Info]:
@@ -115,21 +115,21 @@ class Host:
         self.workers.start()
         self.events: list[Any] = []
 
-    def update(self, method: Method, state: State) -> tuple[State, Info, int]:
-        """One update: the next state, what it reports, and how many stages were run."""
+    def update(self, method: Method, state: State, trials: int) -> tuple[State, dict[str, Any], int]:
+        """One update of `trials` trials: the next state, what it reports, and how many stages were run."""
         requested = jobs(method, state, self.seed)
         came = self.workers.run(requested)
         self.events.extend(came.events)
         state, info = tell(method, state, requested, came, self.task.specification)
         good = came.outcome == OK
         returns = came.returns[good]
-        info = {
-            **info,
-            "return": returns.mean() if len(returns) else np.nan,
-            "return_sem": returns.std() / np.sqrt(len(returns)) if len(returns) else np.nan,
-            "length": came.lengths[good].mean() if good.any() else np.nan,
+        n = len(returns)
+        extra = {
+            "return": returns.mean() if n else np.nan,
+            "return_sem": returns.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan,
+            "length": came.lengths[good].mean() if n else np.nan,
         }
-        return state, info, came.stages
+        return state, {**info, **extra}, came.stages
 
     def close(self) -> None:
         """End the worker processes."""
@@ -143,8 +143,8 @@ class InProcess:
         self.task, self.seed = task, seed
         self.events: list[Any] = []
 
-    def update(self, method: Method, state: State) -> tuple[State, Info, int]:
-        """One update: the next state, what it reports, and how many calls were made."""
+    def update(self, method: Method, state: State, trials: int) -> tuple[State, dict[str, Any], int]:
+        """One update of `trials` trials: the next state, what it reports, and how many calls were made."""
         requested = jobs(method, state, self.seed)
         totals, outcome = [], []
         for trial, controller in enumerate(requested.controllers(list(range(len(requested))))):

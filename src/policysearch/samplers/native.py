@@ -18,14 +18,14 @@ from policysearch.credit import Info
 from policysearch.explore import Layout
 from policysearch.method import Method, State
 from policysearch.normalize import statistics
-from policysearch.policies import Policy, from_controller
+from policysearch.policies import Parameters, Policy, from_controller
 from policysearch.rollouts import OK, Rollouts
 from policysearch.streams import Purpose
 from policysearch.tasks.task import Function, Task, clip
 
 
 class Trace(NamedTuple):
-    """One rollout of a plant: states (leaves (T + 1, …)), observations (T, p), sampled actions, discounted costs (T,)."""
+    """A rollout of a plant: states (leaves (T + 1, …)), observations (T, p), sampled actions, discounted costs (T,)."""
 
     states: Any
     observations: Array
@@ -99,12 +99,18 @@ def sample(
 
 def _total(task: Task | Function, policy: Policy, key: PRNGKeyArray) -> tuple[Array, Any]:
     if isinstance(task, Function):
-        return task.cost(policy.vector(), key), None
+        return _plain(task, policy, key), None
     trace = simulate(task, policy, key, None)
     if policy.scaling is None or not policy.scaling.running:
         return trace.costs.sum(), None
     observations = trace.observations[None]
     return trace.costs.sum(), statistics(observations, jnp.all(jnp.isfinite(observations), -1))
+
+
+def _plain(task: Function, policy: Policy, key: PRNGKeyArray) -> Array:
+    if not isinstance(policy, Parameters):
+        raise TypeError(f"A cost g(θ) is evaluated at named numbers, not at a {type(policy).__name__}.")
+    return task.cost(policy.vector(), key)
 
 
 def _pool(counts: Array, means: Array, m2s: Array) -> tuple[Array, Array, Array]:
@@ -142,7 +148,7 @@ def evaluate(task: Task | Function, policy: Policy, key: PRNGKeyArray, rollouts:
     """Run the policy's mode on `rollouts` environment seeds."""
     keys = jax.random.split(key, rollouts)
     if isinstance(task, Function):
-        return Modes(jax.vmap(lambda k: task.cost(policy.vector(), k))(keys), None, None)
+        return Modes(jax.vmap(lambda k: _plain(task, policy, k))(keys), None, None)
     trace = jax.vmap(lambda k: simulate(task, policy, k, None))(keys)
     applied = clip(trace.actions, task.specification.action)
     success = jax.vmap(task.success)(trace.states, applied) if _judges(task) else None
@@ -176,11 +182,12 @@ class Native:
     def __init__(self, task: Task | Function, seed: int):
         self.task = task
         self._key = purpose_key(seed, Purpose.ACTION)
+        self._horizon = task.specification.horizon
 
-    def update(self, method: Method, state: State) -> tuple[State, Info, int]:
-        """One update: the next state, what it reports, and how many stages were run."""
+    def update(self, method: Method, state: State, trials: int) -> tuple[State, Info, int]:
+        """One update of `trials` trials: the next state, what it reports, and how many stages were run."""
         state, info = compiled_update(self.task, method, state, self._key)
-        return state, info, method.layout(state.policy).size * self.task.specification.horizon
+        return state, info, trials * self._horizon
 
     def close(self) -> None:
         """Nothing to end."""
