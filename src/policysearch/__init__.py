@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from policysearch.method import Method
     from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
     from policysearch.samplers.gymnasium import GymnasiumTask
-    from policysearch.search import Result, Search, Trial, train
+    from policysearch.search import Result, Search, train
     from policysearch.settings import (
         ARS,
         GPOMDP,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from policysearch.tasks.lqr import LQR
     from policysearch.tasks.python_function import PythonFunction
     from policysearch.tasks.task import Function, Task
+    from policysearch.trials import Trial
 
 __all__ = [
     "ARS",
@@ -94,7 +95,7 @@ _HOMES = {
     "method": "Method",
     "policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
     "samplers.gymnasium": "GymnasiumTask",
-    "search": "Result Search Trial train",
+    "search": "Result Search train",
     "settings": "ARS Budget FiniteDifferences GPOMDP NaturalGradient PolicySettings Reinforce WeightPerturbation",
     "specification": "Continuous Discrete Specification",
     "step": "KLStep LearningRate Optimizer",
@@ -102,6 +103,7 @@ _HOMES = {
     "tasks.lqr": "LQR",
     "tasks.python_function": "PythonFunction",
     "tasks.task": "Function Task",
+    "trials": "Trial",
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -1,6 +1,6 @@
 """Measures the bias of gradient estimates: many batches of a method on a problem, against its estimand.
 
-B batches, d parameters. z_j = (mean estimate − estimand)_j / standard error_j; what is sampled and told is `Method`'s own.
+B batches, d parameters. z_j = (mean estimate − estimand)_j / standard error_j; `native.sample` and `Method.tell` run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import msgspec
 import numpy as np
 import scipy.stats
@@ -27,8 +26,8 @@ from policysearch.step import LearningRate
 
 #: rollouts of a batch, so few that a bias of 1/n shows
 ROLLOUTS = 10
-#: batches of a pilot, least and most batches of a row, batches that are held in memory at a time
-PILOT, LEAST, MOST, CHUNK = 2_000, 10_000, 400_000, 2_000
+#: least and most batches of a row; batches that are held in memory at a time, also those of a pilot
+LEAST, MOST, CHUNK = 10_000, 400_000, 2_000
 #: wanted and highest standard error, as a share of the gradient's norm; highest |z|
 WANTED, LOOSEST, FARTHEST = 0.017, 0.02, 4.0
 #: rounding in float32, as a share of the gradient's norm
@@ -98,20 +97,17 @@ def catalogue(problem: Problem) -> dict[tuple[str, str, str], Method]:
                 found["reinforce", "", baseline] = Method(noise, TotalCost(baseline), gradient, rate)
         for baseline in STAGE_BASELINES:
             found["gpomdp", "", baseline] = Method(noise, CostToGo(baseline), gradient, rate)
-    d = problem.theta("parameter").size
     for shape in problem.shapes:
-        # orthogonal rows come in blocks of d
-        directions = ROLLOUTS if shape != "orthogonal" else -(-ROLLOUTS // d) * d
-        # all laws with one baseline, the Gaussian with all
+        # all laws one-sided, where a lopsided one would show; the Gaussian with all baselines
         for baseline in TOTAL_BASELINES if shape == "gaussian" else ("leave_one_out",):
             reference = "each" if baseline == "reference" else "none"
-            one = ParameterNoise(directions, problem.std, shape, two_sided=False, reference=reference)
+            one = ParameterNoise(ROLLOUTS, problem.std, shape, two_sided=False, reference=reference)
             found["weight_perturbation", f"{shape}, one-sided", baseline] = Method(
                 one, TotalCost(baseline), gradient, rate
             )
-        pairs = ROLLOUTS // 2 if shape != "orthogonal" else d
-        two = ParameterNoise(pairs, problem.std, shape)
-        found["weight_perturbation", f"{shape}, two-sided", "none"] = Method(two, TotalCost("none"), gradient, rate)
+        if shape == "gaussian":
+            two = ParameterNoise(ROLLOUTS // 2, problem.std, shape)
+            found["weight_perturbation", f"{shape}, two-sided", "none"] = Method(two, TotalCost("none"), gradient, rate)
     if problem.smooth:
         for central, baseline in ((True, "none"), (False, "reference")):
             differences = Coordinates(problem.step, central)
@@ -165,21 +161,18 @@ def _group(
 ) -> Iterator[Row]:
     """Rows of methods with one way to explore."""
     task, policy, first = problem.task, problem.policy, next(iter(methods.values()))
-    warm_key, pilot_key, key = jax.random.split(key, 3)
-    states = {}
+    pilot_key, key = jax.random.split(key)
+    told = _told(task, first, policy, pilot_key, CHUNK)
+    states, needed = {}, {}
     for label, method in methods.items():
-        # a running baseline starts from a batch that is used for nothing else
-        fresh = method.init(policy, task.specification.horizon)
-        offsets, rollouts = _batch(task, method, policy, warm_key)
-        warm, _ = method.tell(fresh, offsets, rollouts)
-        states[label] = eqx.tree_at(lambda s: (s.credit, s.step), fresh, (warm.credit, warm.step))
-    needed = {}
-    collected: dict[tuple[str, str, str], list[np.ndarray]] = {label: [] for label in methods}
-    told = _told(task, first, policy, pilot_key, PILOT)
-    for label, method in methods.items():
-        spread = np.asarray(_estimates(method, states[label], *told), np.float64).std(0)
+        state = method.init(policy, task.specification.horizon)
+        if jax.tree.leaves(state.credit):
+            # a running baseline starts from a batch that is used for nothing else
+            state = eqx.tree_at(lambda s: s.credit, state, _warmed(method, state, *jax.tree.map(lambda x: x[0], told)))
+        spread = np.asarray(_estimates(method, state, *told), np.float64).std(0)
         wanted = (np.linalg.norm(spread) / np.linalg.norm(truths[label][1]) / WANTED) ** 2
-        needed[label] = batches or int(np.clip(wanted, LEAST, MOST))
+        states[label], needed[label] = state, batches or int(np.clip(wanted, LEAST, MOST))
+    collected: dict[tuple[str, str, str], list[np.ndarray]] = {label: [] for label in methods}
     for index in range(-(-max(needed.values()) // CHUNK)):
         told = _told(task, first, policy, jax.random.fold_in(key, index), CHUNK)
         for label, method in methods.items():
@@ -203,7 +196,7 @@ def _batch(task: Any, method: Method, policy: Any, key: PRNGKeyArray) -> tuple[A
     layout, offsets = method.layout(policy), None
     if method.space == "parameter":
         theta = policy.theta("parameter")
-        z = jax.random.normal(offset_key, (layout.perturbations, theta.size), theta.dtype)
+        z = jax.random.normal(offset_key, (method.explore.draws(theta.size), theta.size), theta.dtype)
         offsets = method.offsets(policy, z, layout)
     return offsets, native.sample(task, method, policy, layout, offsets, sample_key)
 
@@ -211,6 +204,11 @@ def _batch(task: Any, method: Method, policy: Any, key: PRNGKeyArray) -> tuple[A
 @eqx.filter_jit
 def _told(task: Any, method: Method, policy: Any, key: PRNGKeyArray, batches: int) -> tuple[Array | None, Rollouts]:
     return jax.vmap(lambda k: _batch(task, method, policy, k))(jax.random.split(key, batches))
+
+
+@eqx.filter_jit
+def _warmed(method: Method, state: State, offsets: Array | None, rollouts: Rollouts) -> Any:
+    return method.tell(state, offsets, rollouts)[0].credit
 
 
 @eqx.filter_jit

@@ -41,13 +41,14 @@ def save(controller: Controller, path: str | os.PathLike[str]) -> None:
     )
     arrays = {f"parameters.{name}": value for name, value in controller.parameters.items()}
     arrays |= {f"constants.{name}": value for name, value in controller.constants.items()}
-    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}  # keeps () as ()
     data = encode(arrays, {"policysearch": description, "sha256": _digest(arrays, description)})
     descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
+            os.fchmod(descriptor, 0o644)  # a policy is there to be shared; mkstemp makes files private
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:

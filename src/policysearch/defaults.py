@@ -33,6 +33,8 @@ from policysearch.specification import Continuous, Discrete, Specification
 LINEAR_STD, NETWORK_STD, UNBOUNDED_STD = 0.1, 0.5, 1.0
 #: perturbation of the action, as a share of half its range, that parameter noise should cause
 PARAMETER_EFFECT = 0.1
+#: perturbation of the arguments of a plain cost g(θ), in their scales
+FUNCTION_STD = 0.03
 
 
 class Problem(NamedTuple):
@@ -76,7 +78,7 @@ class Problem(NamedTuple):
 def problem(specification: Specification, policy: Policy, space: str) -> Problem:
     """What the rule looks at, for a policy searched in `space`."""
     network = getattr(policy, "depth", 1) > 1
-    effect = PARAMETER_EFFECT
+    effect = PARAMETER_EFFECT if specification.action is not None else FUNCTION_STD
     if isinstance(specification.action, Continuous):
         # a row of p parameters acts on observations of about unit size
         effect *= float(np.mean(specification.action.half_range)) if isinstance(policy, LinearGaussian) else 1.0
@@ -175,6 +177,11 @@ def start(policy: Policy, initial: Any) -> Policy:
         initial = _read(Path(initial))
     if isinstance(initial, Controller):
         other = from_controller(initial)
+        if isinstance(other, Parameters) and isinstance(policy, Parameters) and other.names != policy.names:
+            raise ValueError(
+                f"The initial policy has parameters {', '.join(other.names)}; "
+                f"this search has {', '.join(policy.names)}."
+            )
         if type(other) is not type(policy) or _shapes(other) != _shapes(policy):
             raise ValueError(
                 f"The initial policy is {type(other).__name__} with {_shapes(other)}; "
@@ -203,8 +210,8 @@ def _gain(policy: LinearGaussian, initial: dict[str, Any]) -> LinearGaussian:
     gain = np.asarray(initial.get("gain", np.zeros(shape)), float)
     if set(initial) - {"gain", "bias"} or "gain" not in initial or gain.shape != shape:
         raise ValueError(
-            f'initial has {", ".join(initial)} with a gain of shape {gain.shape}; it must be {{"gain": {shape} numbers}} '
-            'and may have "bias". Control texts write u = -K x: negate such a K.'
+            f"initial has {', '.join(initial)} with a gain of shape {gain.shape}; "
+            f'it must be {{"gain": {shape} numbers}} and may have "bias". Where u = -K x is meant, negate K.'
         )
     scale, shift = np.asarray(policy.scaling.scale, float), np.asarray(policy.scaling.shift, float)
     bias = np.asarray(initial.get("bias", np.zeros(shape[0])), float) + gain @ shift
@@ -234,7 +241,7 @@ def _read(path: Path) -> Any:
     except msgspec.DecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from None
     if not isinstance(content, dict):
-        raise ValueError(f'{path} is a {type(content).__name__}; it must be like {{"gain": [[-1.0]]}}.')
+        raise ValueError(f"{path} is a {type(content).__name__}; give an object.")
     return content
 
 

@@ -43,7 +43,8 @@ class LeastSquares(Direction):
 
     def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
         """Minimum-norm least-squares solution of B w ≈ a."""
-        rows = score.dense(per_stage=False)
+        # a score divides β by σ²; least squares want β itself
+        rows = score.dense(per_stage=False) * getattr(score, "variance", 1.0)
         w, _, rank, _ = jnp.linalg.lstsq(rows, jnp.where(score.counted, a, 0.0))
         return w, {"rank": rank}
 

@@ -17,7 +17,7 @@ import scipy.stats
 from jaxtyping import Float
 
 from policysearch.credit import CentredRanks, CostToGo, TopPairs
-from policysearch.explore import Coordinates
+from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.method import Method
 from policysearch.policies import LinearGaussian, Parameters, Policy, Softmax
 from policysearch.tasks.bandit import Bandit
@@ -51,6 +51,7 @@ class Problem(abc.ABC):
 
     def __init__(self, name: str, task: Any, policy: Policy, std: float, step: float):
         self.name, self.task, self.policy, self.std, self.step = name, task, policy, std, step
+        self._smoothed: dict[tuple[str, bytes], Vector] = {}
 
     def theta(self, space: str) -> Vector:
         """θ (d,) of the searched space."""
@@ -70,7 +71,10 @@ class Problem(abc.ABC):
 
     def smoothed(self, shape: str, std: Any) -> Vector:
         """E[J(θ+β) β/σ²] for a law of β: the gradient of a smoothed cost."""
-        return smoothed_gradient(self.cost, self.slope, self.theta("parameter"), shape, std)
+        key = (shape, np.asarray(std, np.float64).tobytes())
+        if key not in self._smoothed:
+            self._smoothed[key] = smoothed_gradient(self.cost, self.slope, self.theta("parameter"), shape, std)
+        return self._smoothed[key]
 
 
 class LinearProblem(Problem):
@@ -138,17 +142,17 @@ class BanditProblem(Problem):
 
 
 class BowlProblem(Problem):
-    """A quadratic cost of parameters."""
+    """A quadratic cost of parameters; θ counts from their initial values."""
 
     spaces = ("parameter",)
 
     def cost(self, theta: Vector) -> float:
-        """½ θᵀHθ."""
-        return self.task.expected_cost(theta)
+        """½ xᵀHx, x = initial + θ."""
+        return self.task.expected_cost(np.asarray(self.task.initial) + theta)
 
     def slope(self, theta: Vector) -> Vector:
-        """H θ."""
-        return self.task.gradient(theta)
+        """H x."""
+        return self.task.gradient(np.asarray(self.task.initial) + theta)
 
 
 def _bandit() -> Problem:
@@ -166,7 +170,9 @@ def _lqr_check() -> Problem:
 
 
 def _lqr() -> Problem:
-    return LinearProblem("lqr", two_masses(), LinearGaussian(np.zeros((2, 4)), std=1.0), 0.1, 0.05)
+    problem = LinearProblem("lqr", two_masses(), LinearGaussian(np.zeros((2, 4)), std=1.0), 0.1, 0.05)
+    problem.shapes = ("gaussian",)  # the others would double the time, and `lqr-check` has them
+    return problem
 
 
 #: name of a built-in task → its problem
@@ -205,7 +211,8 @@ def smoothed_gradient(
         return costs @ corners / len(corners) / std
     # second moment and fourth mixed moment of one coordinate, in units of σ
     second, mixed = (1.0, 1.0) if shape == "gaussian" else (d / (d + 2), d**2 / ((d + 2) * (d + 4)))
-    return sum(weight * slope(theta + std * point) for weight, point in _degree_five(d, second, mixed))
+    rule = _degree_five(d, second, mixed)
+    return np.sum([weight * slope(theta + std * point) for weight, point in rule], axis=0)
 
 
 def _degree_five(d: int, second: float, mixed: float) -> Iterator[tuple[float, Vector]]:
@@ -241,19 +248,21 @@ def estimand(problem: Problem, method: Method) -> tuple[str, Vector]:
     baseline = getattr(credit, "baseline", "none")
     if isinstance(explore, Coordinates):
         return _quotient(problem, np.asarray(explore.step, np.float64), explore.central)
-    if method.space == "parameter":
+    if isinstance(explore, ParameterNoise):
         words = f"smoothed gradient, {explore.shape}"
         exact = problem.smoothed(explore.shape, np.asarray(explore.std, np.float64))
         # the partner of a pair cancels any baseline
         inclusive = baseline == "mean" and not explore.two_sided
         n = explore.directions
-    else:
+    elif isinstance(explore, ActionNoise):
         words, exact, n = "gradient", problem.gradient(), explore.rollouts
         inclusive = baseline in ("mean", "per_stage_mean")
         if baseline == "mean" and isinstance(credit, CostToGo):
             T = problem.task.specification.horizon
             short = sum((problem.gradient(h) for h in range(1, T)), np.zeros_like(exact))
             return f"{words} − O(1/n)", (1 - 1 / n) * exact + short / (n * T)
+    else:
+        raise ValueError(f"What a {type(explore).__name__} estimates is not known; use action or parameter noise.")
     return (f"{words} · (1 − 1/{n})", (1 - 1 / n) * exact) if inclusive else (words, exact)
 
 

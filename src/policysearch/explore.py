@@ -67,6 +67,10 @@ class Explore(eqx.Module):
     def layout(self, d: int) -> Layout:
         """The trials of an update for d parameters."""
 
+    def draws(self, d: int) -> int:
+        """How many standard normal rows `rows` wants."""
+        return self.layout(d).perturbations
+
     def rows(self, z: Float[Array, "k d"]) -> Float[Array, "k d"]:
         """β of each distinct perturbation from standard normal rows z; only parameter space has any."""
         raise TypeError(f"{type(self).__name__} perturbs no parameters.")
@@ -148,6 +152,10 @@ class ParameterNoise(Explore):
             pair = np.append(pair, self.directions)
             environment = np.append(environment, 0 if self.common else environment.max() + 1)
         return Layout(perturbation, sign, environment, pair)
+
+    def draws(self, d: int) -> int:
+        """One row a direction; whole blocks of d where rows are made orthogonal."""
+        return -(-self.directions // d) * d if self.shape == "orthogonal" else self.directions
 
     def rows(self, z: Float[Array, "k d"]) -> Float[Array, "k d"]:
         """β of each direction from standard normal rows z."""

@@ -20,7 +20,7 @@ from policysearch.credit import CentredRanks, Credit, Info, TopPairs
 from policysearch.direction import Direction, LeastSquares, Natural
 from policysearch.explore import Coordinates, Explore, Layout, ParameterNoise
 from policysearch.policies import Parameters, Policy
-from policysearch.rollouts import FAILED, LOST, Rollouts, settle
+from policysearch.rollouts import LOST, OK, Rollouts, settle
 from policysearch.step import KLStep, Optimizer, Step
 
 
@@ -108,7 +108,7 @@ class Method(eqx.Module):
             would not be finite (`skipped` is 1 then); and a flat dict of scalars.
         """
         policy, layout = state.policy, self.layout(state.policy)
-        failed = rollouts.outcome
+        told = rollouts.outcome
         rollouts = settle(rollouts, jnp.asarray(self.failure_cost))
         score = self.explore.score(policy, offsets, rollouts, layout)
         a, credit_state, credit_info = self.credit(rollouts, score, layout, state.credit)
@@ -132,8 +132,8 @@ class Method(eqx.Module):
             "gradient_error": measured.error,
             "snr": measured.snr,
             "step_norm": jnp.where(ok, jnp.linalg.norm(moved - theta), 0.0),
-            "failed": jnp.sum((rollouts.outcome == FAILED) | (failed == FAILED)),
-            "lost": jnp.sum(failed == LOST),
+            "failed": jnp.sum((rollouts.outcome != OK) & (told != LOST)),
+            "lost": jnp.sum(told == LOST),
             "skipped": jnp.where(ok, 0, 1),
             **credit_info,
             **direction_info,

@@ -60,7 +60,7 @@ def ars(given: settings.ARS, problem: Problem) -> Method:
     """Augmented random search; its α/(b σ_R) Σ (r⁺ − r⁻) δ is 2ασ times Sᵀa/n."""
     directions = given.directions or problem.directions
     std = given.std or problem.effect
-    step = given.step or 0.5 * std
+    step = given.step or 0.7 * std
     top = given.top or -(-directions // 2)
     if top > directions:
         raise ValueError(f"top is {top} of {directions} directions; ask for at most as many as there are.")

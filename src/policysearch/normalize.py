@@ -32,12 +32,13 @@ class Scaling(eqx.Module):
         values = np.asarray(scale, float)
         if not np.all(np.isfinite(values) & (values > 0)):
             raise ValueError(f"Observation scales must be positive and finite; got {tuple(scale)}.")
-        return cls(jnp.ones(()), jnp.zeros(values.shape), jnp.asarray(values**2), running=False)
+        return cls(jnp.asarray(np.ones(())), jnp.asarray(np.zeros(values.shape)), jnp.asarray(values**2))
 
     @classmethod
     def follow(cls, size: int) -> Scaling:
         """Running statistics of `size` observations; the identity until two have been seen."""
-        return cls(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size), running=True)
+        zeros = jnp.asarray(np.zeros(size))
+        return cls(jnp.asarray(np.zeros(())), zeros, zeros, running=True)
 
     @property
     def shift(self) -> Float[Array, " p"]:
@@ -48,7 +49,7 @@ class Scaling(eqx.Module):
     def scale(self) -> Float[Array, " p"]:
         """What is divided by, (p,): the deviation; 1 where an observation has not varied."""
         deviation = jnp.sqrt(self.m2 / jnp.maximum(self.count, 1.0))
-        return jnp.where(deviation > 1e-6, deviation, 1.0)
+        return jnp.where(deviation > (1e-6 if self.running else 0.0), deviation, 1.0)
 
     def __call__(self, observation: Float[Array, "*b p"]) -> Float[Array, "*b p"]:
         """Scaled observation, same shape."""

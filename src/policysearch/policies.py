@@ -343,7 +343,7 @@ class Parameters(Policy):
             if name in log and value <= 0:
                 raise ValueError(f"{name} is searched on a logarithmic scale but starts at {value:g}; start above 0.")
         self.names, self.log = tuple(names), tuple(name in log for name in names)
-        self.parameters = {"values": jnp.zeros(len(names))}
+        self.parameters = {"values": jnp.asarray(np.zeros(len(names)))}
         self.scaling = None
         self.initial, self.scale = jnp.asarray(values), jnp.asarray(scales)
         self.low, self.high = jnp.asarray(low), jnp.asarray(high)

@@ -78,7 +78,8 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
     outcome = jnp.where(failed & ~jnp.isfinite(target), LOST, outcome)
     observations, actions = rollouts.observations, rollouts.actions
     if observations is not None and actions is not None:
-        # a NaN outside the mask would still poison a derivative
-        observations = jnp.where(mask[..., None], observations, 0)
-        actions = jnp.where(mask.reshape(mask.shape + (1,) * (actions.ndim - 2)), actions, 0)
+        # a NaN outside the mask would still poison a derivative, as would one in the stage that is kept above
+        observations = jnp.where(mask[..., None] & jnp.isfinite(observations), observations, 0)
+        kept = mask.reshape(mask.shape + (1,) * (actions.ndim - 2))
+        actions = jnp.where(kept & jnp.isfinite(actions), actions, 0)
     return rollouts._replace(costs=costs, mask=mask, outcome=outcome, observations=observations, actions=actions)

@@ -21,41 +21,16 @@ from policysearch.evaluation import Evaluation, evaluate
 from policysearch.explore import Coordinates
 from policysearch.method import Method, State
 from policysearch.policies import Parameters, Policy
-from policysearch.samplers.jobs import Jobs
 from policysearch.settings import ARS, METHODS, Budget, PolicySettings, Settings, checked, method_settings
-from policysearch.specification import FAILED, LOST, OK, Discrete, Specification
-from policysearch.streams import Purpose, environment_seed, stream
+from policysearch.specification import Discrete, Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.python_function import PythonFunction
+from policysearch.trials import OpenUpdate, Trial
 
 #: updates in a row without a usable trial after which a search gives up
 HOPELESS = 10
 
 Record = dict[str, float]
-
-
-class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One request to a rig: run this controller once.
-
-    Args:
-        number: of the trial, counted from 0 over the whole search.
-        update, index: which update asks it, and its place there.
-        controller: what to run; for named numbers see `values`.
-        environment_seed: partners have the same one; for rigs that can repeat a condition.
-        noise: standard action noise (T, …) for `Controller.act`, a row a stage; None where the mode runs.
-    """
-
-    number: int
-    update: int
-    index: int
-    controller: Controller
-    environment_seed: int
-    noise: np.ndarray | None = None
-
-    @property
-    def values(self) -> dict[str, float]:
-        """The named numbers to try, in their own units."""
-        return self.controller.values()
 
 
 class Result(msgspec.Struct, kw_only=True, eq=False):
@@ -116,12 +91,15 @@ class Search:
     ):
         if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}.")
-        self.task: Any = task if isinstance(task, Specification) else resolve(task)
-        self.specification: Specification = getattr(self.task, "specification", self.task)
+        plant: Any = task if isinstance(task, Specification) else resolve(task)
+        self.specification: Specification = getattr(plant, "specification", plant)
         self.seed = int(seed)
         given = self._given(method)
         self.method_name = given.label() if isinstance(given, Settings) else "composed"
         space = given.space if isinstance(given, Method) else _space(given)
+        if getattr(plant, "survival_bonus", 0.0) is None:
+            plant = plant.with_survival_bonus(plant.declared_bonus if isinstance(given, ARS) else 0.0)
+        self.task: Any = plant
         start = self._policy(policy, given)
         if initial is not None:
             start = defaults.start(start, initial)
@@ -132,6 +110,8 @@ class Search:
                 raise ValueError(f"failure_cost is {failure_cost}; it must be finite.")
             self.method = _with_failure_cost(self.method, failure_cost)
         self.settings = _resolved(given, self.method, problem)
+        if self.specification.reward:
+            self.settings["survival_bonus"] = self.task.survival_bonus
         self.state: State = self.method.init(start, self.specification.horizon)
         self.layout = self.method.layout(start)
         self.budget = self._budget(budget)
@@ -143,7 +123,7 @@ class Search:
         self._started: float | None = None
         self._workers = workers
         self._sampler: Any = None
-        self._pending: _Pending | None = None
+        self._pending: OpenUpdate | None = None
         self._warn()
 
     def _given(self, method: str | Settings | Method | None) -> Settings | Method:
@@ -283,7 +263,7 @@ class Search:
         """
         self._start_clock()
         if self._pending is None:
-            self._pending = _Pending(self.method, self.state, self.seed, self.rollouts)
+            self._pending = OpenUpdate(self.method, self.state, self.seed, self.rollouts)
         return self._pending.ask(self.specification)
 
     def tell(
@@ -373,121 +353,6 @@ class Search:
         return record
 
 
-class _Pending:
-    """The trials of one update that a caller runs, and what came back so far."""
-
-    def __init__(self, method: Method, state: State, seed: int, first: int):
-        from policysearch.samplers import host
-
-        self.jobs: Jobs = host.jobs(method, state, seed)
-        self.first = first
-        self.next = 0
-        self.results: dict[int, tuple[Any, float, int, int]] = {}
-
-    @property
-    def complete(self) -> bool:
-        return len(self.results) == len(self.jobs)
-
-    def ask(self, specification: Specification) -> Trial:
-        if self.next >= len(self.jobs):
-            raise RuntimeError(
-                f"All {len(self.jobs)} trials of this update are out; "
-                f"{len(self.jobs) - len(self.results)} are still to be told."
-            )
-        index, jobs = self.next, self.jobs
-        self.next += 1
-        noise = None
-        if jobs.stochastic:
-            generator = stream(jobs.seed, Purpose.ACTION, jobs.update, index)
-            noise = jobs.controller.noise(generator, specification.horizon)
-        return Trial(
-            number=self.first + index,
-            update=jobs.update,
-            index=index,
-            controller=jobs.controllers([index])[0],
-            environment_seed=environment_seed(
-                jobs.seed, Purpose.ENVIRONMENT, jobs.update, int(jobs.environment[index])
-            ),
-            noise=noise,
-        )
-
-    def tell(
-        self,
-        number: int,
-        specification: Specification,
-        space: str,
-        cost: float | None,
-        rollout: tuple[Any, Any, Any] | None,
-        failed: str | None,
-        lost: str | None,
-    ) -> None:
-        index = number - self.first
-        if not 0 <= index < self.next:
-            raise ValueError(f"Trial {number} is not open; open are {self.first} to {self.first + self.next - 1}.")
-        if index in self.results:
-            raise ValueError(f"Trial {number} was told already.")
-        given = sum(x is not None for x in (cost, rollout, failed, lost))
-        if given != 1:
-            raise ValueError(f"Tell exactly one of cost, rollout, failed, lost; {given} were given.")
-        if lost is not None:
-            self.results[index] = (None, math.nan, LOST, 0)
-        elif failed is not None:
-            self.results[index] = (self._empty(specification, space), math.nan, FAILED, 1)
-        elif cost is not None:
-            if space == "action":
-                raise ValueError(
-                    "A likelihood-ratio method learns from every stage: tell rollout=(observations, actions, costs)."
-                )
-            self.results[index] = (None, float(cost), OK if math.isfinite(cost) else FAILED, 1)
-        else:
-            record, total = _record(rollout, specification)
-            keep = record if space == "action" else None
-            self.results[index] = (keep, total, OK if math.isfinite(total) else FAILED, len(record[2]))
-
-    def _empty(self, specification: Specification, space: str) -> Any:
-        if space != "action":
-            return None
-        action = specification.action
-        acted = np.zeros(1, int) if isinstance(action, Discrete) else np.zeros((1, action.size))  # type: ignore[union-attr]
-        return np.zeros((1, specification.observation_size)), acted, np.full(1, np.nan)
-
-    def gathered(self, specification: Specification) -> Any:
-        from policysearch.samplers.host import totals_only
-
-        ordered = [self.results[index] for index in range(len(self.jobs))]
-        totals = np.array([total for _, total, _, _ in ordered])
-        outcome = np.array([code for _, _, code, _ in ordered])
-        lengths = np.array([length for _, _, _, length in ordered])
-        came = totals_only(totals, outcome)
-        p = specification.observation_size
-        return came._replace(
-            lengths=lengths,
-            records=[record for record, _, _, _ in ordered],
-            statistics=(0, np.zeros(p), np.zeros(p)),
-            stages=int(lengths.sum()),
-        )
-
-
-def _record(rollout: Any, specification: Specification) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], float]:
-    """A told rollout, checked, with discounted costs; and its total."""
-    observations, actions, costs = (np.asarray(part) for part in rollout)
-    length, p, action = len(costs), specification.observation_size, specification.action
-    shape = (length,) if isinstance(action, Discrete) else (length, getattr(action, "size", 0))
-    if costs.ndim != 1 or not 1 <= length <= specification.horizon:
-        raise ValueError(
-            f"A rollout's costs have shape {costs.shape}; between 1 and {specification.horizon} stages are allowed."
-        )
-    if observations.shape != (length, p) or actions.shape != shape:
-        raise ValueError(
-            f"A rollout of {length} stages came with observations {observations.shape} and actions {actions.shape}; "
-            f"({length}, {p}) and {shape} are needed, with the actions as sampled, before clipping."
-        )
-    if not np.all(np.isfinite(observations)) or not np.all(np.isfinite(actions)):
-        raise ValueError("A rollout has observations or actions that are not finite; tell failed='…' instead.")
-    paid = np.asarray(costs, float) * specification.discount ** np.arange(length)
-    return (observations, actions, paid), float(paid.sum())
-
-
 def train(
     task: Any,
     method: str | Settings | Method | None = None,
@@ -530,11 +395,15 @@ def train(
 
 
 def default_budget(specification: Specification, rollouts: int) -> Budget:
-    """How long a search goes on unless told: 5 million stages of Gymnasium, 300 updates of everything else."""
+    """How long a search goes on unless told.
+
+    Gymnasium: 2 million stages with continuous actions, 1 million with discrete ones. A plant: 300 updates. A plain
+    cost g(θ): 1000 updates.
+    """
     if specification.reward:
         continuous = not isinstance(specification.action, Discrete)
-        return Budget(5_000_000 if continuous else 1_000_000, "stages")
-    return Budget(300, "updates")
+        return Budget(2_000_000 if continuous else 1_000_000, "stages")
+    return Budget(1000 if specification.action is None else 300, "updates")
 
 
 def _space(given: Settings) -> str:
@@ -558,5 +427,6 @@ def _resolved(given: Settings | Method, method: Method, problem: defaults.Proble
             if isinstance(value, (bool, int, float, str)):
                 chosen[name] = value
             elif isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0:
-                chosen[name] = float(value)
+                # float32 read as float64 would show digits that nobody chose
+                chosen[name] = float(f"{float(value):.7g}")
     return chosen

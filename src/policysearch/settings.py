@@ -162,9 +162,9 @@ class PolicySettings(Settings, frozen=True):
     hidden: tuple[Count, ...] = (32, 32)
     """units of the network's hidden layers"""
     bias: bool | None = None
-    """a constant term in a linear policy; on except for regulators (LQR)"""
+    """a constant term in a linear policy; off for gain matrices unless the action range is lopsided"""
     std: Positive | None = None
-    """action noise, in the action's unit; 0.3 of half the action range by default"""
+    """action noise, in the action's unit; 0.1 of half the action range for a gain matrix, 0.5 for a network"""
     learned_std: bool | None = None
     """search the action noise too; on for networks"""
     scaling: Literal["auto", "fixed", "running", "none"] = "auto"

@@ -52,7 +52,9 @@ def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     general.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one a core]")
     general.add_argument("--horizon", metavar="N", help="largest number of stages in a rollout [the task's]")
     general.add_argument(
-        "--survival-bonus", metavar="B", help="reward per stage for staying alive, not learned from [0]"
+        "--survival-bonus",
+        metavar="B",
+        help="reward per stage for staying alive, left out of training [ars: what is declared; else 0]",
     )
     general.add_argument("--failure-cost", metavar="C", help="of a rollout that fails [worst of its update]")
     general.add_argument("--evaluation-rollouts", metavar="N", help="at the end [20 of Gymnasium, else 100]")
@@ -178,6 +180,9 @@ def _run(search: Search, record: journal.Journal, arguments: argparse.Namespace)
             record.add(update)
             progress.update(update)
 
+        if search.settings.get("survival_bonus"):
+            bonus = search.settings["survival_bonus"]
+            progress.note(f"training leaves out a survival bonus of {bonus:g} a stage; returns and evaluations have it")
         try:
             search.run(on_update)
         finally:

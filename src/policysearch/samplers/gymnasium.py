@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -18,6 +19,7 @@ from gymnasium.spaces import Box
 from jaxtyping import Float
 
 from policysearch.controller import Controller
+from policysearch.samplers.jobs import Episode
 from policysearch.specification import FAILED, OK, Continuous, Discrete, Specification
 
 #: observation limits beyond this say nothing about typical magnitudes
@@ -34,8 +36,9 @@ class GymnasiumTask:
             environment; a class or function of an importable module may be passed itself.
         horizon: largest number of stages; the environment's time limit by default.
         environment_options: keyword arguments of `gymnasium.make` or of the factory.
-        survival_bonus: what the environment pays per stage for staying alive; taken out of what is optimised,
-            left in reported returns.
+        survival_bonus: what the environment pays per stage for staying alive; taken out of what training
+            optimises, left in returns and evaluations. None leaves it to the method: ARS takes out what the
+            environment declares (`declared_bonus`), as its paper does; the others take out nothing.
         discount: per stage, of the cost that is optimised.
 
     Raises:
@@ -53,7 +56,7 @@ class GymnasiumTask:
         *,
         horizon: int | None = None,
         environment_options: dict[str, Any] | None = None,
-        survival_bonus: float = 0.0,
+        survival_bonus: float | None = None,
         discount: float = 1.0,
     ):
         if horizon is not None and horizon < 1:
@@ -64,7 +67,9 @@ class GymnasiumTask:
         self.environment_options = dict(environment_options or {})
         if "max_episode_steps" in self.environment_options:
             raise ValueError("environment_options holds max_episode_steps; pass horizon=… instead.")
-        self.survival_bonus = float(survival_bonus)
+        if survival_bonus is not None and not math.isfinite(survival_bonus):
+            raise ValueError(f"survival_bonus is {survival_bonus}; it must be finite.")
+        self.survival_bonus = survival_bonus
         self.discount = float(discount)
         self._source: str | gymnasium.envs.registration.EnvSpec = self.environment
         if not _is_factory(self.environment):
@@ -74,6 +79,7 @@ class GymnasiumTask:
         try:
             self.specification = self._read(env)
             self.solved_return: float | None = getattr(env.spec, "reward_threshold", None)
+            self.declared_bonus = self._declared_bonus(env)
         finally:
             env.close()
         self._horizon = self.specification.horizon
@@ -107,6 +113,18 @@ class GymnasiumTask:
             disable_env_checker=True,
             **self.environment_options,
         )
+
+    def with_survival_bonus(self, bonus: float) -> GymnasiumTask:
+        """This task with what the method takes out of training."""
+        task = copy.copy(self)
+        task.survival_bonus = bonus
+        return task
+
+    def _declared_bonus(self, env: gymnasium.Env) -> float:
+        """The `healthy_reward` that MuJoCo environments take as an option; 0 for those that have none."""
+        parameter = inspect.signature(type(env.unwrapped).__init__).parameters.get("healthy_reward")
+        value = self.environment_options.get("healthy_reward", parameter.default if parameter else 0.0)
+        return float(value) if isinstance(value, (int, float)) else 0.0
 
     def _read(self, env: gymnasium.Env) -> Specification:
         horizon = self._horizon or getattr(env.spec, "max_episode_steps", None)
@@ -200,29 +218,6 @@ def _actions(name: str, space: gymnasium.Space) -> Continuous | Discrete:
         f"{name} has actions {space}; policies give a Box of floats or Discrete. Wrap it with "
         'gymnasium.wrappers.TransformAction in a factory and pass that as "module:function".'
     )
-
-
-class Episode(NamedTuple):
-    """One rollout of L stages.
-
-    total: discounted cost without the survival bonus, over the stages before a failure.
-    returns: sum of the rewards of the same stages, as the environment paid them.
-    length: stages that were stepped, up to the one that failed.
-    outcome, reason: `OK` and "", or `FAILED` and why.
-    terminated: the task ended by itself; False where a time limit cut it.
-    mean, m2: mean and sum of squared deviations of the observations, (p,).
-    record: observations (L, p), sampled actions (L, m) or (L,) int, discounted costs (L,), NaN at a failure.
-    """
-
-    total: float
-    returns: float
-    length: int
-    outcome: int
-    reason: str
-    terminated: bool
-    mean: Float[np.ndarray, " p"]
-    m2: Float[np.ndarray, " p"]
-    record: tuple[np.ndarray, np.ndarray, np.ndarray] | None
 
 
 def run_rollout(

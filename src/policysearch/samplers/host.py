@@ -17,9 +17,9 @@ from policysearch.explore import ParameterNoise
 from policysearch.method import Method, State
 from policysearch.rollouts import Rollouts
 from policysearch.samplers.gymnasium import GymnasiumTask
-from policysearch.samplers.jobs import HostRollouts, Jobs
+from policysearch.samplers.jobs import Episode, HostRollouts, Jobs, gather
 from policysearch.samplers.workers import Workers
-from policysearch.specification import FAILED, LOST, OK, Discrete
+from policysearch.specification import OK, Continuous, Specification
 from policysearch.streams import Purpose, environment_seed, perturbations
 from policysearch.tasks.python_function import PythonFunction
 
@@ -66,22 +66,26 @@ def padded_horizon(longest: int, horizon: int) -> int:
     return min(size, horizon)
 
 
-def to_rollouts(came: HostRollouts, horizon: int, action: Any) -> Rollouts:
-    """Padded arrays of what came back; totals only, (n, 1), where nothing was recorded."""
+def to_rollouts(came: HostRollouts, recorded: bool, specification: Specification) -> Rollouts:
+    """Padded arrays of what came back; totals only, (n, 1), where stages were not asked for.
+
+    A rollout without a record has no stages: it failed or was lost, and says nothing about any action.
+    """
+    action = specification.action
     n = len(came.totals)
     outcome, terminated = jnp.asarray(came.outcome), jnp.asarray(came.terminated)
     count, mean, m2 = came.statistics
     float_dtype = jnp.zeros(()).dtype
     array = lambda x: jnp.asarray(np.asarray(x, float_dtype))  # noqa: E731
     statistics = (array(count), array(mean), array(m2))
-    if all(record is None for record in came.records):
+    if not recorded:
         mask = jnp.ones((n, 1), bool)
         return Rollouts(array(came.totals)[:, None], mask, outcome, terminated=terminated, statistics=statistics)
-    T = padded_horizon(int(came.lengths.max(initial=1)), horizon)
-    discrete = isinstance(action, Discrete)
+    T = padded_horizon(int(came.lengths.max(initial=1)), specification.horizon)
     costs, alive = np.zeros((n, T), float_dtype), np.zeros((n, T), bool)
     seen = np.zeros((n, T, len(mean)), float_dtype)
-    acted = np.zeros((n, T), int) if discrete else np.zeros((n, T, action.size), float_dtype)
+    size = (action.size,) if isinstance(action, Continuous) else ()
+    acted = np.zeros((n, T, *size), float_dtype if size else int)
     for index, record in enumerate(came.records):
         if record is not None:
             length = len(record[2])
@@ -98,11 +102,13 @@ def to_rollouts(came: HostRollouts, horizon: int, action: Any) -> Rollouts:
     )
 
 
-def tell(method: Method, state: State, requested: Jobs, came: HostRollouts, specification: Any) -> tuple[State, Info]:
+def tell(
+    method: Method, state: State, requested: Jobs, came: HostRollouts, specification: Specification
+) -> tuple[State, Info]:
     """Update from what came back of `requested`."""
     beta = offsets(requested)
     dtype = state.policy.theta().dtype
-    rollouts = to_rollouts(came, specification.horizon, specification.action)
+    rollouts = to_rollouts(came, requested.record, specification)
     return compiled_tell(method, state, None if beta is None else jnp.asarray(beta, dtype), rollouts)
 
 
@@ -146,31 +152,14 @@ class InProcess:
     def update(self, method: Method, state: State, trials: int) -> tuple[State, dict[str, Any], int]:
         """One update of `trials` trials: the next state, what it reports, and how many calls were made."""
         requested = jobs(method, state, self.seed)
-        totals, outcome = [], []
+        episodes: list[Episode | None] = []
         for trial, controller in enumerate(requested.controllers(list(range(len(requested))))):
             seed = environment_seed(self.seed, Purpose.ENVIRONMENT, requested.update, int(requested.environment[trial]))
             cost = self.task.evaluate(np.array(list(controller.values().values())), seed)
-            totals.append(cost)
-            outcome.append(OK if np.isfinite(cost) else FAILED)
-        came = totals_only(np.array(totals), np.array(outcome))
+            episodes.append(Episode.of_cost(cost))
+        came = gather(episodes, [], 0)
         state, info = tell(method, state, requested, came, self.task.specification)
         return state, info, len(requested)
 
     def close(self) -> None:
         """Nothing to end."""
-
-
-def totals_only(totals: np.ndarray, outcome: np.ndarray) -> HostRollouts:
-    """Results of n trials of which only total costs (n,) and outcomes (n,) are known."""
-    n = len(totals)
-    return HostRollouts(
-        totals=np.where(outcome == LOST, np.nan, totals),
-        returns=-totals,
-        lengths=np.ones(n, int),
-        outcome=outcome,
-        terminated=np.zeros(n, bool),
-        statistics=(0, np.zeros(0), np.zeros(0)),
-        records=[None] * n,
-        events=[],
-        stages=n,
-    )

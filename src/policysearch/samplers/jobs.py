@@ -5,6 +5,7 @@ n trials, d parameters, p observations, m actions, L stages. Trial i runs θ + s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from policysearch.controller import Controller
-from policysearch.specification import LOST, OK
+from policysearch.specification import FAILED, LOST, OK
 from policysearch.streams import SHAPES, Purpose, environment_seed, perturbations
 
 
@@ -124,6 +125,36 @@ class Event(NamedTuple):
     attempt: int
 
 
+class Episode(NamedTuple):
+    """One rollout of L stages.
+
+    total: discounted cost without the survival bonus, over the stages before a failure.
+    returns: sum of the rewards of the same stages, as the environment paid them.
+    length: stages that were stepped, up to the one that failed.
+    outcome, reason: `OK` and "", or `FAILED` and why.
+    terminated: the task ended by itself; False where a time limit cut it.
+    mean, m2: mean and sum of squared deviations of the observations, (p,); None where they are not known.
+    record: observations (L, p), sampled actions (L, m) or (L,) int, discounted costs (L,), NaN at a failure.
+    """
+
+    total: float
+    returns: float
+    length: int
+    outcome: int
+    reason: str
+    terminated: bool
+    mean: Float[np.ndarray, " p"] | None
+    m2: Float[np.ndarray, " p"] | None
+    record: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+
+    @classmethod
+    def of_cost(cls, cost: float, reason: str = "") -> Episode:
+        """A rollout of which only the total cost is known; it failed if that is not finite."""
+        if not math.isfinite(cost):
+            return cls(cost, -cost, 1, FAILED, reason or f"its cost is {cost}", False, None, None, None)
+        return cls(cost, -cost, 1, OK, "", False, None, None, None)
+
+
 class HostRollouts(NamedTuple):
     """What came back from n trials, in the order of the jobs.
 
@@ -150,7 +181,7 @@ class HostRollouts(NamedTuple):
     stages: int
 
 
-def gather(episodes: list, events: list[Event], observation_size: int) -> HostRollouts:
+def gather(episodes: list[Episode | None], events: list[Event], observation_size: int) -> HostRollouts:
     """Put the results of single trials together, always in the order of the trials.
 
     Args:
@@ -162,15 +193,15 @@ def gather(episodes: list, events: list[Event], observation_size: int) -> HostRo
         `HostRollouts`; statistics are merged by the parallel variance (Chan, Golub & LeVeque 1983).
     """
     nan = float("nan")
-    good = [episode for episode in episodes if episode is not None and episode.outcome == OK]
+    seen = [e for e in episodes if e is not None and e.outcome == OK and e.mean is not None]
     lengths = np.array([0 if e is None else e.length for e in episodes])
     count, mean, m2 = 0, np.zeros(observation_size), np.zeros(observation_size)
-    if good:
-        counts = np.array([e.length for e in good], dtype=np.float64)[:, None]
-        means = np.stack([e.mean for e in good])
+    if seen:
+        counts = np.array([e.length for e in seen], dtype=np.float64)[:, None]
+        means = np.stack([np.asarray(e.mean) for e in seen])
         count = int(counts.sum())
         mean = (counts * means).sum(axis=0) / count
-        m2 = np.stack([e.m2 for e in good]).sum(axis=0) + (counts * (means - mean) ** 2).sum(axis=0)
+        m2 = np.stack([np.asarray(e.m2) for e in seen]).sum(axis=0) + (counts * (means - mean) ** 2).sum(axis=0)
     return HostRollouts(
         totals=np.array([nan if e is None else e.total for e in episodes]),
         returns=np.array([nan if e is None else e.returns for e in episodes]),

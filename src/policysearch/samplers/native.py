@@ -126,7 +126,7 @@ def update(task: Task | Function, method: Method, state: State, key: PRNGKeyArra
     layout, offsets = method.layout(state.policy), None
     if method.space == "parameter":
         theta = state.policy.theta("parameter")
-        z = jax.random.normal(offset_key, (layout.perturbations, theta.size), theta.dtype)
+        z = jax.random.normal(offset_key, (method.explore.draws(theta.size), theta.size), theta.dtype)
         offsets = method.offsets(state.policy, z, layout)
     rollouts = sample(task, method, state.policy, layout, offsets, sample_key)
     return method.tell(state, offsets, rollouts)

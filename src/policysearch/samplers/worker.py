@@ -22,7 +22,7 @@ import gymnasium
 from policysearch.controller import Controller
 from policysearch.samplers.gymnasium import Episode, GymnasiumTask, run_rollout
 from policysearch.samplers.jobs import Jobs
-from policysearch.streams import action_stream, environment_seed
+from policysearch.streams import Purpose, action_stream, environment_seed
 
 #: trial that runs (−1: none) and the monotonic time of its start in seconds
 BEAT = struct.Struct("<qd")
@@ -70,7 +70,7 @@ class _Bench:
                     noise,
                     horizon,
                     jobs.record,
-                    self.task.survival_bonus,
+                    0.0 if jobs.purpose == Purpose.EVALUATION else self.task.survival_bonus or 0.0,
                     self.task.discount,
                 )
             except (Exception, SystemExit) as error:

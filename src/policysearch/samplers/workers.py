@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from policysearch.controller import Controller
-from policysearch.samplers.gymnasium import Episode, GymnasiumTask
-from policysearch.samplers.jobs import Event, HostRollouts, Jobs, gather
+from policysearch.samplers.gymnasium import GymnasiumTask
+from policysearch.samplers.jobs import Episode, Event, HostRollouts, Jobs, gather
 from policysearch.samplers.worker import ATTEMPTS, BEAT
 from policysearch.specification import FAILED, Discrete
 from policysearch.streams import Purpose

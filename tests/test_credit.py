@@ -1,0 +1,267 @@
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policysearch import value
+from policysearch.credit import CentredRanks, CostToGo, TopPairs, TotalCost
+from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.policies import LinearGaussian
+from policysearch.rollouts import LOST, Rollouts
+from policysearch.score import PolicyScore
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+POLICY = LinearGaussian([[0.4, -0.2]], std=0.5)
+
+
+def totals(costs, explore, lost=()):
+    """Rollouts of total costs (n,), their score and explorer."""
+    layout = explore.layout(2)
+    outcome = np.zeros(layout.size, int)
+    outcome[list(lost)] = LOST
+    came = Rollouts(
+        jnp.asarray(np.asarray(costs, float)[:, None]), jnp.ones((layout.size, 1), bool), jnp.asarray(outcome)
+    )
+    z = jnp.asarray(np.random.default_rng(3).normal(size=(layout.perturbations, 2)))
+    return came, perturbed(explore, z, came), explore
+
+
+@eqx.filter_jit
+def perturbed(explore, z, came):
+    """The score of rollouts of perturbed parameters."""
+    layout = explore.layout(2)
+    offsets = jnp.asarray(layout.sign)[:, None] * explore.rows(z)[jnp.asarray(layout.perturbation)]
+    return explore.score(POLICY, offsets, came, layout)
+
+
+def stages(n, T, seed=0, lengths=None):
+    """Rollouts of sampled actions with random costs, their score and explorer."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(T) < (np.full(n, T) if lengths is None else np.asarray(lengths))[:, None]
+    came = Rollouts(
+        jnp.asarray(np.where(mask, rng.normal(2.0, 1.0, (n, T)), 0.0)),
+        jnp.asarray(mask),
+        jnp.zeros(n, int),
+        jnp.asarray(rng.normal(size=(n, T, 2))),
+        jnp.asarray(rng.normal(size=(n, T, 1))),
+    )
+    return came, PolicyScore.of(POLICY, came), ActionNoise(n)
+
+
+def advantages(credit, given, state=None, horizon=1):
+    """Advantages and next state."""
+    a, state = compiled(credit, *given, credit.init(horizon) if state is None else state)
+    return np.asarray(a), state
+
+
+@eqx.filter_jit
+def compiled(credit, came, score, explore, state):
+    """Credit as a search calls it: the layout is NumPy, the rest traced."""
+    return credit(came, score, explore.layout(2), state)[:2]
+
+
+def to_go(costs):
+    return np.cumsum(np.asarray(costs)[:, ::-1], axis=1)[:, ::-1]
+
+
+SINGLE = ParameterNoise(6, 0.1, two_sided=False)
+COSTS = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 9.0])
+
+
+def test_running_baseline_is_the_recursion_from_the_first_cost_and_used_before_it_is_updated():
+    credit = TotalCost("running", rate=0.3)
+    first, state = advantages(credit, totals(COSTS, SINGLE))
+    second, _ = advantages(credit, totals(COSTS[::-1], SINGLE), state)
+    b, expected = COSTS[0], []
+    for cost in [*COSTS, *COSTS[::-1]]:
+        expected.append(cost - b)
+        b = 0.3 * cost + 0.7 * b
+    np.testing.assert_allclose([*first, *second], expected, atol=1e-12)
+
+
+def test_partners_are_compared_with_the_same_running_baseline():
+    a, _ = advantages(TotalCost("running", rate=0.5), totals(COSTS, ParameterNoise(3, 0.1)))
+    means = COSTS.reshape(3, 2).mean(1)
+    before = [means[0], means[0], (means[1] + means[0]) / 2]
+    np.testing.assert_allclose(a, COSTS - np.repeat(before, 2), atol=1e-12)
+
+
+def test_running_baseline_of_each_stage_goes_on_where_it_was():
+    credit = CostToGo("running", rate=0.3)
+    state, b, expected, got = None, np.full(3, np.nan), [], []
+    for seed in (0, 1):
+        given = stages(4, 3, seed)
+        a, state = advantages(credit, given, state, horizon=3)
+        got.append(a)
+        for row in to_go(given[0].costs):
+            b = np.where(np.isnan(b), row, b)
+            expected.append(row - b)
+            b = 0.3 * row + 0.7 * b
+    np.testing.assert_allclose(np.concatenate(got), expected, atol=1e-12)
+
+
+def test_stages_that_nobody_reached_leave_their_running_baseline_alone():
+    credit = CostToGo("running", rate=0.3)
+    given = stages(2, 3, lengths=[2, 1])
+    _, state = advantages(credit, given, horizon=5)
+    assert np.isnan(state).tolist() == [False, False, True, True, True]
+    assert float(state[1]) == pytest.approx(float(to_go(given[0].costs)[0, 1]))
+
+
+def test_leave_one_out_leaves_out_the_whole_pair():
+    a, _ = advantages(TotalCost("leave_one_out"), totals(COSTS, ParameterNoise(3, 0.1)))
+    for pair in range(3):
+        others = np.delete(COSTS, [2 * pair, 2 * pair + 1]).mean()
+        np.testing.assert_allclose(a[2 * pair : 2 * pair + 2], COSTS[2 * pair : 2 * pair + 2] - others, atol=1e-12)
+
+
+def test_leave_one_out_counts_no_lost_trial():
+    a, _ = advantages(TotalCost("leave_one_out"), totals(COSTS, SINGLE, lost=[5]))
+    assert a[5] == 0
+    np.testing.assert_allclose(a[0], COSTS[0] - COSTS[1:5].mean(), atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 7])
+def test_a_mean_that_includes_the_sample_shrinks_by_exactly_one_part_in_n(n):
+    costs, explore = np.random.default_rng(n).normal(size=n), ParameterNoise(n, 0.1, two_sided=False)
+    mean, _ = advantages(TotalCost("mean"), totals(costs, explore))
+    left, _ = advantages(TotalCost("leave_one_out"), totals(costs, explore))
+    np.testing.assert_allclose(mean, (1 - 1 / n) * left, atol=1e-13)
+    given = stages(n, 3)
+    mean, _ = advantages(CostToGo("per_stage_mean"), given)
+    left, _ = advantages(CostToGo("leave_one_out"), given)
+    np.testing.assert_allclose(mean, (1 - 1 / n) * left, atol=1e-13)
+
+
+def test_reference_is_the_cost_of_theta_on_the_same_pair_or_the_mean_of_all():
+    each, _ = advantages(
+        TotalCost("reference"), totals(COSTS, ParameterNoise(3, 0.1, two_sided=False, reference="each"))
+    )
+    assert each.tolist() == [2.0, 0.0, 3.0, 0.0, -4.0, 0.0]
+    one, _ = advantages(TotalCost("reference"), totals(COSTS, ParameterNoise(5, 0.1, two_sided=False, reference="one")))
+    assert one.tolist() == [*(COSTS[:5] - 9.0), 0.0]
+    forward, _ = advantages(TotalCost("reference"), totals(COSTS, Coordinates(0.1, central=False, repeats=2)))
+    assert forward.tolist() == [-1.0, -3.0, 0.0, -8.0, -4.0, 0.0]
+
+
+def test_without_a_reference_that_came_back_nothing_is_learned():
+    explore = ParameterNoise(5, 0.1, two_sided=False, reference="one")
+    a, _ = advantages(TotalCost("reference"), totals(COSTS, explore, lost=[5]))
+    assert np.all(a == 0)
+
+
+def test_optimal_baseline_is_the_least_variance_constant_of_the_other_pairs():
+    given = totals(COSTS, SINGLE)
+    a, _ = advantages(TotalCost("optimal"), given)
+    square = (np.asarray(given[1].dense()) ** 2).sum(1)
+    for i in range(6):
+        others = np.delete(np.arange(6), i)
+        best = (square[others] * COSTS[others]).sum() / square[others].sum()
+        assert a[i] == pytest.approx(COSTS[i] - best, abs=1e-12)
+
+
+def test_optimal_baseline_of_a_rollout_does_not_depend_on_its_own_cost():
+    given = stages(6, 3)
+    for credit in (TotalCost("optimal"), CostToGo("optimal")):
+        before, _ = advantages(credit, given)
+        moved = given[0].costs.at[2, 1].add(10.0)
+        after, _ = advantages(credit, (given[0]._replace(costs=moved), *given[1:]))
+        change = (after - before)[2] if credit.per_stage is False else (after - before)[2, 0]
+        assert change == pytest.approx(10.0, abs=1e-10)
+
+
+def test_cost_to_go_is_the_sum_of_what_follows_and_zero_outside_the_mask():
+    given = stages(3, 4, lengths=[4, 2, 1])
+    a, _ = advantages(CostToGo("none"), given)
+    np.testing.assert_allclose(a, to_go(given[0].costs) * np.asarray(given[0].mask), atol=1e-12)
+
+
+def test_one_mean_serves_all_stages():
+    given = stages(3, 4, lengths=[4, 2, 1])
+    a, _ = advantages(CostToGo("mean"), given)
+    mask, expected = np.asarray(given[0].mask), to_go(given[0].costs)
+    np.testing.assert_allclose(a[mask], expected[mask] - expected[mask].mean(), atol=1e-12)
+
+
+def test_value_baseline_of_a_rollout_does_not_depend_on_its_own_costs():
+    given = stages(12, 4)
+    before, _ = advantages(CostToGo("value"), given)
+    after, _ = advantages(CostToGo("value"), (given[0]._replace(costs=given[0].costs.at[3].add(100.0)), *given[1:]))
+    np.testing.assert_allclose((after - before)[3], [400.0, 300.0, 200.0, 100.0], atol=1e-9)
+    assert np.abs((after - before)[4]).max() > 1.0
+
+
+def test_best_pairs_give_the_step_of_augmented_random_search():
+    n, std, alpha, top = 5, 0.1, 0.02, 2
+    explore = ParameterNoise(n, std)
+    costs = np.random.default_rng(5).normal(size=2 * n)
+    given = totals(costs, explore)
+    a, _ = advantages(TopPairs(top), given)
+    ours = -2 * alpha * std * np.asarray(given[1].rmv(jnp.asarray(a)) / given[1].count)
+    rewards, delta = -costs.reshape(n, 2), np.asarray(given[1].offsets)[::2] / std
+    best = np.argsort(-rewards.max(1))[:top]
+    paper = alpha / (top * rewards[best].std()) * ((rewards[best, 0] - rewards[best, 1]) @ delta[best])
+    np.testing.assert_allclose(ours, paper, rtol=1e-12)
+
+
+def test_a_lost_pair_is_never_among_the_best():
+    costs = np.array([-100.0, -100.0, 1.0, 2.0, 3.0, 4.0])
+    a, _ = advantages(TopPairs(1), totals(costs, ParameterNoise(3, 0.1), lost=[0]))
+    assert np.flatnonzero(a).tolist() == [2, 3]
+
+
+def test_centred_ranks_are_evenly_spread_and_share_ties():
+    a, _ = advantages(CentredRanks(), totals([3.0, 1.0, 1e9, 1.0, -5.0], ParameterNoise(5, 0.1, two_sided=False)))
+    np.testing.assert_allclose(a, [0.25, -0.125, 0.5, -0.125, -0.5], atol=1e-12)
+    lost, _ = advantages(CentredRanks(), totals(COSTS, ParameterNoise(3, 0.1), lost=[5]))
+    np.testing.assert_allclose(lost, [1 / 6, -1 / 3, 0.5, -1 / 3, 0.0, 0.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e6])
+@pytest.mark.parametrize("credit", [TotalCost("none", normalise=True), TotalCost("mean", normalise=True), TopPairs(2)])
+def test_normalised_advantages_do_not_depend_on_the_unit_of_cost(credit, unit):
+    explore = ParameterNoise(3, 0.1)
+    np.testing.assert_allclose(
+        advantages(credit, totals(unit * COSTS, explore))[0], advantages(credit, totals(COSTS, explore))[0], rtol=1e-9
+    )
+
+
+def test_normalised_advantages_are_divided_by_the_spread_and_its_memory_falls_slowly():
+    credit = TotalCost("mean", normalise=True)
+    first, state = advantages(credit, totals(COSTS, SINGLE))
+    assert first.std() == pytest.approx(1.0)
+    second, _ = advantages(credit, totals(COSTS / 100, SINGLE), state)
+    assert second.std() == pytest.approx(0.01 / 0.95)
+    third, _ = advantages(credit, totals(COSTS * 100, SINGLE), state)
+    assert third.std() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("credit", [TotalCost("none", normalise=True), TopPairs(), CostToGo("none", normalise=True)])
+@pytest.mark.parametrize("constant", [0.0, 7.0, 1e8])
+def test_equal_costs_teach_nothing(credit, constant):
+    given = stages(6, 2) if credit.per_stage else totals(np.full(6, constant), ParameterNoise(3, 0.1))
+    if credit.per_stage:
+        given = (given[0]._replace(costs=jnp.full((6, 2), constant)), *given[1:])
+    assert np.all(advantages(credit, given)[0] == 0)
+
+
+@pytest.mark.parametrize("credit", [TotalCost, CostToGo])
+def test_unknown_baselines_are_refused(credit):
+    with pytest.raises(ValueError, match="baseline is 'median'; use one of none"):
+        credit("median")
+
+
+def test_a_value_baseline_needs_observations():
+    with pytest.raises(TypeError, match="needs the observations"):
+        advantages(CostToGo("value"), totals(COSTS, SINGLE))
+
+
+def test_value_folds_are_dealt_by_pair():
+    assert value.FOLDS >= 2
+    given = stages(12, 4)
+    before, _ = advantages(CostToGo("value"), given)
+    after, _ = advantages(CostToGo("value"), (given[0]._replace(costs=given[0].costs.at[0].add(50.0)), *given[1:]))
+    # rollout FOLDS shares the fold of rollout 0, so its baseline does not move either
+    np.testing.assert_allclose((after - before)[value.FOLDS], 0.0, atol=1e-9)
+    assert np.abs((after - before)[1]).max() > 1e-3

@@ -1,0 +1,186 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policysearch.direction import Euclidean, LeastSquares, Natural, gram
+from policysearch.explore import Coordinates, ParameterNoise
+from policysearch.policies import LinearGaussian
+from policysearch.rollouts import Rollouts
+from policysearch.score import PolicyScore
+
+
+@eqx.filter_jit
+def solve(direction, score, a):
+    """Direction and info, compiled."""
+    return direction(score, a, score.gradient(a, 2))
+
+
+def problem(policy, sampled, n=12, T=4):
+    """A score with some masked stages, and random advantages per stage."""
+    score = PolicyScore.of(policy, sampled(policy, n, T, lengths=[T] * (n - 1) + [2]))
+    a = np.random.default_rng(1).normal(size=(n, T)) * np.asarray(score.mask)
+    return score, jnp.asarray(a)
+
+
+def dense(score, per_stage=True):
+    return np.asarray(eqx.filter_jit(lambda s: s.dense(per_stage))(score))
+
+
+def error(rows, w, truth):
+    """Distance in the norm of the Fisher matrix, relative."""
+    return np.linalg.norm(rows @ (w - truth)) / np.linalg.norm(rows @ truth)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("name", "per_stage"), [("linear", True), ("softmax", True), ("softmax network", True), ("softmax", False)]
+)
+def test_all_solvers_give_the_least_squares_solution_of_least_norm(name, per_stage, policies, sampled):
+    score, a = problem(policies[name](), sampled)
+    a = a if per_stage else a.sum(1)
+    rows = dense(score, per_stage)
+    truth, _, rank, _ = np.linalg.lstsq(rows, np.ravel(a), rcond=1e-6)
+    for solver in ("parameter", "sample"):
+        w, info = solve(Natural(solver=solver), score, a)
+        assert error(rows, np.asarray(w), truth) < 1e-6
+        assert np.linalg.norm(w) == pytest.approx(np.linalg.norm(truth), rel=1e-6)
+        assert int(info["rank"]) == rank
+    if name == "softmax" and per_stage:
+        # logits are free along the all-ones shift: two of the three columns of each observation and of the bias
+        assert rank == 8 < score.policy.theta().size
+
+
+@pytest.mark.parametrize("solver", ["parameter", "sample"])
+def test_float32_is_good_to_a_thousandth_where_the_condition_is_mild(solver, sampled):
+    score, a = problem(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    rows = dense(score).astype(float)
+    assert np.linalg.cond(rows.T @ rows) < 30
+    truth = np.linalg.lstsq(rows, np.ravel(a).astype(float), rcond=None)[0]
+    w, _ = solve(Natural(solver=solver), score, a)
+    assert error(rows, np.asarray(w, float), truth) < 1e-3
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("damping", [0.1, 10.0])
+def test_damping_is_relative_to_the_mean_eigenvalue_in_every_solver(damping, policies, sampled):
+    score, a = problem(policies["network"](), sampled)
+    rows, d = dense(score), score.policy.theta().size
+    matrix = rows.T @ rows
+    expected = np.linalg.solve(matrix + damping * np.trace(matrix) / d * np.eye(d), rows.T @ np.ravel(a))
+    for solver in ("parameter", "sample"):
+        np.testing.assert_allclose(solve(Natural(None, damping, solver), score, a)[0], expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_conjugate_gradients_approach_the_damped_solution(policies, sampled):
+    score, a = problem(policies["network"](), sampled)
+    rows, d = dense(score), score.policy.theta().size
+    probe = np.asarray(jax.random.rademacher(jax.random.key(0), (d,), float))
+    shift = 0.1 * np.sum((rows @ probe) ** 2) / d
+    expected = np.linalg.solve(rows.T @ rows + shift * np.eye(d), rows.T @ np.ravel(a))
+    w, info = solve(Natural(None, 0.1, "conjugate_gradient"), score, a)
+    assert error(rows, np.asarray(w), expected) < 1e-3
+    assert float(info["residual"]) < 1e-3
+
+
+def test_conjugate_gradients_stay_finite_without_damping_and_without_gradient(policies, sampled):
+    score, a = problem(policies["softmax"](), sampled)
+    for advantage in (a, 0 * a):
+        assert np.all(np.isfinite(solve(Natural(None, 0.0, "conjugate_gradient"), score, advantage)[0]))
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_natural_direction_is_the_inverse_fisher_matrix_times_the_gradient(sampled):
+    score, a = problem(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    rows = dense(score)
+    fisher, gradient = rows.T @ rows / 12, rows.T @ np.ravel(a) / 12
+    np.testing.assert_allclose(solve(Natural(), score, a)[0], np.linalg.solve(fisher, gradient), rtol=1e-9)
+    np.testing.assert_allclose(solve(Euclidean(), score, a)[0], gradient, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_gram_matrix_in_chunks_is_that_of_all_rows(policies, sampled):
+    score, _ = problem(policies["linear"](), sampled, n=7)
+    rows, d = dense(score), score.policy.theta().size
+    for rollouts in (1, 3, 7):
+        chunked = eqx.filter_jit(lambda s, k=rollouts: gram(s, True, limit=k * 4 * d))(score)
+        np.testing.assert_allclose(chunked, rows.T @ rows, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_natural_policy_change_does_not_depend_on_the_units_of_the_parameters(sampled):
+    unit = jnp.asarray([[1.0, 1e3, 1e-2]])
+    policy = LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4)
+    came = sampled(policy, 12, 4)
+    other = LinearGaussian(policy.gain / unit, std=0.4)
+    a = problem(policy, sampled)[1]
+    w, _ = solve(Natural(), PolicyScore.of(policy, came), a)
+    scaled, _ = solve(Natural(), PolicyScore.of(other, came._replace(observations=came.observations * unit[0])), a)
+    np.testing.assert_allclose(scaled * unit[0], w, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["parameter", "sample"])
+def test_scores_that_are_all_zero_give_the_zero_direction(solver, sampled):
+    score, a = problem(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    still = eqx.tree_at(lambda s: s.mask, score, jnp.zeros_like(score.mask))
+    w, info = solve(Natural(solver=solver), still, a)
+    assert np.all(np.asarray(w) == 0)
+    assert int(info["rank"]) == 0
+
+
+def test_the_solver_follows_the_smaller_side():
+    assert Natural().chosen(100, 10) == "parameter"
+    assert Natural().chosen(10, 100) == "sample"
+    assert Natural().chosen(10_000, 10_000) == "conjugate_gradient"
+    with pytest.raises(ValueError, match="use one of auto, parameter"):
+        Natural(solver="qr")
+
+
+def perturbed(explore, cost, d):
+    """Score of perturbed parameters and what each costs."""
+    layout = explore.layout(d)
+    z = np.random.default_rng(0).normal(size=(layout.perturbations, d))
+    offsets = layout.sign[:, None] * np.asarray(explore.rows(jnp.asarray(z)))[layout.perturbation]
+    costs = np.array([cost(row) for row in offsets])
+    n = layout.size
+    came = Rollouts(jnp.asarray(costs[:, None]), jnp.ones((n, 1), bool), jnp.zeros(n, int))
+    return explore.score(LinearGaussian([[0.0] * d]), jnp.asarray(offsets), came, layout), jnp.asarray(costs)
+
+
+def bumpy(theta):
+    return float(np.sin(theta @ [1.0, 2.0, -0.5]) + np.sum(theta**3))
+
+
+@pytest.mark.usefixtures("float64")
+def test_central_least_squares_are_the_central_difference_quotients():
+    steps = np.array([0.1, 0.2, 0.05])
+    score, costs = perturbed(Coordinates(steps, repeats=2), bumpy, 3)
+    expected = [(bumpy(e) - bumpy(-e)) / (2 * np.linalg.norm(e)) for e in np.diag(steps)]
+    w, info = solve(LeastSquares(), score, costs)
+    np.testing.assert_allclose(w, expected, rtol=1e-12)
+    assert int(info["rank"]) == 3
+
+
+@pytest.mark.usefixtures("float64")
+def test_forward_least_squares_are_the_forward_difference_quotients():
+    score, costs = perturbed(Coordinates(0.1, central=False), bumpy, 3)
+    expected = [(bumpy(e) - bumpy(np.zeros(3))) / 0.1 for e in 0.1 * np.eye(3)]
+    np.testing.assert_allclose(solve(LeastSquares(), score, costs - costs[-1])[0], expected, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_least_squares_of_random_directions_are_exact_for_a_linear_cost():
+    slope = np.array([1.0, -2.0, 0.5])
+    score, costs = perturbed(ParameterNoise(4, [0.1, 0.2, 0.3]), lambda theta: float(theta @ slope), 3)
+    np.testing.assert_allclose(solve(LeastSquares(), score, costs)[0], slope, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_coordinate_whose_trials_were_lost_does_not_move():
+    score, costs = perturbed(Coordinates(0.1), bumpy, 3)
+    lost = eqx.tree_at(lambda s: s.counted, score, score.counted.at[2:4].set(False))
+    w, info = solve(LeastSquares(), lost, costs.at[2].set(1e6))
+    assert float(w[1]) == pytest.approx(0.0, abs=1e-12)
+    assert int(info["rank"]) == 2

@@ -1,0 +1,97 @@
+"""Every example runs and ends well; every Python block of the documentation runs; its commands have flags that exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import policysearch
+from policysearch.commands.train import _parser
+from policysearch.settings import METHODS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def output(name: str, folder: Path, *arguments: str) -> str:
+    """What an example prints with warnings as errors, in a folder of its own."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments],
+        cwd=folder,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_own_plant_heats_the_room_for_less_than_an_idle_heater(tmp_path):
+    cost = re.search(r"cost ([\d.]+) ±", output("own_plant.py", tmp_path, "40updates"))
+    assert cost is not None
+    # the initial policy, a constant 1000 W, costs about 21
+    assert float(cost[1]) < 15
+
+
+def test_rig_example_lowers_the_cost_and_meets_both_kinds_of_trouble(tmp_path):
+    text = output("tune_pd_on_a_rig.py", tmp_path)
+    costs = [float(number) for number in re.findall(r"trials ([\d.]+)$", text, re.MULTILINE)]
+    assert costs[-1] < 0.85 * costs[0]
+    counts = re.search(r"trials: (\d+), (\d+) failed, (\d+) lost", text)
+    assert counts is not None
+    assert int(counts[1]) == 160
+    assert int(counts[2]) > 0
+    assert int(counts[3]) > 0
+
+
+def test_composed_method_solves_and_a_wrong_one_is_refused(tmp_path):
+    text = output("compose_a_method.py", tmp_path, "300updates")
+    assert "solved: True" in text
+    assert "refused: A natural direction is already preconditioned" in text
+
+
+def test_hopper_example_reports_returns(tmp_path):
+    pytest.importorskip("mujoco")
+    text = output("hopper.py", tmp_path, "2updates", "1")
+    assert "11 observations, 3 actions" in text
+    assert text.count("update ") == 2
+    assert re.search(r"return \d+\.\d ± \d+\.\d on fresh seeds", text)
+
+
+def test_policy_acts_without_jax(tmp_path):
+    gain = policysearch.Controller({"policy": "linear_gaussian"}, {"gain": [[-3.0, -2.5]]})
+    gain.save(tmp_path / "policy.safetensors")
+    text = output("load_policy_without_jax.py", tmp_path, str(tmp_path))
+    assert "JAX was imported: False" in text
+    assert abs(float(re.findall(r"([-\d.]+) mm,", text)[0])) < 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text()
+    namespace: dict[str, object] = {"__name__": f"documentation_{page.stem}"}
+    for block in BLOCK.finditer(text):
+        line = text[: block.start(1)].count("\n")
+        # blank lines in front make a traceback name the line of the page
+        exec(compile("\n" * line + block[1], str(page), "exec", dont_inherit=True), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_have_flags_that_exist(page):
+    parser = _parser(list(METHODS), helpful=False)
+    for block in CONSOLE.finditer(page.read_text()):
+        for line in block[1].splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["$"] and "train" in words:
+                _, extras = parser.parse_known_args(words[words.index("train") + 1 :])
+                assert extras == [], line

@@ -1,0 +1,213 @@
+"""One test an equation, (18.17) to (18.28): perturbed parameters; see `docs/lecture.md`.
+
+Statistical claims use fixed seeds and five standard errors of every coordinate.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policysearch import train
+from policysearch.credit import TotalCost
+from policysearch.direction import LeastSquares
+from policysearch.distributions import Gaussian
+from policysearch.explore import Coordinates, ParameterNoise
+from policysearch.likelihood_ratio import likelihood_ratio_gradient
+from policysearch.policies import Parameters
+from policysearch.quality import measure
+from policysearch.rollouts import OK, Rollouts
+from policysearch.samplers import native
+from policysearch.score import PerturbationScore
+from policysearch.step import LearningRate
+from policysearch.streams import SHAPES, shape_rows
+from policysearch.tasks.functions import Bowl
+from policysearch.tasks.task import Function
+from test_lecture import composed, within
+
+KEY = jax.random.key(18)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def slope(error, small=1e-2):
+    """The power of the step size with which an error shrinks."""
+    return np.log2(error(small) / error(small / 2))
+
+
+def told(method, values, costs, offsets):
+    """θ after one update, from the costs of perturbed trials."""
+    policy = Parameters([f"x{i}" for i in range(len(values))], values)
+    n = len(costs)
+    rollouts = Rollouts(jnp.asarray(costs)[:, None], jnp.ones((n, 1), bool), jnp.full(n, OK))
+    state, _ = eqx.filter_jit(method.tell)(method.init(policy, 1), jnp.asarray(offsets), rollouts)
+    return np.asarray(state.policy.vector())
+
+
+@pytest.mark.parametrize("method", ["finite_differences", "weight_perturbation", "ars"])
+def test_18_17_parameter_space_methods_reach_the_minimum_of_a_plain_cost(method):
+    assert train("bowl", method, budget=4000).evaluation.solved
+
+
+def exponential(values, key):
+    return jnp.sum(jnp.exp(values))
+
+
+@pytest.mark.parametrize(("central", "rollouts", "order"), [(False, 4, 1), (True, 6, 2)])
+def test_18_18_forward_differences_err_by_the_step_and_central_ones_by_its_square(central, rollouts, order):
+    task, policy = Function(exponential, (0.0,) * 3), Parameters(["a", "b", "c"], [0.3, -0.2, 0.1])
+
+    def error(step):
+        credit = TotalCost("none" if central else "reference")
+        method = composed(Coordinates(step, central), credit, LeastSquares())
+        assert method.layout(policy).size == rollouts
+        state, _ = native.compiled_update(task, method, method.init(policy, 1), KEY)
+        return np.linalg.norm(-state.policy.theta() - np.exp([0.3, -0.2, 0.1]))
+
+    assert slope(error) == pytest.approx(order, abs=0.02)
+
+
+def perturbation_score(beta):
+    """S of perturbations (n, d), each its own pair."""
+    n = len(beta)
+    pair, counted = jnp.arange(n), jnp.ones(n, bool)
+    return PerturbationScore(
+        offsets=jnp.asarray(beta), variance=jnp.asarray(SIGMA**2), counted=counted, pair=pair, pairs=n
+    )
+
+
+@pytest.mark.parametrize(("rate", "converges"), [(1.9, True), (2.1, False)])
+def test_18_19_gradient_descent_converges_below_twice_the_inverse_curvature(rate, converges):
+    bowl, theta = Bowl(d=3, condition=10.0), jnp.ones(3)
+    step = LearningRate(rate / 10.0)
+    unused = perturbation_score(np.ones((2, 3))), measure(jnp.ones((2, 3)))
+    moved, _, _ = step(theta, jnp.asarray(bowl.gradient(theta)), *unused, ())
+    np.testing.assert_allclose(moved, 1 - rate / 10 * np.geomspace(1, 10, 3), rtol=1e-12)
+    for _ in range(200):
+        theta, _, _ = step(theta, jnp.asarray(bowl.gradient(theta)), *unused, ())
+    assert bool(bowl.expected_cost(theta) < 1e-3) == converges
+
+
+START_VALUES, BETA, SLOPE = np.array([1.0, -2.0]), np.array([0.3, 0.1]), np.array([2.0, -1.0])
+RATE, SIGMA = 0.05, 0.4
+
+
+def one_sided(g, baseline="reference"):
+    """Δθ of one perturbation BETA."""
+    explore = ParameterNoise(1, SIGMA, two_sided=False, reference="one")
+    method = composed(explore, TotalCost(baseline), step=LearningRate(RATE))
+    costs = [g(START_VALUES + BETA), g(START_VALUES)]
+    return told(method, START_VALUES, costs, [BETA, np.zeros(2)]) - START_VALUES
+
+
+def test_18_20_weight_perturbation_moves_against_the_cost_difference_times_the_perturbation():
+    g = lambda v: v[0] ** 2 * v[1] + np.sin(v[1])  # noqa: E731
+    expected = -RATE / SIGMA**2 * (g(START_VALUES + BETA) - g(START_VALUES)) * BETA
+    np.testing.assert_allclose(one_sided(g), expected, rtol=1e-12)
+
+
+def test_18_21_the_linear_model_of_the_cost_errs_by_the_square_of_the_perturbation():
+    theta, g = jnp.array([0.3, -0.2]), lambda v: exponential(v, None)
+    linear = lambda h: g(theta) + jax.grad(g)(theta) @ (h * BETA)  # noqa: E731
+    assert slope(lambda h: abs(g(theta + h * BETA) - linear(h))) == pytest.approx(2, abs=0.02)
+
+
+def test_18_22_on_a_linear_cost_the_step_is_the_outer_product_times_the_gradient():
+    expected = -RATE / SIGMA**2 * np.outer(BETA, BETA) @ SLOPE
+    np.testing.assert_allclose(one_sided(lambda v: SLOPE @ v + 3.0), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_18_23_perturbations_of_every_shape_have_mean_zero_and_equal_variance(shape):
+    rows = SIGMA * np.asarray(shape_rows(jax.random.normal(KEY, (30_000, 2)), shape, jnp))
+    steps = -RATE / SIGMA**2 * (rows @ SLOPE)[:, None] * rows
+    # rows of an orthogonal block depend on each other; blocks do not
+    blocks = lambda x: x.reshape(15_000, 2, -1).mean(1)  # noqa: E731
+    assert within(blocks(rows), 0.0)
+    outer = blocks(rows[:, :, None] * rows[:, None, :])
+    assert np.abs(outer.mean(0) - SIGMA**2 * np.eye(2).ravel()).max() < 5 * SIGMA**2 * np.sqrt(2 / 30_000)
+    assert np.abs(blocks(steps).mean(0) + RATE * SLOPE).max() < 5 * (steps.std(0).max() / np.sqrt(30_000) + 1e-12)
+
+
+def test_18_24_the_step_carries_a_minus_sign():
+    bowl, theta = Bowl(d=2), np.ones(2)
+    beta = SIGMA * np.asarray(jax.random.normal(KEY, (64, 2)))
+    method = composed(ParameterNoise(64, SIGMA, two_sided=False), TotalCost(), step=LearningRate(RATE))
+    step = told(method, theta, [bowl.expected_cost(theta + b) for b in beta], beta) - theta
+    assert bowl.expected_cost(theta + step) < bowl.expected_cost(theta) < bowl.expected_cost(theta - step)
+
+
+def running(costs, rate=0.2):
+    n = len(costs)
+    explore = ParameterNoise(n, SIGMA, two_sided=False)
+    policy = Parameters(["x"], [0.0])
+    rollouts = Rollouts(jnp.asarray(costs)[:, None], jnp.ones((n, 1), bool), jnp.full(n, OK))
+    score = explore.score(policy, jnp.ones((n, 1)), rollouts, explore.layout(1))
+    credit = TotalCost("running", rate)
+    a, (end, _), _ = credit(rollouts, score, explore.layout(1), credit.init(1))
+    return np.asarray(a), float(end)
+
+
+def test_18_25_the_running_baseline_is_used_before_it_is_updated():
+    costs, rate = np.array([5.0, 3.0, 4.0, 1.0]), 0.2
+    baseline, used, folded = costs[0], [], []
+    for g in costs:
+        used.append(g - baseline)
+        baseline = rate * g + (1 - rate) * baseline
+        folded.append(g - baseline)
+    a, end = running(costs, rate)
+    np.testing.assert_allclose(a, used, rtol=1e-12)
+    assert end == pytest.approx(baseline, rel=1e-12)
+    np.testing.assert_allclose(folded, (1 - rate) * np.asarray(used), rtol=1e-12)
+
+
+def perturbed(n, g, baseline):
+    """Perturbations and the terms −(g − b) β/σ² of Δθ/η, at θ = START_VALUES."""
+    beta = SIGMA * np.asarray(jax.random.normal(KEY, (n, 2)))
+    score = perturbation_score(beta)
+    costs = g(START_VALUES + beta)
+    a = jnp.asarray(costs - baseline(costs))
+    terms = -np.asarray(a[:, None] * score.dense())
+    np.testing.assert_allclose(-score.gradient(a, 4), terms.mean(0), rtol=1e-9, atol=1e-9)
+    return beta, terms
+
+
+def test_18_26_the_first_order_model_of_the_step_is_exact_on_linear_costs_only():
+    def terms(g):
+        beta, steps = perturbed(500, g, lambda costs: 7.0)
+        model = -(g(START_VALUES) + beta @ SLOPE - 7.0)[:, None] * beta / SIGMA**2
+        return steps, model
+
+    np.testing.assert_allclose(*terms(lambda v: v @ SLOPE), rtol=1e-11, atol=1e-11)
+    curved = lambda v: v @ SLOPE + np.sum((v - START_VALUES) ** 2, -1)  # noqa: E731
+    assert not np.allclose(*terms(curved), rtol=0.1)
+
+
+def test_18_27_a_baseline_that_knows_nothing_of_the_sample_drops_out_and_a_fitted_one_does_not():
+    g = lambda v: v @ SLOPE  # noqa: E731
+    assert within(perturbed(20_000, g, lambda costs: 1e3)[1], -SLOPE)
+    _, none = perturbed(20_000, g, lambda costs: 0.0)
+    _, fitted = perturbed(20_000, g, lambda costs: costs)
+    assert within(none, -SLOPE)
+    np.testing.assert_allclose(fitted, 0.0, atol=1e-12)
+    # the batch mean, fitted a little, shrinks batches of 4 by a quarter
+    beta = perturbed(20_000, g, lambda costs: 0.0)[0].reshape(-1, 4, 2)
+    costs = (START_VALUES + beta) @ SLOPE
+    batch = -((costs - costs.mean(1, keepdims=True))[..., None] * beta).mean(1) / SIGMA**2
+    assert within(batch, -0.75 * SLOPE)
+    assert not within(batch, -SLOPE)
+
+
+def test_18_28_weight_perturbation_is_the_likelihood_ratio_gradient_of_a_gaussian_over_parameters():
+    bowl, theta = Bowl(d=2), jnp.asarray(START_VALUES)
+    beta, steps = perturbed(20_000, lambda v: 0.5 * v**2 @ np.diag(bowl.hessian), lambda costs: 5.0)
+    assert within(steps, -bowl.gradient(START_VALUES))
+    log_prob = lambda t, x: Gaussian(t, jnp.log(SIGMA) * jnp.ones(2)).log_prob(x)  # noqa: E731
+    x = theta + beta
+    found = likelihood_ratio_gradient(log_prob, lambda v: bowl.cost(v, None), x, theta, 5.0)
+    np.testing.assert_allclose(found.gradient, -steps.mean(0), rtol=1e-9)

@@ -1,0 +1,217 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policysearch.credit import CentredRanks, CostToGo, TopPairs, TotalCost
+from policysearch.direction import Euclidean, LeastSquares, Natural
+from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.method import Method
+from policysearch.normalize import Scaling
+from policysearch.policies import LinearGaussian, Parameters
+from policysearch.rollouts import FAILED, LOST, OK, Rollouts
+from policysearch.step import KLStep, LearningRate, Optimizer, Step
+
+LR = LearningRate(0.1)
+ADAM = Optimizer(optax.adam(0.1))
+ONE_SIDED = ParameterNoise(4, 0.1, two_sided=False)
+
+LEGAL = {
+    "natural gradient": (ActionNoise(4), CostToGo(), Natural(), KLStep(0.1)),
+    "natural gradient with momentum": (
+        ActionNoise(4),
+        CostToGo(),
+        Natural(),
+        Optimizer(optax.sgd(0.1, momentum=0.9), preconditions=False),
+    ),
+    "reinforce with adam": (ActionNoise(4), TotalCost(), Euclidean(), ADAM),
+    "one sampled rollout": (ActionNoise(1), CostToGo("running"), Euclidean(), KLStep(0.1)),
+    "evolution strategies": (ParameterNoise(4, 0.1), CentredRanks(), Euclidean(), ADAM),
+    "ars": (ParameterNoise(4, 0.1), TopPairs(2), Euclidean(), LR),
+    "one-sided with reference": (
+        ParameterNoise(4, 0.1, two_sided=False, reference="each"),
+        TotalCost("reference"),
+        Euclidean(),
+        LR,
+    ),
+    "natural in parameter space": (ONE_SIDED, TotalCost(), Natural(), LR),
+    "least squares of random directions": (ONE_SIDED, TotalCost("mean"), LeastSquares(), LR),
+    "central differences": (Coordinates(0.1), TotalCost("none", normalise=True), LeastSquares(), LR),
+    "forward differences": (Coordinates(0.1, central=False), TotalCost("reference"), LeastSquares(), ADAM),
+}
+
+REFUSED = [
+    ((ParameterNoise(4, 0.1), CostToGo(), Euclidean(), LR), "one score row per rollout"),
+    ((Coordinates(0.1), TotalCost("none"), Euclidean(), LR), "belong together"),
+    ((Coordinates(0.1), TotalCost("none"), Natural(), LR), "belong together"),
+    ((ActionNoise(4), TotalCost(), LeastSquares(), LR), "is called Natural"),
+    ((ActionNoise(4), CostToGo(), Natural(), ADAM), "already preconditioned"),
+    ((ONE_SIDED, TotalCost(), Natural(), ADAM), "already preconditioned"),
+    ((ParameterNoise(4, 0.1), TotalCost(), Euclidean(), KLStep(0.1)), "A KL step needs"),
+    ((ActionNoise(4), CentredRanks(), Euclidean(), LR), "whole perturbed rollouts"),
+    ((ActionNoise(4), TopPairs(2), Euclidean(), LR), "whole perturbed rollouts"),
+    ((ONE_SIDED, TopPairs(2), Euclidean(), LR), "two_sided=True"),
+    ((ParameterNoise(4, 0.1), TotalCost("reference"), Euclidean(), LR), "needs trials of θ"),
+    ((ActionNoise(4), TotalCost("reference"), Euclidean(), LR), "needs trials of θ"),
+    ((Coordinates(0.1), TotalCost("reference"), LeastSquares(), LR), "needs trials of θ"),
+    ((Coordinates(0.1), TotalCost("mean"), LeastSquares(), LR), "Finite differences compare"),
+    ((Coordinates(0.1), CentredRanks(), LeastSquares(), LR), "Finite differences compare"),
+    ((Coordinates(0.1, central=False), TotalCost("none"), LeastSquares(), LR), "Forward differences compare"),
+    ((ParameterNoise(1, 0.1), TotalCost("leave_one_out"), Euclidean(), LR), "at least 2"),
+    ((ActionNoise(1), CostToGo("per_stage_mean"), Euclidean(), LR), "at least 2"),
+]
+
+
+@pytest.mark.parametrize("parts", LEGAL.values(), ids=LEGAL)
+def test_sound_combinations_are_methods(parts):
+    method = Method(*parts)
+    assert method.space == ("action" if isinstance(parts[0], ActionNoise) else "parameter")
+
+
+@pytest.mark.parametrize(("parts", "words"), REFUSED)
+def test_what_theory_forbids_is_refused_with_the_reason(parts, words):
+    with pytest.raises(ValueError, match=words):
+        Method(*parts)
+
+
+def test_named_numbers_have_no_actions_to_sample():
+    with pytest.raises(ValueError, match="named parameters have none"):
+        Method(*LEGAL["natural gradient"]).init(Parameters(["a"], [1.0]), 3)
+
+
+# tell
+
+#: compiled once for each method
+tell = eqx.filter_jit(lambda method, state, offsets, rollouts: method.tell(state, offsets, rollouts))
+T, P = 3, 2
+POLICY = LinearGaussian([[-0.5, 0.3]], bias=[0.1], std=0.4, learned_std=True)
+START = {name: Method(*parts).init(POLICY, T) for name, parts in LEGAL.items()}
+
+
+def batch(method, costs, outcome, policy=POLICY):
+    """Offsets and rollouts of given costs (n, T) and outcomes (n,)."""
+    layout = method.layout(policy)
+    n, rng = layout.size, np.random.default_rng(0)
+    costs, outcome = np.asarray(costs, np.float32)[:n], np.asarray(outcome)[:n]
+    if method.space == "action":
+        mask = jnp.ones((n, T), bool)
+        seen, acted = rng.normal(size=(n, T, P)), rng.normal(size=(n, T, 1))
+        return None, Rollouts(jnp.asarray(costs), mask, jnp.asarray(outcome), jnp.asarray(seen), jnp.asarray(acted))
+    offsets = method.offsets(policy, jnp.asarray(rng.normal(size=(layout.perturbations, 3))), layout)
+    return offsets, Rollouts(jnp.asarray(costs[:, :1]), jnp.ones((n, 1), bool), jnp.asarray(outcome))
+
+
+MOST = 8
+ODD = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, 1e-38, 1e30, -1e30, 3e38, -3e38])
+NUMBER = st.one_of(ODD, st.floats(-10, 10, width=32))
+ROWS = st.one_of(
+    st.lists(st.lists(NUMBER, min_size=T, max_size=T), min_size=MOST, max_size=MOST),
+    NUMBER.map(lambda constant: [[constant] * T] * MOST),
+)
+OUTCOMES = st.lists(st.sampled_from([OK, OK, OK, FAILED, LOST]), min_size=MOST, max_size=MOST)
+
+
+@pytest.mark.parametrize("name", [*LEGAL])
+@settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@given(costs=ROWS, outcome=OUTCOMES)
+def test_no_costs_ever_give_parameters_that_are_not_finite(name, costs, outcome):
+    method, state = Method(*LEGAL[name]), START[name]
+    after, info = tell(method, state, *batch(method, costs, outcome))
+    assert np.all(np.isfinite(after.policy.theta()))
+    assert int(after.update) == 1
+    if info["skipped"]:
+        for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+            assert new is after.update or np.array_equal(new, old, equal_nan=True)
+    # and what follows is an ordinary update again
+    good = np.random.default_rng(1).normal(size=(MOST, T))
+    final, info = tell(method, after, *batch(method, good, [OK] * MOST))
+    assert np.all(np.isfinite(final.policy.theta()))
+
+
+@pytest.mark.parametrize("name", ["natural gradient", "ars", "central differences"])
+def test_where_nothing_came_back_the_policy_stays_and_the_reason_is_counted(name):
+    method, state = Method(*LEGAL[name]), START[name]
+    n = method.layout(POLICY).size
+    after, info = tell(method, state, *batch(method, np.zeros((MOST, T)), [LOST] * MOST))
+    assert (int(info["skipped"]), int(info["lost"]), int(info["failed"])) == (1, n, 0)
+    assert np.array_equal(after.policy.theta(), state.policy.theta())
+    assert np.isnan(info["cost"])
+    _, info = tell(method, state, *batch(method, np.zeros((MOST, T)), [FAILED] * MOST))
+    assert (int(info["skipped"]), int(info["failed"])) == (1, n)
+
+
+@pytest.mark.parametrize("name", ["natural gradient", "ars"])
+def test_failures_are_counted_even_if_every_trial_failed(name):
+    method, state = Method(*LEGAL[name]), START[name]
+    _, info = tell(method, state, *batch(method, np.full((MOST, T), np.nan), [OK] * MOST))
+    assert int(info["failed"]) == method.layout(POLICY).size
+
+
+def test_a_rollout_that_is_not_finite_from_the_start_does_not_stop_the_others():
+    method, state = Method(*LEGAL["natural gradient"]), START["natural gradient"]
+    _, came = batch(method, np.arange(4 * T).reshape(4, T), [OK] * 4)
+    broken = came._replace(costs=came.costs.at[0].set(jnp.nan), observations=came.observations.at[0].set(jnp.nan))
+    _, info = tell(method, state, None, broken)
+    assert int(info["failed"]) == 1
+    assert int(info["skipped"]) == 0
+
+
+def test_a_failure_costs_what_was_said():
+    method = Method(*LEGAL["central differences"], failure_cost=1e3)
+    state = method.init(POLICY, T)
+    _, info = tell(method, state, *batch(method, np.zeros((MOST, T)), [FAILED, *[OK] * 7]))
+    assert float(info["cost"]) == pytest.approx(1e3 / method.layout(POLICY).size)
+
+
+# observation scaling
+
+
+class Probe(Step):
+    """Changes nothing and reports the log-probability that the method scored with."""
+
+    def __call__(self, theta: Any, w: Any, score: Any, quality: Any, state: Any) -> Any:
+        return theta, state, {"log_prob": score.log_prob()}
+
+
+def test_told_data_have_importance_ratio_one_under_the_asked_policy_and_scaling_moves_once_after(sampled):
+    start = Scaling(jnp.asarray(10.0), jnp.asarray([1.0, -1.0]), jnp.asarray([40.0, 2.5]), running=True)
+    policy = LinearGaussian([[-0.5, 0.3]], std=0.4, scaling=start)
+    method = Method(ActionNoise(6), CostToGo(), Euclidean(), Probe())
+    came = sampled(policy, 6, T, p=2, lengths=[T, T, 1, T, 2, T])
+    asked = jnp.where(came.mask, eqx.filter_jit(lambda r: policy.log_prob(r.observations, r.actions))(came), 0)
+    after, info = tell(method, method.init(policy, T), None, came)
+    np.testing.assert_allclose(info["log_prob"], asked, rtol=0, atol=1e-6)
+    seen = np.asarray(came.observations)[np.asarray(came.mask)]
+    scaling = after.policy.scaling
+    assert float(scaling.count) == 10 + len(seen)
+    np.testing.assert_allclose(scaling.mean, (10 * np.array([1.0, -1.0]) + seen.sum(0)) / (10 + len(seen)), rtol=1e-5)
+
+
+def test_a_fixed_scaling_is_not_moved_by_data(sampled):
+    policy = LinearGaussian([[-0.5, 0.3]], std=0.4, scaling=Scaling.fixed((2.0, 3.0)))
+    method = Method(*LEGAL["natural gradient"])
+    after, _ = tell(method, method.init(policy, T), None, sampled(policy, 4, T, p=2))
+    np.testing.assert_array_equal(after.policy.scaling.scale, policy.scaling.scale)
+
+
+def test_statistics_that_came_along_are_what_the_scaling_learns():
+    policy = LinearGaussian([[-0.5, 0.3]], bias=[0.0], std=0.4, scaling=Scaling.follow(2))
+    method = Method(*LEGAL["ars"])
+    offsets, came = batch(method, np.arange(MOST * T).reshape(MOST, T), [OK] * MOST, policy)
+    came = came._replace(statistics=(jnp.asarray(5.0), jnp.asarray([1.0, 2.0]), jnp.asarray([5.0, 20.0])))
+    after, _ = tell(method, method.init(policy, T), offsets, came)
+    np.testing.assert_allclose(after.policy.scaling.scale, [1.0, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(after.policy.scaling.mean, [1.0, 2.0], rtol=1e-6)
+
+
+def test_parameter_space_moves_no_log_std():
+    method, state = Method(*LEGAL["ars"]), START["ars"]
+    after, _ = tell(method, state, *batch(method, np.arange(MOST * T).reshape(MOST, T), [OK] * MOST))
+    assert np.array_equal(after.policy.log_std, state.policy.log_std)
+    assert not np.array_equal(after.policy.gain, state.policy.gain)

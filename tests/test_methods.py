@@ -1,0 +1,83 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policysearch import settings
+from policysearch.credit import TopPairs
+from policysearch.defaults import Problem
+from policysearch.methods import FACTORIES, PARAMETER_SPACE, build
+from policysearch.policies import LinearGaussian
+from policysearch.specification import Continuous, Specification
+from policysearch.step import KLStep, LearningRate
+
+RIG = Specification(name="rig", action=Continuous((-1.0,), (1.0,)), observation_size=4, horizon=10)
+
+
+def problem(d=4, network=False, effect=0.05, **changes):
+    import msgspec
+
+    return Problem(msgspec.structs.replace(RIG, **changes), d, network, effect)
+
+
+@pytest.mark.parametrize("name", settings.METHODS)
+def test_every_named_method_can_be_built_and_varies_what_its_name_says(name):
+    method = build(settings.method_settings(name, {}), problem())
+    assert method.space == ("parameter" if name in PARAMETER_SPACE else "action")
+    assert set(FACTORIES) == set(settings.METHODS)
+
+
+def test_ars_takes_the_step_of_the_paper():
+    method = build(settings.ARS(directions=3, top=2, std=0.1, step=0.02), problem())
+    assert float(method.step.rate) == pytest.approx(2 * 0.02 * 0.1)
+    assert isinstance(method.credit, TopPairs)
+    assert method.credit.top == 2
+    assert method.layout(LinearGaussian([[0.0] * 4])).size == 6
+
+
+def test_two_sided_rollouts_come_in_pairs():
+    with pytest.raises(ValueError, match="rollouts is 7; two-sided perturbations come in pairs"):
+        build(settings.WeightPerturbation(rollouts=7), problem())
+    with pytest.raises(ValueError, match="top is 4 of 3 directions"):
+        build(settings.ARS(directions=3, top=4), problem())
+
+
+@pytest.mark.parametrize(
+    ("changes", "references"),
+    [({}, 3), ({"deterministic": True}, 1), ({"repeatable": False}, 1)],
+    ids=["a seed each", "nothing is random", "no seed repeats"],
+)
+def test_references_are_as_many_as_can_help(changes, references):
+    given = settings.WeightPerturbation(rollouts=3, two_sided=False, baseline="reference")
+    layout = build(given, problem(**changes)).layout(LinearGaussian([[0.0] * 4]))
+    assert int(layout.reference.sum()) == references
+
+
+def test_common_random_numbers_follow_the_task_and_obey_the_user():
+    assert build(settings.ARS(), problem()).explore.common
+    assert not build(settings.ARS(), problem(repeatable=False)).explore.common
+    assert not build(settings.ARS(common_random_numbers=False), problem()).explore.common
+
+
+def test_a_learning_rate_is_taken_as_it_is_and_costs_are_not_normalised():
+    for given in (settings.FiniteDifferences(learning_rate=0.3), settings.WeightPerturbation(learning_rate=0.3)):
+        method = build(given, problem())
+        assert isinstance(method.step, LearningRate)
+        assert float(method.step.rate) == pytest.approx(0.3)
+        assert not method.credit.normalise
+    assert isinstance(build(settings.GPOMDP(), problem()).step, KLStep)
+    assert isinstance(build(settings.GPOMDP(learning_rate=0.3), problem()).step, LearningRate)
+
+
+def test_the_scale_free_step_is_at_most_as_long_as_said():
+    """With normalised costs, |w| ≤ 1/ε a coordinate, so that trust · ε² · w is at most trust · ε · √d long."""
+    method = build(settings.FiniteDifferences(step=0.1, trust=2.0), problem())
+    policy = LinearGaussian([[0.0] * 4])
+    layout = method.layout(policy)
+    offsets = method.offsets(policy, jnp.zeros((4, 4)), layout)
+    from policysearch.rollouts import Rollouts
+
+    costs = np.asarray(offsets) @ [1.0, -5.0, 2.0, 100.0]
+    came = Rollouts(jnp.asarray(costs[:, None]), jnp.ones((8, 1), bool), jnp.zeros(8, int))
+    after, info = method.tell(method.init(policy, 1), offsets, came)
+    assert float(info["step_norm"]) == pytest.approx(2.0 * 0.1 * np.sqrt(4), rel=1e-4)
+    assert float(after.policy.theta()[3]) < 0

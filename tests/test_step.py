@@ -1,0 +1,169 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from policysearch.direction import Natural
+from policysearch.explore import ParameterNoise
+from policysearch.policies import LinearGaussian
+from policysearch.quality import Quality
+from policysearch.rollouts import Rollouts
+from policysearch.score import PolicyScore
+from policysearch.step import CLEAR, KLStep, LearningRate, Optimizer
+
+CLEAR_CUT = Quality(jnp.asarray(1.0), jnp.asarray(jnp.nan))
+
+
+@eqx.filter_jit
+def move(step, w, score, quality, state):
+    """New θ, state and info, compiled."""
+    return step(score.policy.theta(), w, score, quality, state)
+
+
+@eqx.filter_jit
+def kl_between(score, theta):
+    """Mean KL per stage over the visited stages."""
+    kl = score.policy.kl(score.policy.with_theta(theta), score.observations)
+    return jnp.sum(jnp.where(score.mask, kl, 0.0)) / score.mask.sum()
+
+
+def given(policy, sampled, n=20, T=5, seed=0):
+    """A score with masked stages and a random direction."""
+    score = PolicyScore.of(policy, sampled(policy, n, T, seed, lengths=[T] * (n - 2) + [1, 3]))
+    w = jnp.asarray(np.random.default_rng(seed).normal(size=policy.theta().size))
+    return score, w
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["linear with learned std, scaled", "softmax"])
+def test_the_step_has_the_kl_that_was_asked_as_predicted_and_as_measured(name, policies, sampled):
+    score, w = given(policies[name](), sampled, n=400)
+    step = KLStep(0.004, memory=None)
+    theta, _, info = move(step, w, score, CLEAR_CUT, step.init(score.policy.theta()))
+    measured = float(kl_between(score, theta))
+    assert float(info["kl"]) == pytest.approx(measured, rel=1e-9)
+    assert float(info["kl_predicted"]) == pytest.approx(0.004, rel=1e-9)
+    assert measured == pytest.approx(0.004, rel=0.15)
+    assert measured <= 1.05 * 0.004
+
+
+@pytest.mark.usefixtures("float64")
+def test_kl_over_the_squared_step_in_the_fisher_norm_tends_to_one_half(policies, sampled):
+    """With the exact Fisher matrix of a Gaussian with fixed std, E[x xᵀ] ⊗ Σ⁻¹, the ratio is ½ at any length."""
+    policy = LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4)
+    score, w = given(policy, sampled)
+    x = np.asarray(score.observations)[np.asarray(score.mask)]
+    fisher = x.T @ x / len(x) / 0.4**2
+    assert float(kl_between(score, policy.theta() + w)) / float(w @ fisher @ w) == pytest.approx(0.5, rel=1e-9)
+    softmax = policies["softmax"]()
+    score, w = given(softmax, sampled)
+    hessian = np.asarray(jax.jit(jax.hessian(lambda t: kl_between(score, t)))(softmax.theta()))
+    ratios = [float(kl_between(score, softmax.theta() + e * w)) / float(e**2 * w @ hessian @ w) for e in (1e-1, 1e-3)]
+    assert abs(ratios[1] - 0.5) < 5e-3
+    assert abs(ratios[1] - 0.5) < abs(ratios[0] - 0.5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_step_along_an_overfitted_fisher_matrix_is_backed_off(sampled):
+    policy = LinearGaussian(np.zeros((1, 10)), std=0.5)
+    asked, shrinks, too_far = 0.01, 0, 0
+    for seed in range(3):
+        came = sampled(policy, 32, 1, seed, p=10)
+        score = PolicyScore.of(policy, came)
+        a = came.costs - came.costs.mean()
+        w, _ = eqx.filter_jit(lambda s, a: Natural()(s, a, s.gradient(a, 2)))(score, a)
+        step = KLStep(asked, memory=None)
+        theta, _, info = move(step, w, score, CLEAR_CUT, step.init(policy.theta()))
+        scale = float(np.sqrt(2 * asked * 32 / np.sum(np.asarray(score.mv(w)) ** 2)))
+        too_far += float(kl_between(score, policy.theta() - scale * w)) > 1.05 * asked
+        shrinks += int(info["shrinks"])
+        assert float(kl_between(score, theta)) <= 1.05 * asked
+    assert too_far > 0
+    assert shrinks > 0
+
+
+@pytest.mark.parametrize("w", [0.0, np.nan, np.inf])
+def test_a_direction_that_is_zero_or_not_finite_gives_no_step(w, sampled):
+    score, direction = given(LinearGaussian([[-0.5, 0.3, 0.1]]), sampled)
+    theta, _, info = move(KLStep(0.1), direction * 0 + w, score, CLEAR_CUT, jnp.asarray(jnp.nan))
+    assert float(info["step_scale"]) == 0.0
+    if w == 0:
+        np.testing.assert_array_equal(theta, score.policy.theta())
+
+
+def test_without_a_single_stage_there_is_no_step(sampled):
+    score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]]), sampled)
+    empty = eqx.tree_at(lambda s: s.mask, score, jnp.zeros_like(score.mask))
+    theta, _, info = move(KLStep(0.1), w, empty, CLEAR_CUT, jnp.asarray(jnp.nan))
+    np.testing.assert_array_equal(theta, score.policy.theta())
+    assert float(info["step_scale"]) == 0.0
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_learning_rate_caps_the_step_below_the_kl(sampled):
+    score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    theta, _, info = move(KLStep(0.1, rate=1e-3), w, score, CLEAR_CUT, jnp.asarray(jnp.nan))
+    np.testing.assert_allclose(theta, score.policy.theta() - 1e-3 * w, rtol=1e-12)
+    assert float(info["kl"]) < 0.1
+
+
+@pytest.mark.usefixtures("float64")
+def test_steps_shrink_by_the_share_of_signal_averaged_over_updates(sampled):
+    score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    quality = lambda snr: Quality(jnp.asarray(snr + 1.0), jnp.asarray(1.0))  # noqa: E731
+    full = float(move(KLStep(1e-4, memory=None), w, score, quality(0.5), jnp.asarray(jnp.nan))[2]["step_scale"])
+    step, state, average = KLStep(1e-4, memory=0.8), jnp.asarray(jnp.nan), None
+    for snr in (0.5, 100.0, -0.9, -0.9, -0.9, -0.9, -0.9, -0.9):
+        _, state, info = move(step, w, score, quality(snr), state)
+        clear = min(snr, CLEAR)
+        average = clear if average is None else 0.8 * average + 0.2 * clear
+        signal = max(average, 0.0)
+        assert float(info["step_scale"]) == pytest.approx(full * signal / (1 + signal), rel=1e-9)
+    assert float(info["step_scale"]) == 0.0
+
+
+def test_a_single_group_counts_as_clear(sampled):
+    score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    _, state, _ = move(KLStep(1e-4), w, score, CLEAR_CUT, jnp.asarray(jnp.nan))
+    assert float(state) == CLEAR
+
+
+def perturbed():
+    explore = ParameterNoise(2, 0.1)
+    layout = explore.layout(3)
+    came = Rollouts(jnp.ones((4, 1)), jnp.ones((4, 1), bool), jnp.zeros(4, int))
+    return explore.score(LinearGaussian([[1.0, 2.0, 3.0]]), jnp.ones((4, 3)), came, layout)
+
+
+def test_a_kl_step_of_perturbed_parameters_is_refused():
+    with pytest.raises(TypeError, match="needs a policy's action distribution"):
+        KLStep(0.1)(jnp.ones(3), jnp.ones(3), perturbed(), CLEAR_CUT, jnp.asarray(0.0))
+
+
+def test_a_learning_rate_moves_by_exactly_rate_times_direction():
+    theta, _, _ = LearningRate([0.1, 1.0, 10.0])(jnp.ones(3), jnp.ones(3), perturbed(), CLEAR_CUT, ())
+    np.testing.assert_allclose(theta, [0.9, 0.0, -9.0], rtol=1e-6)
+
+
+def test_an_optimiser_descends_and_keeps_its_own_state():
+    step, theta = Optimizer(optax.sgd(0.1, momentum=0.9)), jnp.ones(3)
+    state, w = step.init(theta), jnp.asarray([1.0, 0.0, -1.0])
+    for expected in (1 - 0.1, 1 - 0.1 - 0.19):
+        theta, state, _ = step(theta, w, perturbed(), CLEAR_CUT, state)
+        assert float(theta[0]) == pytest.approx(expected, rel=1e-6)
+        assert float(theta[1]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: KLStep(0.0), "kl is 0.0"),
+        (lambda: KLStep(np.inf), "kl is inf"),
+        (lambda: LearningRate(-1.0), "learning rate is -1.0"),
+    ],
+)
+def test_steps_that_are_not_positive_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
