@@ -1,4 +1,4 @@
-"""Every example runs and ends well; every Python block of the documentation runs; its commands have flags that exist."""
+"""Every example runs and ends well; Python blocks of the documentation run; its commands have flags that exist."""
 
 from __future__ import annotations
 

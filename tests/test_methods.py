@@ -1,4 +1,5 @@
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 
@@ -7,6 +8,8 @@ from policysearch.credit import TopPairs
 from policysearch.defaults import Problem
 from policysearch.methods import FACTORIES, PARAMETER_SPACE, build
 from policysearch.policies import LinearGaussian
+from policysearch.rollouts import Rollouts
+from policysearch.samplers.host import compiled_tell
 from policysearch.specification import Continuous, Specification
 from policysearch.step import KLStep, LearningRate
 
@@ -14,8 +17,6 @@ RIG = Specification(name="rig", action=Continuous((-1.0,), (1.0,)), observation_
 
 
 def problem(d=4, network=False, effect=0.05, **changes):
-    import msgspec
-
     return Problem(msgspec.structs.replace(RIG, **changes), d, network, effect)
 
 
@@ -74,10 +75,8 @@ def test_the_scale_free_step_is_at_most_as_long_as_said():
     policy = LinearGaussian([[0.0] * 4])
     layout = method.layout(policy)
     offsets = method.offsets(policy, jnp.zeros((4, 4)), layout)
-    from policysearch.rollouts import Rollouts
-
     costs = np.asarray(offsets) @ [1.0, -5.0, 2.0, 100.0]
     came = Rollouts(jnp.asarray(costs[:, None]), jnp.ones((8, 1), bool), jnp.zeros(8, int))
-    after, info = method.tell(method.init(policy, 1), offsets, came)
+    after, info = compiled_tell(method, method.init(policy, 1), offsets, came)
     assert float(info["step_norm"]) == pytest.approx(2.0 * 0.1 * np.sqrt(4), rel=1e-4)
     assert float(after.policy.theta()[3]) < 0

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from policysearch.evaluation import Evaluation, evaluate
     from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
     from policysearch.journal import Run, open_run
+    from policysearch.likelihood_ratio import likelihood_ratio_gradient
     from policysearch.method import Method
     from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
     from policysearch.samplers.gymnasium import GymnasiumTask
@@ -78,6 +79,7 @@ __all__ = [
     "Trial",
     "WeightPerturbation",
     "evaluate",
+    "likelihood_ratio_gradient",
     "load",
     "open_run",
     "resolve",
@@ -92,6 +94,7 @@ _HOMES = {
     "evaluation": "Evaluation evaluate",
     "explore": "ActionNoise Coordinates ParameterNoise",
     "journal": "Run open_run",
+    "likelihood_ratio": "likelihood_ratio_gradient",
     "method": "Method",
     "policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
     "samplers.gymnasium": "GymnasiumTask",

@@ -34,7 +34,7 @@ LINEAR_STD, NETWORK_STD, UNBOUNDED_STD = 0.1, 0.5, 1.0
 #: perturbation of the action, as a share of half its range, that parameter noise should cause
 PARAMETER_EFFECT = 0.1
 #: perturbation of the arguments of a plain cost g(θ), in their scales
-FUNCTION_STD = 0.03
+FUNCTION_STD = 0.2
 
 
 class Problem(NamedTuple):

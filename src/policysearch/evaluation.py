@@ -37,7 +37,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def default_rollouts(specification: Specification) -> int:
-    """100 rollouts of a built-in plant, 20 of a Gymnasium environment, 1 where nothing is random."""
+    """What the task asks for; else 100 rollouts of a plant, 20 of an environment, 1 where nothing is random."""
+    if specification.evaluation_rollouts is not None:
+        return specification.evaluation_rollouts
     if specification.deterministic:
         return 1
     return 20 if specification.reward else 100

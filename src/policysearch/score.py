@@ -168,6 +168,6 @@ class PerturbationScore(Score):
 
     def group_gradients(self, a: Float[Array, " n"], groups: int) -> Float[Array, "m d"]:
         """Sums over the pairs of a group; pairs are dealt to groups in turn."""
-        member = jax.nn.one_hot(self.pair % groups, groups, axis=0, dtype=self.offsets.dtype)
-        weights = member * jnp.where(self.counted, a, 0.0)
-        return (weights @ self.offsets) / self.variance * (groups / self.count)
+        rows = jnp.where(self.counted, a, 0.0)[:, None] * self.offsets / self.variance
+        sums = jnp.zeros((groups, rows.shape[1]), rows.dtype).at[self.pair % groups].add(rows)
+        return sums * (groups / self.count)

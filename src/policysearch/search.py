@@ -147,7 +147,7 @@ class Search:
                     f"{self.specification.name} needs a policy of named numbers with initial values: "
                     "policy=Parameters(names, initial)."
                 )
-            return Parameters([f"x{i}" for i in range(len(initial))], initial)
+            return Parameters([f"x{i}" for i in range(len(initial))], initial, scale=getattr(self.task, "scale", 1.0))
         settings = policy
         if not isinstance(settings, PolicySettings):
             settings = checked(PolicySettings, {} if policy is None else {"kind": policy}, "a policy setting")

@@ -58,6 +58,8 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
         deterministic: the seed changes nothing.
         reward: users think of this task in returns; cost = −reward.
         solved: the criterion in words, or "".
+        evaluation_rollouts: of an evaluation, enough for the criterion; None for 1 where nothing is random, 20 of a
+            task thought of in returns, else 100.
         policy: what serves this task unless asked otherwise: "linear" (a gain matrix) or "network".
     """
 
@@ -75,4 +77,5 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
     deterministic: bool = False
     reward: bool = False
     solved: str = ""
+    evaluation_rollouts: int | None = None
     policy: str = "linear"

@@ -38,17 +38,20 @@ def fitted(
         fold: (n,) number of each rollout's fold, 0 to `FOLDS` − 1.
     """
     F = features(observations)
-    scale = jnp.sqrt((weight[..., None] * F**2).sum((0, 1)) / jnp.maximum(weight.sum(), 1))
-    F = F / jnp.where(scale > 0, scale, 1.0)
     member = jax.nn.one_hot(fold, FOLDS, axis=0, dtype=F.dtype)
     weighted = F * weight[..., None]
     gram = jnp.einsum("kn,ntf,ntg->kfg", member, weighted, F)
     right = jnp.einsum("kn,ntf,nt->kf", member, weighted, to_go)
-    count = member @ weight.sum(1)
     others, others_right = gram.sum(0) - gram, right.sum(0) - right
-    penalty = RIDGE * jnp.maximum(count.sum() - count, 1.0)
-    solve = lambda matrix, b, shift: jnp.linalg.solve(  # noqa: E731
-        matrix + shift * jnp.eye(matrix.shape[0], dtype=F.dtype), b[:, None]
-    )[:, 0]
-    coefficients = jax.vmap(solve)(others, others_right, penalty)
+    # each feature has unit mean square over the other folds, so that one penalty suits all
+    count = member @ weight.sum(1)
+    total = jnp.maximum(count.sum() - count, 1.0)
+    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(others, axis1=1, axis2=2), 0.0) / total[:, None])
+    scale = jnp.where(scale > 0, scale, 1.0)
+
+    def solve(matrix: Array, b: Array, unit: Array, n: Array) -> Array:
+        scaled = matrix / (unit[:, None] * unit) + RIDGE * n * jnp.eye(len(unit), dtype=matrix.dtype)
+        return jnp.linalg.solve(scaled, (b / unit)[:, None])[:, 0] / unit
+
+    coefficients = jax.vmap(solve)(others, others_right, scale, total)
     return jnp.einsum("ntf,nf->nt", F, coefficients[fold])

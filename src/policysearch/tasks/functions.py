@@ -50,6 +50,7 @@ class Bowl(Function):
         self.deterministic = True
         self.summary = "a quadratic bowl with closed-form cost and gradient"
         self.threshold = 0.01 * self.expected_cost(np.ones(d))
+        self.scale = 1.0
 
     @property
     def hessian(self) -> Float[np.ndarray, "d d"]:
@@ -97,4 +98,5 @@ def rosenbrock(d: int = 2) -> Function:
         name="rosenbrock",
         summary="Rosenbrock's curved valley",
         threshold=0.1,
+        scale=0.15,
     )

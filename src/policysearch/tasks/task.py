@@ -81,6 +81,7 @@ class Function(eqx.Module):
         cost: JAX function of (values (d,), key) → scalar; the key may be ignored.
         initial: where a search starts, (d,).
         deterministic: the key changes nothing.
+        scale: how much a sensible change of a value is, in its unit.
     """
 
     cost: Any = eqx.field(static=True)
@@ -89,6 +90,7 @@ class Function(eqx.Module):
     deterministic: bool = eqx.field(static=True, default=True)
     summary: str = eqx.field(static=True, default="a cost g(θ) written in JAX")
     threshold: float | None = eqx.field(static=True, default=None)
+    scale: float = eqx.field(static=True, default=1.0)
 
     @property
     def specification(self) -> Specification:
