@@ -2,7 +2,7 @@
 
 The mode is evaluated on fresh seeds after every 5th update (not counted); `ends` says how many seeds are solved at the
 end of the default budget. Seconds are of sampling and updating alone, compilation included in the first column.
-Run: python benchmarks/solved.py [--seeds 5] [--tasks a,b] [--methods a,b]
+Run: python benchmarks/solved.py [--seeds 5] [--tasks a,b] [--methods a,b] [--first]
 """
 
 import argparse
@@ -16,7 +16,7 @@ from policysearch.settings import METHODS
 from policysearch.tasks import BUILT_IN, build
 
 
-def first_solved(task, method, seed, every=5):
+def first_solved(task, method, seed, first, every=5):
     """(rollouts, seconds) when the criterion first held, or None; and whether it holds at the end."""
     from policysearch.evaluation import evaluate
 
@@ -30,6 +30,8 @@ def first_solved(task, method, seed, every=5):
                 solved = bool(evaluate(search.task, search.policy.controller(), None, seed).solved)
                 if solved and found is None:
                     found = (search.rollouts, seconds)
+                    if first:
+                        break
         return found, solved
 
 
@@ -38,6 +40,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", default=",".join(BUILT_IN))
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--first", action="store_true", help="end each search when its criterion first holds")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     print(
@@ -46,7 +49,7 @@ def main():
     for task in arguments.tasks.split(","):
         for method in arguments.methods.split(","):
             try:
-                results = [first_solved(task, method, seed) for seed in range(arguments.seeds)]
+                results = [first_solved(task, method, seed, arguments.first) for seed in range(arguments.seeds)]
             except ValueError:
                 continue  # the method does not serve the task
             found = [first for first, _ in results if first]

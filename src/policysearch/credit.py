@@ -157,8 +157,11 @@ class CostToGo(Credit):
         else:
             baseline = _optimal(to_go, weight, score, pair, layout.pairs)[:, None]
         a = weight * (to_go - baseline)
+        spread = _spread(costs.sum(1), score.counted)
+        # rollouts that all cost the same teach nothing; a step of stated KL would follow their rounding errors
+        a = jnp.where(jnp.isfinite(spread) | (score.counted.sum() < 2), a, 0.0)
         if self.normalise:
-            a = a / _spread(costs.sum(1), score.counted)
+            a = a / spread
         first = jnp.broadcast_to(baseline, to_go.shape)[:, 0]
         return a, state, {"baseline": jnp.mean(first)}
 

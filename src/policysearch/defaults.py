@@ -61,8 +61,21 @@ class Problem(NamedTuple):
 
     @property
     def kl(self) -> float:
-        """Largest step in nats per stage: 0.1, shrunk by the gradient's share of noise; 0.03 of a network."""
+        """Largest step in nats per stage: 0.1 of a gain matrix, 0.03 of a network, 0.01 of a softmax.
+
+        A confident softmax has little KL left to spend, and long steps make it confident too early.
+        """
+        if isinstance(self.specification.action, Discrete):
+            return 0.01
         return 0.03 if self.network else 0.1
+
+    @property
+    def memory(self) -> float | None:
+        """A gain matrix's steps shrink by the gradient's share of noise, averaged over about five updates.
+
+        Those of a network or a softmax do not: their Euclidean ratio says little about the natural direction.
+        """
+        return None if self.network or isinstance(self.specification.action, Discrete) else 0.8
 
     @property
     def damping(self) -> float:
@@ -141,7 +154,8 @@ def default_policy(
             action_scale=half,
             scaling=scaling,
         )
-    constant = centre if settings.bias or np.any(centre != 0) else None
+    wanted = settings.bias if settings.bias is not None else bool(np.any(centre != 0))
+    constant = centre if wanted else None
     return LinearGaussian(np.zeros((len(half), p)), bias=constant, std=std, learned_std=learned, scaling=scaling)
 
 

@@ -47,8 +47,7 @@ class Method(eqx.Module):
         failure_cost: what a trial that the policy made fail costs; NaN for the worst finite cost of its update.
 
     Example:
-        >>> from policysearch.direction import Natural
-        >>> from policysearch.step import KLStep
+        >>> from policysearch import ActionNoise, CostToGo, KLStep, Natural
         >>> method = Method(ActionNoise(64), CostToGo("leave_one_out"), Natural(), KLStep(0.01))
     """
 
@@ -145,7 +144,10 @@ class Method(eqx.Module):
             if seen is None and rollouts.observations is not None:
                 seen = normalize.statistics(rollouts.observations, rollouts.mask & rollouts.used[:, None])
             if seen is not None:
-                next_policy = next_policy.with_scaling(policy.scaling.merge(*seen))
+                scaling = policy.scaling.merge(*seen)
+                # in action space a step is as long as its KL says, so the scaling must not move the policy as well
+                keeps = self.space == "action"
+                next_policy = next_policy.rescaled(scaling) if keeps else next_policy.with_scaling(scaling)
         carry = lambda new, old: _tree_where(ok, new, old)  # noqa: E731
         next_state = State(
             next_policy, carry(credit_state, state.credit), carry(step_state, state.step), state.update + 1

@@ -124,8 +124,7 @@ def _action_step(given: Any, problem: Problem) -> Step:
     rate = getattr(given, "learning_rate", None)
     if rate is not None:
         return LearningRate(rate)
-    # a network's Euclidean signal-to-noise ratio says little about its direction in policy space
-    return KLStep(given.kl or problem.kl, memory=None if problem.network else 0.8)
+    return KLStep(given.kl or problem.kl, memory=problem.memory)
 
 
 def _either(value: Any, default: Any) -> Any:

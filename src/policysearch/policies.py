@@ -79,6 +79,24 @@ class Policy(eqx.Module):
         """This policy with another observation scaling."""
         return eqx.tree_at(lambda policy: policy.scaling, self, scaling) if scaling is not None else self
 
+    def rescaled(self, scaling: Scaling) -> Policy:
+        """The same actions from another observation scaling: the first layer's weights take up the change.
+
+        Without a bias only the change of scale is taken up, not that of the shift.
+        """
+        if self.scaling is None:
+            return self
+        weight, bias = ("gain", "bias") if "gain" in self.parameters else ("weight_0", "bias_0")
+        ratio = scaling.scale / self.scaling.scale
+        old = self.parameters[weight]
+        mask = getattr(self, "mask", None)
+        if mask is not None:
+            ratio = ratio[np.nonzero(np.asarray(mask))[1]]
+        new = dict(self.parameters) | {weight: old * ratio}
+        if bias in new and mask is None:
+            new[bias] = new[bias] + old @ ((scaling.shift - self.scaling.shift) / self.scaling.scale)
+        return eqx.tree_at(lambda policy: policy.parameters, self.with_scaling(scaling), new)
+
     def _describe(self, kind: str) -> dict[str, Any]:
         # the host only ever perturbs parameters, so its flat view is that of parameter space
         return {"policy": kind, "searched": list(self.searched("parameter"))}
@@ -303,8 +321,8 @@ class Parameters(Policy):
 
     Example:
         >>> policy = Parameters(["kp", "kd"], [1.0, 0.1], bounds={"kp": (0, 5)}, scale=[0.5, 0.05])
-        >>> policy.values()
-        {'kp': 1.0, 'kd': 0.1}
+        >>> policy.values()["kp"]
+        1.0
     """
 
     parameters: dict[str, Array]

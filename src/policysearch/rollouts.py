@@ -70,7 +70,9 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
     # one stage is kept even if the very first one failed, so that the cost has a place to stand
     last = jnp.maximum(mask.sum(axis=1) - 1, 0)
     failed = outcome == FAILED
-    extra = jnp.where(failed & jnp.isfinite(target), jnp.maximum(target - total, 0.0), 0.0)
+    # what came before the failure may already be worse than the worst; where nothing came, the target is all there is
+    shortfall = jnp.where(jnp.any(mask, axis=1), jnp.maximum(target - total, 0.0), target)
+    extra = jnp.where(failed & jnp.isfinite(target), shortfall, 0.0)
     at_last = stage == last[:, None]
     costs = costs + jnp.where(at_last, extra[:, None], 0.0)
     mask = mask | (at_last & failed[:, None] & rollouts.mask)

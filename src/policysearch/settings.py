@@ -252,7 +252,7 @@ class Budget(msgspec.Struct, frozen=True):
             ValueError: not of that form, or not at least 1.
         """
         if isinstance(text, Budget):
-            return text
+            text = str(text)
         match = _BUDGET.match(str(text))
         amount = float(match.group(1)) if match else 0.0
         if not match or not 1 <= amount < 1e15 or amount % 1:
