@@ -34,7 +34,7 @@ LINEAR_STD, NETWORK_STD, UNBOUNDED_STD = 0.1, 0.5, 1.0
 #: perturbation of the action, as a share of half its range, that parameter noise should cause
 PARAMETER_EFFECT = 0.1
 #: perturbation of the arguments of a plain cost g(θ), in their scales
-FUNCTION_STD = 0.2
+FUNCTION_STD = 0.1
 
 
 class Problem(NamedTuple):
@@ -202,6 +202,10 @@ def start(policy: Policy, initial: Any) -> Policy:
                 f"this search needs {type(policy).__name__} with {_shapes(policy)}."
             )
         return other
+    if not isinstance(initial, dict):
+        raise ValueError(
+            f"initial is a {type(initial).__name__}; give a path, a controller, or a dict of values by name."
+        )
     if isinstance(policy, Parameters):
         return _named(policy, initial)
     if not isinstance(policy, LinearGaussian):

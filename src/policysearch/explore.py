@@ -237,14 +237,14 @@ def positive(name: str, value: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
 
 
-def positive_number(name: str, value: ArrayLike) -> None:
+def positive_number(name: str, value: ArrayLike, infinite: bool = False) -> None:
     """Raise ValueError unless `value` is positive and finite (abstract values pass: they were checked before)."""
     try:
         numbers = np.asarray(value, float)
     except jax.errors.TracerArrayConversionError:
         return
-    if not np.all(np.isfinite(numbers) & (numbers > 0)):
-        raise ValueError(f"{name} is {numbers.tolist()}; it must be positive and finite.")
+    if not np.all((np.isfinite(numbers) | (infinite & (numbers == np.inf))) & (numbers > 0)):
+        raise ValueError(f"{name} is {numbers.tolist()}; it must be positive{'' if infinite else ' and finite'}.")
 
 
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -111,7 +111,7 @@ class Method(eqx.Module):
         rollouts = settle(rollouts, jnp.asarray(self.failure_cost))
         score = self.explore.score(policy, offsets, rollouts, layout)
         a, credit_state, credit_info = self.credit(rollouts, score, layout, state.credit)
-        groups = score.group_gradients(a, min(layout.pairs, quality.GROUPS))
+        groups = score.group_gradients(a, quality.group_count(layout.pairs))
         gradient = groups.mean(0)
         w, direction_info = self.direction(score, a, gradient)
         theta = policy.theta(self.space)

@@ -14,6 +14,12 @@ from jaxtyping import Array, Float
 GROUPS = 32
 
 
+def group_count(pairs: int) -> int:
+    """How many groups to divide `pairs` independent samples into: equal ones where 8 to `GROUPS` can be."""
+    equal = max(groups for groups in range(1, min(pairs, GROUPS) + 1) if pairs % groups == 0)
+    return equal if equal >= min(8, pairs) else min(pairs, GROUPS)
+
+
 class Quality(NamedTuple):
     """power: ‖ĝ‖². noise: tr Cov(ĝ), what of the power is expected to be noise; NaN for a single group."""
 

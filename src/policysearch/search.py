@@ -17,7 +17,7 @@ import numpy as np
 
 from policysearch import defaults, methods
 from policysearch.controller import Controller
-from policysearch.evaluation import Evaluation, evaluate
+from policysearch.evaluation import Evaluation, evaluate, fit
 from policysearch.explore import Coordinates
 from policysearch.method import Method, State
 from policysearch.policies import Parameters, Policy
@@ -89,7 +89,7 @@ class Search:
         workers: int | None = None,
         failure_cost: float | None = None,
     ):
-        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}.")
         plant: Any = task if isinstance(task, Specification) else resolve(task)
         self.specification: Specification = getattr(plant, "specification", plant)
@@ -103,6 +103,7 @@ class Search:
         start = self._policy(policy, given)
         if initial is not None:
             start = defaults.start(start, initial)
+        fit(self.specification, start.controller())
         problem = defaults.problem(self.specification, start, space)
         self.method = given if isinstance(given, Method) else methods.build(given, problem)
         if failure_cost is not None:

@@ -101,8 +101,11 @@ class KLStep(Step):
     memory: float | None = eqx.field(static=True, default=0.8)
 
     def __check_init__(self):
-        """Refuse a KL that is not positive and finite."""
+        """Refuse a KL, a rate or a memory that mean nothing."""
         positive_number("kl", self.kl)
+        positive_number("rate", self.rate, infinite=True)
+        if self.memory is not None and not 0 <= self.memory < 1:
+            raise ValueError(f"memory is {self.memory}; it must lie in 0 ≤ memory < 1, or be None.")
 
     def init(self, theta: Float[Array, " d"]) -> Any:
         """The average signal-to-noise ratio, NaN before the first update."""

@@ -98,5 +98,5 @@ def rosenbrock(d: int = 2) -> Function:
         name="rosenbrock",
         summary="Rosenbrock's curved valley",
         threshold=0.1,
-        scale=0.15,
+        scale=0.3,
     )
