@@ -156,12 +156,11 @@ class CostToGo(Credit):
             baseline = _fitted_value(score, to_go, weight, pair)
         else:
             baseline = _optimal(to_go, weight, score, pair, layout.pairs)[:, None]
-        a = weight * (to_go - baseline)
         spread = _spread(costs.sum(1), score.counted)
         # rollouts that all cost the same teach nothing; a step of stated KL would follow their rounding errors
-        a = jnp.where(jnp.isfinite(spread) | (score.counted.sum() < 2), a, 0.0)
-        if self.normalise:
-            a = a / spread
+        teaches = jnp.isfinite(spread) | (score.counted.sum() < 2)
+        scale = jnp.where(teaches, 1 / spread if self.normalise else 1.0, 0.0)
+        a = scale * weight * (to_go - baseline)
         first = jnp.broadcast_to(baseline, to_go.shape)[:, 0]
         return a, state, {"baseline": jnp.mean(first)}
 

@@ -67,7 +67,7 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
     total = costs.sum(axis=1)
     worst = jnp.max(jnp.where(outcome == OK, total, -jnp.inf))
     target = jnp.where(jnp.isfinite(failure_cost), failure_cost, worst)
-    # one stage is kept even if the very first one failed, so that the cost has a place to stand
+    # the first stage is kept though it failed, if its action was really taken: that action led to the failure
     last = jnp.maximum(mask.sum(axis=1) - 1, 0)
     failed = outcome == FAILED
     # what came before the failure may already be worse than the worst; where nothing came, the target is all there is
@@ -75,13 +75,16 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
     extra = jnp.where(failed & jnp.isfinite(target), shortfall, 0.0)
     at_last = stage == last[:, None]
     costs = costs + jnp.where(at_last, extra[:, None], 0.0)
-    mask = mask | (at_last & failed[:, None] & rollouts.mask)
+    observations, actions = rollouts.observations, rollouts.actions
+    kept = at_last & failed[:, None] & rollouts.mask
+    if observations is not None and actions is not None:
+        real = jnp.isfinite(observations[:, 0]).all(-1) & jnp.isfinite(actions[:, 0]).reshape(len(total), -1).all(-1)
+        kept = kept & real[:, None]
+    mask = mask | kept
     # with no good rollout to compare with, a failure has no number: leave it out
     outcome = jnp.where(failed & ~jnp.isfinite(target), LOST, outcome)
-    observations, actions = rollouts.observations, rollouts.actions
     if observations is not None and actions is not None:
-        # a NaN outside the mask would still poison a derivative, as would one in the stage that is kept above
-        observations = jnp.where(mask[..., None] & jnp.isfinite(observations), observations, 0)
-        kept = mask.reshape(mask.shape + (1,) * (actions.ndim - 2))
-        actions = jnp.where(kept & jnp.isfinite(actions), actions, 0)
+        # a NaN outside the mask would still poison a derivative
+        observations = jnp.where(mask[..., None], observations, 0)
+        actions = jnp.where(mask.reshape(mask.shape + (1,) * (actions.ndim - 2)), actions, 0)
     return rollouts._replace(costs=costs, mask=mask, outcome=outcome, observations=observations, actions=actions)
