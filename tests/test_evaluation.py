@@ -1,8 +1,15 @@
+import json
+
+import msgspec
 import numpy as np
 import pytest
 
-from policysearch.evaluation import default_rollouts, evaluate, fit
+from policysearch import journal
+from policysearch.cli import main
+from policysearch.controller import Controller
+from policysearch.evaluation import QUANTILES, Evaluation, default_rollouts, evaluate, fit
 from policysearch.policies import LinearGaussian, Parameters, Softmax
+from policysearch.samplers.gymnasium import GymnasiumTask
 from policysearch.specification import Continuous, Discrete, Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.python_function import PythonFunction
@@ -53,6 +60,89 @@ def test_failed_rollouts_are_counted_and_are_in_no_mean():
     nothing = evaluate(PythonFunction(lambda v, seed: np.nan, initial=(1.0,)), numbers(1.0), 2)
     assert np.isnan(nothing.cost_mean)
     assert nothing.failed == 2
+    # but each has its place among the single rollouts
+    assert np.isfinite(result.costs).tolist() == [True, False, True, False]
+    assert result.quantiles()["max"] == 3.0
+    assert np.isnan(list(nothing.quantiles().values())).all()
+    assert nothing.summary()["length"] is None
+
+
+def test_the_mean_is_that_of_the_single_rollouts_and_quantiles_are_theirs():
+    result = evaluate(resolve("lqr-check"), LINEAR.controller(), 50, seed=1)
+    costs = np.array(result.costs)
+    assert len(costs) == result.rollouts == 50
+    assert result.cost_mean == pytest.approx(costs.mean(), rel=1e-6)
+    assert result.cost_sem == pytest.approx(costs.std(ddof=1) / np.sqrt(50), rel=1e-6)
+    assert result.returns is None
+    assert result.lengths == (21,) * 50
+    quantiles = result.quantiles()
+    assert list(quantiles.values()) == sorted(quantiles.values())
+    assert (quantiles["min"], quantiles["median"], quantiles["max"]) == (costs.min(), np.median(costs), costs.max())
+    assert quantiles["q05"] == pytest.approx(np.sort(costs)[2] + 0.45 * np.diff(np.sort(costs))[2])
+
+
+#: pushes to the side to which the pole leans: it falls after some tens of stages
+LEANING = Controller({"policy": "softmax"}, {"weight_0": [[0.0, 0.0, -1.0, 0.0], [0.0, 0.0, 1.0, 0.0]]})
+
+
+def test_an_environments_rollouts_have_their_returns_and_lengths():
+    result = evaluate(GymnasiumTask("CartPole-v1"), LEANING, 10, seed=2, workers=1)
+    # it pays 1 a stage
+    assert result.returns == tuple(map(float, result.lengths))
+    assert result.costs == tuple(-value for value in result.returns)
+    assert result.return_mean == np.mean(result.returns)
+    assert result.quantiles()["min"] == min(result.returns) > 0
+    assert result.stages == sum(result.lengths)
+    assert result.summary()["length"] == {
+        "mean": np.mean(result.lengths),
+        "min": min(result.lengths),
+        "max": max(result.lengths),
+    }
+
+
+def test_a_summary_has_no_single_rollouts_and_can_be_stored():
+    result = evaluate(resolve("lqr-check"), LINEAR.controller(), 50, seed=1)
+    summary = result.summary()
+    singles = {"costs", "returns", "lengths"}
+    assert set(summary) == set(msgspec.structs.asdict(result)) - singles | {"quantiles", "length"}
+    assert set(summary["quantiles"]) == set(QUANTILES)
+    assert msgspec.json.decode(msgspec.json.encode(summary)) == summary
+    assert "costs=" not in repr(result)
+    assert f"cost_mean={result.cost_mean!r}" in repr(result)
+    assert Evaluation(cost_mean=1.0, cost_sem=0.0, rollouts=1).summary()["length"] is None
+
+
+def stored(folder, task, controller):
+    record = journal.Journal(folder, {"task": task, "task_options": {}, "seed": 3})
+    record.add({"update": 1.0, "rollouts": 1.0})
+    record.save(controller)
+    record.finish({})
+    record.close()
+    return str(folder)
+
+
+def test_the_command_prints_quantiles_lengths_and_the_threshold(tmp_path, capsys):
+    folder = stored(tmp_path / "run", "CartPole-v1", LEANING)
+    assert main(["evaluate", folder, "--rollouts", "10", "--workers", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"cost_mean", "cost_sem", "return_mean", "failed", "stages", "solved", "criterion"} <= set(found)
+    assert main(["evaluate", folder, "--rollouts", "10", "--workers", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"not solved: mean return of at least 475; here {found['return_mean']:.4g}"
+    quantiles, length = found["quantiles"], found["length"]
+    assert lines[2].startswith(f"return: min {quantiles['min']:.4g}, 5 % {quantiles['q05']:.4g}, 25 %")
+    assert lines[2].endswith(f"95 % {quantiles['q95']:.4g}, max {quantiles['max']:.4g}")
+    assert lines[3] == f"stages: mean {length['mean']:.4g}, min {length['min']}, max {length['max']}"
+
+
+def test_the_command_leaves_out_what_a_single_rollout_or_stage_cannot_have(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "unused"))
+    assert main(["evaluate", stored(tmp_path / "run", "bowl", numbers(*[0.1] * 10))]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    arms = Softmax([(np.array([[0.0], [0.0], [0.0], [5.0]]), None)]).controller()
+    assert main(["evaluate", stored(tmp_path / "arms", "bandit", arms), "--rollouts", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["cost", "solved:", "cost:"]
 
 
 def test_as_many_rollouts_as_noise_asks_for():

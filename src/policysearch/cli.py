@@ -1,6 +1,7 @@
 """The command line. JAX is imported only by commands that need it.
 
-Exit codes: 0 done, 1 a check failed or a defect, 2 wrong input, 130 interrupted (what was found is saved).
+Exit codes: 0 done, 1 a check failed, nothing to draw with, or a defect, 2 wrong input, 130 interrupted
+(what was found is saved).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "train": ("commands.train", "search a policy for a task"),
     "evaluate": ("commands.evaluate", "measure a trained policy on fresh seeds"),
+    "render": ("commands.render", "write a video of a trained policy"),
     "list": ("commands.listing", "show tasks, methods and policies"),
     "check": ("check", "test the estimators against closed forms on this machine"),
 }

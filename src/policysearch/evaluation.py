@@ -12,9 +12,14 @@ from policysearch.controller import Controller
 from policysearch.specification import OK, Continuous, Discrete, Specification
 from policysearch.streams import Purpose, environment_seed
 
+#: names of the quantiles that are reported
+QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+#: fields with a number for each rollout
+SINGLE = ("costs", "returns", "lengths")
+
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """Mean and standard error over rollouts, in the task's cost unit.
+    """Mean and standard error over rollouts, in the task's cost unit, and what each rollout gave.
 
     Args:
         cost_mean, cost_sem: discounted total cost of the rollouts that did not fail, without any training bonus.
@@ -23,6 +28,13 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         solved: by the task's own criterion; None where it has none.
         success_share: share of rollouts that met the physical goal; None where the task has none.
         return_mean, return_sem: undiscounted return, for tasks that users think of in returns.
+        costs: of each rollout, in the order of their seeds; NaN where it failed.
+        returns: the same in returns; None where cost_mean is what users think of.
+        lengths: stages of each rollout, up to the failure where it failed.
+
+    Example:
+        >>> Evaluation(cost_mean=2.0, cost_sem=0.5, rollouts=3, costs=(1.0, 3.0, 2.0)).quantiles()["median"]
+        2.0
     """
 
     cost_mean: float
@@ -34,6 +46,38 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     success_share: float | None = None
     return_mean: float | None = None
     return_sem: float | None = None
+    costs: tuple[float, ...] = ()
+    returns: tuple[float, ...] | None = None
+    lengths: tuple[int, ...] = ()
+
+    def quantiles(self) -> dict[str, float]:
+        """Quantiles of the return where there is one, else of the cost, over rollouts that did not fail.
+
+        Returns:
+            min, q05, q25, median, q75, q95 and max, interpolated linearly; NaN if all failed.
+        """
+        values = np.array(self.costs if self.returns is None else self.returns)
+        values = values[np.isfinite(values)]
+        found = np.quantile(values, list(QUANTILES.values())) if len(values) else [math.nan] * len(QUANTILES)
+        return dict(zip(QUANTILES, map(float, found), strict=True))
+
+    def summary(self) -> dict[str, Any]:
+        """All numbers but those of single rollouts, JSON-able.
+
+        Returns:
+            The fields by name, `quantiles`, and the mean, min and max of the lengths (in stages, of rollouts that
+            did not fail) as `length`.
+        """
+        lengths = [length for length, cost in zip(self.lengths, self.costs, strict=True) if math.isfinite(cost)]
+        length = {"mean": float(np.mean(lengths)), "min": min(lengths), "max": max(lengths)} if lengths else None
+        return {**self._scalars(), "quantiles": self.quantiles(), "length": length}
+
+    def _scalars(self) -> dict[str, Any]:
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if name not in SINGLE}
+
+    def __repr__(self) -> str:
+        # thousands of single numbers would hide the others
+        return f"Evaluation({', '.join(f'{name}={value!r}' for name, value in self._scalars().items())})"
 
 
 def default_rollouts(specification: Specification) -> int:
@@ -109,6 +153,7 @@ def _gymnasium(task: Any, controller: Controller, n: int, seed: int, workers: An
     good = result.outcome == OK
     mean, sem = _mean_sem(result.totals[good])
     return_mean, return_sem = _mean_sem(result.returns[good])
+    costs, returns = (np.where(good, values, math.nan) for values in (result.totals, result.returns))
     threshold = getattr(task, "solved_return", None)
     return Evaluation(
         cost_mean=mean,
@@ -119,6 +164,9 @@ def _gymnasium(task: Any, controller: Controller, n: int, seed: int, workers: An
         solved=None if threshold is None else bool(good.all() and return_mean >= threshold),
         return_mean=return_mean,
         return_sem=return_sem,
+        costs=tuple(costs.tolist()),
+        returns=tuple(returns.tolist()),
+        lengths=tuple(result.lengths.tolist()),
     )
 
 
@@ -140,6 +188,8 @@ def _summary(task: Any, costs: np.ndarray, success: np.ndarray | None = None, st
         stages=stages,
         solved=solved,
         success_share=share,
+        costs=tuple(np.where(good, costs, math.nan).tolist()),
+        lengths=(stages // len(costs),) * len(costs),  # a rollout of a plant has no early end
     )
 
 

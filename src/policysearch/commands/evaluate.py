@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from policysearch import flags
 from policysearch.commands import shared
@@ -13,6 +11,16 @@ from policysearch.tasks import BUILT_IN
 
 if TYPE_CHECKING:
     from policysearch.journal import Run
+
+LABELS = {
+    "min": "min",
+    "q05": "5 %",
+    "q25": "25 %",
+    "median": "median",
+    "q75": "75 %",
+    "q95": "95 %",
+    "max": "max",
+}
 
 
 def main(given: list[str]) -> int:
@@ -37,7 +45,7 @@ def main(given: list[str]) -> int:
 
     run = open_run(arguments.folder)
     controller = run.controller()
-    name, options = _reference(run), run.configuration.get("task_options", {})
+    name, options = reference(run), run.configuration.get("task_options", {})
     if name in BUILT_IN:
         shared.prepare_jax()
     task = shared.task(name, options)
@@ -48,15 +56,30 @@ def main(given: list[str]) -> int:
     result = {
         "task": name,
         "seed": seed,
-        **msgspec.structs.asdict(evaluation),
+        **evaluation.summary(),
         "criterion": task.specification.solved,
     }
-    print(shared.as_json(result) if arguments.json else "\n".join(shared.outcome(result)))
+    print(shared.as_json(result) if arguments.json else "\n".join([*shared.outcome(result), *_spread(result)]))
     return 0
 
 
-def _reference(run: Run) -> str:
-    """The run's task as it can be built from here."""
+def _spread(result: dict[str, Any]) -> list[str]:
+    """How the rollouts differ, in lines; none of a single rollout."""
+    if result["rollouts"] - result["failed"] < 2:
+        return []
+    noun = "cost" if result["return_mean"] is None else "return"
+    lines = [f"{noun}: " + ", ".join(f"{LABELS[name]} {value:.4g}" for name, value in result["quantiles"].items())]
+    length = result["length"]
+    if length["max"] > 1:
+        spread = f"{length['max']} each"
+        if length["min"] < length["max"]:
+            spread = f"mean {length['mean']:.4g}, min {length['min']}, max {length['max']}"
+        lines.append(f"stages: {spread}")
+    return lines
+
+
+def reference(run: Run) -> str:
+    """The run's task as it can be built from here; ValueError if it has no name."""
     name = run.configuration.get("task")
     if name is None:
         raise ValueError(

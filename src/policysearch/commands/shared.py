@@ -60,21 +60,27 @@ def number(flag: str, text: str | None, kind: type) -> Any:
         raise ValueError(f"{flag} is {text!r}; it must be {words}.") from None
 
 
-def prepare_jax() -> None:
-    """Import JAX with compiled programs kept between runs, where the user does not say otherwise."""
+def prepare_jax() -> Path | None:
+    """Import JAX with compiled programs kept between runs, where the user does not say otherwise.
+
+    Returns:
+        The folder where they are kept; None if that is the user's affair, or nothing can be written.
+    """
     import jax
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
+        return None
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "policysearch", "jax")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
 
 
 def as_json(value: Any) -> str:
@@ -94,5 +100,7 @@ def outcome(result: dict[str, Any]) -> list[str]:
     if result["solved"] is not None:
         share = result["success_share"]
         seen = "" if share is None else f"; here {100 * share:.0f} %"
+        if noun == "return":
+            seen = f"; here {result['return_mean']:.4g}"
         lines.append(f"{'solved' if result['solved'] else 'not solved'}: {result['criterion']}{seen}")
     return lines
