@@ -23,8 +23,9 @@ CORE = (
 checker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 jaxtyping.install_import_hook([f"policysearch.{name}" for name in CORE.split()], f"{__name__}.checker")
 
+from policysearch.initial import random_layers  # noqa: E402
 from policysearch.normalize import Scaling  # noqa: E402
-from policysearch.policies import LinearGaussian, NeuralGaussian, Softmax, random_layers  # noqa: E402
+from policysearch.policies import LinearGaussian, NeuralGaussian, Softmax  # noqa: E402
 from policysearch.rollouts import OK, Rollouts  # noqa: E402
 
 
@@ -34,6 +35,13 @@ def _scaling(p):
 
 #: one of each kind; p = 3 observations, m = 2 actions or k = 3 choices
 POLICIES = {
+    "rbf": lambda: NeuralGaussian(
+        [(np.array(w), np.array(b) + 0.1) for w, b in random_layers([3, 5, 2], 4, last=0.5)],
+        std=0.4,
+        activation="sin",
+        frozen=1,
+        scaling=_scaling(3),
+    ),
     "linear": lambda: LinearGaussian([[-0.5, 0.3, 0.1], [0.2, -0.7, 0.4]], bias=[0.1, -0.2], std=[0.3, 0.6]),
     "linear with learned std, scaled": lambda: LinearGaussian(
         [[-0.5, 0.3, 0.1], [0.2, -0.7, 0.4]], std=[0.3, 0.6], learned_std=True, scaling=_scaling(3)

@@ -18,15 +18,18 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 class Drift(gymnasium.Env):
     """x' = 0.9 x + 0.1 u + noise in two dimensions, reward 1 − |x|²; ends by itself after 5 to 14 stages.
 
-    At the seeds `guilty` it misbehaves on stage 3 as `fault` says; with `marker` only until that file exists.
-    Once it has raised it is of no more use. `log` is a file to which every reset adds a line with its seed.
+    At the seeds `guilty`, and at a `share` of all seeds, it misbehaves on stage 3 as `fault` says; with `marker` only
+    until that file exists. Once it has raised it is of no more use. `log` is a file to which every reset adds a line
+    with its seed.
     """
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
     action_space = Box(-1.0, 1.0, (2,), np.float32)
 
-    def __init__(self, guilty: tuple[int, ...] = (), fault: str = "", marker: str = "", log: str = ""):
-        self.guilty, self.fault, self.marker, self.log = guilty, fault, marker, log
+    def __init__(
+        self, guilty: tuple[int, ...] = (), fault: str = "", marker: str = "", log: str = "", share: float = 0.0
+    ):
+        self.guilty, self.fault, self.marker, self.log, self.share = guilty, fault, marker, log, share
         self.spoiled = False
         self.resets: list[int | None] = []
         self.applied: list[np.ndarray] = []
@@ -39,7 +42,7 @@ class Drift(gymnasium.Env):
                 print(seed, file=file)
         if self.spoiled:
             raise RuntimeError("this environment has raised before")
-        self.guilty_now = seed in self.guilty
+        self.guilty_now = seed in self.guilty or in_share(seed, self.share)
         self.x = self.np_random.normal(size=2)
         self.length = int(self.np_random.integers(5, 15))
         self.stage = 0
@@ -63,13 +66,18 @@ class Drift(gymnasium.Env):
             raise OSError("the simulator's licence was lost")
         if self.fault == "exit":
             sys.exit(1)
-        if self.fault == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault in ("die", "crash"):
+            os.kill(os.getpid(), signal.SIGKILL if self.fault == "die" else signal.SIGSEGV)
         if self.fault == "hang":
             time.sleep(1000)
         if self.fault == "nan_observation":
             seen[0] = np.nan
         return np.nan if self.fault == "nan_reward" else reward
+
+
+def in_share(seed: int, share: float) -> bool:
+    """Whether a seed belongs to a given share of all (they are hashed, so their remainders are uniform)."""
+    return seed % 1000 < 1000 * share
 
 
 class Letters(gymnasium.Env):

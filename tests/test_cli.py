@@ -209,8 +209,10 @@ def test_an_interrupted_search_ends_in_order_with_what_it_found(tmp_path):
     assert run.result["reason"] == "interrupted"
     assert run.result["updates"] == len(run.records) >= 8
     assert run.controller().theta().size == 10
-    # compiled programs are kept for the next start
-    assert any((tmp_path / "cache" / "policysearch" / "jax").iterdir())
+    # traced and compiled programs are kept for the next start
+    kept = {path.suffix for path in (tmp_path / "cache" / "policysearch" / "jax").iterdir()}
+    assert ".stablehlo" in kept
+    assert len(kept) > 1
 
 
 # list, help and imports
@@ -233,6 +235,15 @@ def test_help_and_list_import_neither_jax_nor_numpy():
         "    except SystemExit:\n"
         "        pass\n"
         "assert not {'jax', 'numpy', 'gymnasium', 'matplotlib', 'scipy'} & set(sys.modules), sys.modules.keys()\n"
+    )
+
+
+def test_a_search_on_a_plant_imports_no_environments_and_no_plots():
+    python(
+        "import sys\n"
+        "import policysearch.samplers.native\n"
+        "policysearch.Search('bowl')\n"
+        "assert not {'gymnasium', 'matplotlib', 'optax', 'rich'} & set(sys.modules), sys.modules.keys()\n"
     )
 
 

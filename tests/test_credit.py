@@ -265,3 +265,39 @@ def test_value_folds_are_dealt_by_pair():
     # rollout FOLDS shares the fold of rollout 0, so its baseline does not move either
     np.testing.assert_allclose((after - before)[value.FOLDS], 0.0, atol=1e-9)
     assert np.abs((after - before)[1]).max() > 1e-3
+
+
+def test_discounted_advantages_are_those_of_the_textbook():
+    T, n, gamma, decay = 6, 12, 0.9, 0.7
+    rng = np.random.default_rng(4)
+    mask = np.arange(T) < rng.integers(2, T + 1, n)[:, None]
+    costs = np.where(mask, rng.normal(size=(n, T)), 0.0)
+    policy = LinearGaussian([[0.5, -0.2]])
+    came = Rollouts(
+        jnp.asarray(costs),
+        jnp.asarray(mask),
+        jnp.zeros(n, int),
+        jnp.asarray(np.where(mask[..., None], rng.normal(size=(n, T, 2)), 0)),
+        jnp.asarray(np.where(mask[..., None], rng.normal(size=(n, T, 1)), 0)),
+    )
+    layout = ActionNoise(n).layout(2)
+    score = PolicyScore.of(policy, came)
+
+    def advantages(baseline, pair):
+        return np.asarray(CostToGo(baseline, discounting=pair)(came, score, layout, ())[0])
+
+    to_go = np.zeros((n, T + 1))
+    for k in reversed(range(T)):
+        to_go[:, k] = costs[:, k] + gamma * to_go[:, k + 1]
+    np.testing.assert_allclose(advantages("none", (gamma, 1.0)), mask * to_go[:, :T], rtol=1e-5, atol=1e-6)
+    # λ = 1 is the cost-to-go less the value; from that the value, and from the value every other λ
+    value = np.pad(mask * (to_go[:, :T] - advantages("value", (gamma, 1.0))), ((0, 0), (0, 1)))
+    difference = mask * (costs + gamma * value[:, 1:] - value[:, :T])
+    expected = np.zeros((n, T + 1))
+    for k in reversed(range(T)):
+        expected[:, k] = difference[:, k] + gamma * decay * expected[:, k + 1]
+    np.testing.assert_allclose(advantages("value", (gamma, decay)), mask * expected[:, :T], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="below 1 it needs 'value'"):
+        CostToGo("mean", discounting=(0.9, 0.9))
+    with pytest.raises(ValueError, match=r"γ is 1\.5"):
+        CostToGo("value", discounting=(1.5, 0.9))

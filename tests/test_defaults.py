@@ -1,12 +1,9 @@
-import json
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from policysearch import defaults
-from policysearch.normalize import Scaling
-from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Softmax
+from policysearch.policies import LinearGaussian, NeuralGaussian, Softmax
 from policysearch.settings import PolicySettings
 from policysearch.specification import Continuous, Discrete, Specification
 
@@ -85,67 +82,3 @@ def test_a_fixed_scaling_needs_a_scale():
 
 
 # known parameters
-
-SCALED = LinearGaussian(
-    [[0.0, 0.0]], bias=[0.0], scaling=Scaling(jnp.asarray(1.0), jnp.asarray([1.0, -2.0]), jnp.asarray([4.0, 0.25]))
-)
-
-
-def test_an_initial_gain_acts_on_observations_in_their_own_units(tmp_path):
-    given = {"gain": [[-1.5, 0.5]], "bias": [0.25]}
-    (tmp_path / "gains.json").write_text(json.dumps(given))
-    for initial in (given, tmp_path / "gains.json", str(tmp_path / "gains.json")):
-        policy = defaults.start(SCALED, initial)
-        x = np.array([0.3, -0.7])
-        assert float(policy.mode(jnp.asarray(x))[0]) == pytest.approx(-1.5 * 0.3 - 0.5 * 0.7 + 0.25, rel=1e-5)
-        gain, bias = policy.physical_gain()
-        np.testing.assert_allclose(gain, given["gain"], rtol=1e-6)
-        np.testing.assert_allclose(bias, given["bias"], rtol=1e-6)
-
-
-def test_a_policy_file_and_a_controller_start_where_they_ended(tmp_path):
-    policy = defaults.start(SCALED, {"gain": [[-1.5, 0.5]]})
-    policy.controller().save(tmp_path / "policy.safetensors")
-    for initial in (policy.controller(), tmp_path / "policy.safetensors", tmp_path):
-        np.testing.assert_allclose(defaults.start(SCALED, initial).theta(), policy.theta(), rtol=1e-6)
-
-
-def test_named_numbers_start_from_some_of_their_values():
-    policy = defaults.start(Parameters(["kp", "kd"], [1.0, 0.1], bounds={"kp": (0, 5)}, log=["kd"]), {"kd": 0.2})
-    assert policy.values() == pytest.approx({"kp": 1.0, "kd": 0.2})
-    with pytest.raises(ValueError, match="kp starts at 6"):
-        defaults.start(policy, {"kp": 6.0})
-
-
-@pytest.mark.parametrize(
-    ("policy", "initial", "words"),
-    [
-        (SCALED, {"gain": [[1.0]]}, "gain of shape"),
-        (SCALED, {"gain": [[1.0, 2.0]], "kp": 1.0}, "it must be"),
-        (SCALED, {"bias": [1.0]}, "it must be"),
-        (LinearGaussian([[0.0, 0.0]]), {"gain": [[1.0, 2.0]], "bias": [1.0]}, "the policy has none"),
-        (LinearGaussian([[0.0, 0.0]], mask=[[True, False]]), {"gain": [[1.0, 2.0]]}, "mask is False"),
-        (Parameters(["kp"], [1.0]), {"ki": 1.0}, "the parameters are kp"),
-        (Softmax([(np.zeros((2, 2)), None)]), {"gain": [[1.0, 2.0]]}, "Only a gain matrix or named numbers"),
-        (SCALED, LinearGaussian([[1.0, 2.0, 3.0]]).controller(), "this search needs LinearGaussian"),
-        (SCALED, Softmax([(np.zeros((2, 2)), None)]).controller(), "The initial policy is Softmax"),
-        (SCALED, "/nowhere/gains.json", "no file"),
-    ],
-)
-def test_initial_values_that_do_not_fit_are_refused(policy, initial, words):
-    with pytest.raises(ValueError, match=words):
-        defaults.start(policy, initial)
-
-
-def test_a_file_that_is_no_json_object_is_refused(tmp_path):
-    (tmp_path / "list.json").write_text("[1, 2]")
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match="is a list"):
-        defaults.start(SCALED, tmp_path / "list.json")
-    with pytest.raises(ValueError, match="is not JSON"):
-        defaults.start(SCALED, tmp_path / "broken.json")
-
-
-def test_other_named_numbers_are_no_start():
-    with pytest.raises(ValueError, match="kp"):
-        defaults.start(Parameters(["kp"], [1.0]), Parameters(["mass"], [5.0]).controller())

@@ -31,6 +31,44 @@ def test_the_specification_is_read_from_the_environment():
     assert (pendulum.horizon, pendulum.dt, pendulum.solved) == (200, 0.05, "")
 
 
+class Opaque(gymnasium.Wrapper):
+    """Changes nothing; what is below it must be stepped as it is."""
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "Hopper-v5"])
+def test_stepping_below_the_time_limit_changes_no_number(name):
+    if name == "Hopper-v5":
+        pytest.importorskip("mujoco")
+        pytest.importorskip("imageio")
+    task = GymnasiumTask(name, horizon=70)
+    specification = task.specification
+    k = specification.action.n if specification.one_hot or isinstance(specification.action, Discrete) else 0
+    p, rng = specification.observation_size, np.random.default_rng(0)
+    if k:
+        controller = Controller({"policy": "softmax"}, {"weight_0": rng.normal(size=(k, p))})
+    else:
+        m = specification.action.size
+        controller = gain(0.1 * rng.normal(size=(m, p)), log_std=np.zeros(m))
+    inner, outer = task.make(), Opaque(task.make())
+    noise = controller.noise(rng, 70)
+    for horizon, seed in ((70, 0), (1000, 1), (13, 2)):
+        given = (controller, seed, np.resize(noise, (horizon, noise.shape[1])), horizon, True, 0.5, 0.99)
+        a, b = run_rollout(inner, *given), run_rollout(outer, *given)
+        assert a[:6] == b[:6]
+        for x, y in zip((*a.record, a.mean, a.m2), (*b.record, b.mean, b.m2), strict=True):
+            assert np.array_equal(x, y)
+    inner.close()
+    outer.close()
+
+
+def test_the_shortest_of_nested_time_limits_holds():
+    limited = gymnasium.wrappers.TimeLimit(gymnasium.wrappers.TimeLimit(Letters(), 5), 9)
+    controller = Controller({"policy": "softmax"}, {"weight_0": np.zeros((2, 3))})
+    for env in (limited, Opaque(limited), gymnasium.wrappers.TimeLimit(Opaque(limited), 8)):
+        episode = run_rollout(env, controller, 0, None, 7)
+        assert (episode.length, episode.terminated) == (5, False)
+
+
 def test_a_given_horizon_replaces_the_time_limit_in_both_directions():
     still = gain(np.zeros((1, 3)))
     for horizon in (50, 300):

@@ -42,7 +42,7 @@ def rows(n=40, d=3):
     S = jax.random.normal(KEY, (n, d)) * jnp.array([1.0, 3.0, 0.3]) @ jnp.array([[1, 0.5, 0], [0, 1, 0.2], [0, 0, 1.0]])
     a = jax.random.normal(jax.random.key(1), (n,))
     counted, pair = jnp.ones(n, bool), jnp.arange(n)
-    return PerturbationScore(offsets=S, variance=jnp.ones(()), counted=counted, pair=pair, pairs=n), a
+    return PerturbationScore(offsets=S, variance=jnp.ones(()), counted=counted, sample=pair, samples=n), a
 
 
 def fisher():

@@ -77,7 +77,7 @@ def perturbation_score(beta):
     n = len(beta)
     pair, counted = jnp.arange(n), jnp.ones(n, bool)
     return PerturbationScore(
-        offsets=jnp.asarray(beta), variance=jnp.asarray(SIGMA**2), counted=counted, pair=pair, pairs=n
+        offsets=jnp.asarray(beta), variance=jnp.asarray(SIGMA**2), counted=counted, sample=pair, samples=n
     )
 
 

@@ -103,7 +103,7 @@ def batch(method, costs, outcome, policy=POLICY):
         mask = jnp.ones((n, T), bool)
         seen, acted = rng.normal(size=(n, T, P)), rng.normal(size=(n, T, 1))
         return None, Rollouts(jnp.asarray(costs), mask, jnp.asarray(outcome), jnp.asarray(seen), jnp.asarray(acted))
-    offsets = method.offsets(policy, jnp.asarray(rng.normal(size=(layout.perturbations, 3))), layout)
+    offsets = method.offsets(method.init(policy, 1), jnp.asarray(rng.normal(size=(layout.perturbations, 3))), layout)
     return offsets, Rollouts(jnp.asarray(costs[:, :1]), jnp.ones((n, 1), bool), jnp.asarray(outcome))
 
 

@@ -71,10 +71,10 @@ def test_a_learning_rate_is_taken_as_it_is_and_costs_are_not_normalised():
 
 def test_the_scale_free_step_is_at_most_as_long_as_said():
     """With normalised costs, |w| ≤ 1/ε a coordinate, so that trust · ε² · w is at most trust · ε · √d long."""
-    method = build(settings.FiniteDifferences(step=0.1, trust=2.0), problem())
+    method = build(settings.FiniteDifferences(step=0.1, trust=2.0, repeats=1), problem())
     policy = LinearGaussian([[0.0] * 4])
     layout = method.layout(policy)
-    offsets = method.offsets(policy, jnp.zeros((4, 4)), layout)
+    offsets = method.offsets(method.init(policy, 1), jnp.zeros((4, 4)), layout)
     costs = np.asarray(offsets) @ [1.0, -5.0, 2.0, 100.0]
     came = Rollouts(jnp.asarray(costs[:, None]), jnp.ones((8, 1), bool), jnp.zeros(8, int))
     after, info = compiled_tell(method, method.init(policy, 1), offsets, came)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from policysearch.controller import Controller
+from policysearch.initial import from_controller
 from policysearch.normalize import Scaling
-from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax, from_controller
+from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(9, 3))
 KEY = jax.random.key(0)

@@ -180,3 +180,11 @@ def test_reference_trials_are_not_in_the_mean():
     score, _ = perturbed(ParameterNoise(3, 0.2, two_sided=False, reference="each"))
     assert np.asarray(score.counted).tolist() == [True, False] * 3
     assert np.all(np.asarray(score.dense())[1::2] == 0)
+
+
+def test_a_whole_set_of_differences_is_one_sample():
+    score, a = perturbed(Coordinates(0.1, repeats=4))
+    assert score.size == 4
+    dense = np.asarray(score.dense())
+    sets = (np.asarray(a)[:, None] * dense).reshape(4, 6, 3).sum(1)
+    np.testing.assert_allclose(score.group_gradients(a, 4), sets * 4 / 24, atol=1e-12)

@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from policysearch.direction import Euclidean, LeastSquares, Natural
 from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.method import Method
 from policysearch.policies import LinearGaussian, Parameters
-from policysearch.search import HOPELESS
+from policysearch.search import FAINT, HOPELESS, LOOK
 from policysearch.settings import Budget
 from policysearch.specification import Continuous, Discrete, Specification
 from policysearch.step import KLStep, LearningRate
@@ -320,6 +321,57 @@ def test_what_is_no_method_is_refused(method):
 def test_finite_differences_on_a_noisy_task_warn():
     with pytest.warns(UserWarning, match="Finite differences on a noisy task"):
         Search(PythonFunction(lambda v, seed: float(v @ v), (1.0, 1.0)), FD)
+
+
+def coin(values, seed):
+    """A cost whose noise hides its slope from small perturbations."""
+    return float(0.01 * values @ values + 10 * np.random.default_rng(seed).normal())
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (
+            Method(ParameterNoise(3, 0.001, common=False), TotalCost("none"), Euclidean(), LearningRate(1e-9)),
+            "perturbations of 0.001 and 6 rollouts an update. What raises it: a larger std, more rollouts, common",
+        ),
+        (
+            Method(Coordinates(0.002, common=False, repeats=2), TotalCost("none"), LeastSquares(), LearningRate(1e-9)),
+            "perturbations of 0.002 and 8 rollouts an update. What raises it: a larger step, more repeats, common",
+        ),
+    ],
+    ids=["random directions", "coordinates"],
+)
+@pytest.mark.filterwarnings("ignore:Finite differences on a noisy task")
+def test_a_gradient_that_drowns_in_noise_warns_once(method, words):
+    task = PythonFunction(coin, (1.0, 1.0))
+    for seed in range(4):
+        # the sign of a measured ratio of zero is a matter of luck
+        search = Search(task, method, budget="20updates", seed=seed)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            search.run()
+        mean = np.mean([record["snr"] for record in search.records[:LOOK]])
+        assert len(heard) == (mean < FAINT)
+        if heard:
+            assert words in str(heard[0].message)
+            assert f"ratio is {mean:.2g} on average" in str(heard[0].message)
+            return
+    pytest.fail("no seed had a small ratio")
+
+
+@pytest.mark.parametrize(
+    ("cost", "directions"),
+    [(lambda v, seed: float(v @ v) + 1e-3 * (seed % 7), 6), (coin, 2)],
+    ids=["little noise", "too few directions to tell"],
+)
+def test_a_gradient_above_the_noise_does_not_warn(cost, directions):
+    """Warnings are errors here."""
+    method = Method(ParameterNoise(directions, 0.1, common=False), TotalCost("none"), Euclidean(), LearningRate(1e-9))
+    for seed in range(3):
+        search = Search(PythonFunction(cost, (1.0, 1.0)), method, budget="7updates", seed=seed)
+        search.run()
+        assert search.updates == 7
 
 
 def test_the_record_says_what_the_rule_chose():

@@ -1,19 +1,21 @@
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from environments import Drift
+from environments import Drift, in_share
 from policysearch.controller import Controller
 from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
 from policysearch.samplers.jobs import Jobs
-from policysearch.samplers.workers import Workers
+from policysearch.samplers.workers import TrialsLostError, Workers
 from policysearch.specification import FAILED, LOST, OK
 from policysearch.streams import Purpose, action_stream, environment_seed, perturbations
 
@@ -133,21 +135,22 @@ def test_evaluations_use_modes_and_seeds_of_their_own(drift):
     assert not set(drift.evaluate(CONTROLLER, 8, 6).totals) & set(first.totals)
 
 
-@pytest.mark.parametrize("fault", ["raise", "exit", "die", "hang"])
+@pytest.mark.parametrize("fault", ["raise", "exit", "die", "crash", "hang"])
 def test_a_fault_that_passes_costs_an_attempt_and_changes_no_number(fault, tmp_path, expected):
     marker = str(tmp_path / "happened")
     with Workers(task(guilty=(seed_of(1),), fault=fault, marker=marker), workers=2, deadline=0.5) as workers:
-        rollouts = workers.run(jobs())
+        rollouts = workers.run(jobs(block=4))  # partners one after the other, so that the first one meets the fault
     assert os.path.exists(marker)
     assert_same(rollouts, expected)
     (event,) = rollouts.events
-    kind = {"raise": "raised", "exit": "raised", "die": "died", "hang": "deadline"}[fault]
+    kind = {"raise": "raised", "exit": "raised", "die": "died", "crash": "died", "hang": "deadline"}[fault]
     assert (event.trial, event.kind, event.attempt) == (2, kind, 1)
     if fault == "raise":
         assert "licence was lost" in event.reason
-        assert "in misbehave" in event.traceback
     if fault == "die":
         assert "SIGKILL" in event.reason
+    else:  # a process that is killed from outside leaves no word
+        assert "in misbehave" in event.traceback
     if fault == "hang":
         assert "deadline 0.5 s" in event.reason
 
@@ -163,6 +166,77 @@ def test_a_fault_that_stays_loses_its_trials_alone(fault, expected):
     assert_same(rollouts, expected, others)
     assert [(event.trial, event.attempt) for event in rollouts.events] == [(2, 1), (2, 2), (3, 1), (3, 2)]
     assert rollouts.statistics[0] == expected.lengths[others].sum()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3])
+@pytest.mark.parametrize("fault", ["raise", "die", "nan_reward", "hang"])
+def test_a_share_of_failing_trials_leaves_the_others_as_they_were(drift, fault, share):
+    # of update 7 one of 100 seeds is in the first share, and three of 8 in the second
+    n = 100 if share < 0.1 else 8
+    given = jobs(environment=np.arange(n), perturbation=np.arange(n), sign=np.ones(n), update=7)
+    guilty = [i for i in range(n) if in_share(seed_of(i, 7), share)]
+    assert 0 < len(guilty) < n / 2
+    with Workers(task(fault=fault, share=share), workers=2, deadline=0.4) as workers:
+        rollouts = workers.run(given)
+    bad = FAILED if fault == "nan_reward" else LOST
+    assert np.array_equal(np.flatnonzero(rollouts.outcome == bad), guilty)
+    good = np.setdiff1d(np.arange(n), guilty)
+    assert np.all(rollouts.outcome[good] == OK)
+    assert_same(rollouts, drift.run(given), good)
+    assert np.isfinite(rollouts.totals[good]).all()
+    assert np.isfinite(rollouts.totals).all() == (bad == FAILED)
+    assert all(np.isfinite(part).all() for part in rollouts.statistics)
+
+
+def test_too_many_lost_trials_in_a_row_end_the_batch_with_the_cause(tmp_path):
+    log = tmp_path / "log"
+    broken = task(fault="raise", share=1.0, log=str(log))
+    with Workers(broken, workers=2, lost_limit=5) as workers:
+        with pytest.raises(TrialsLostError, match=r"5 trials of .* in a row.*licence was lost") as caught:
+            workers.run(jobs(environment=np.arange(N), block=1))
+        assert not workers._workers
+    assert {event.kind for event in caught.value.events} == {"raised"}
+    assert "in misbehave" in caught.value.events[-1].traceback
+    # a trial is tried twice; each worker may have run two more blocks before it heard
+    assert len(log.read_text().split()) <= 2 * (5 + 4)
+
+
+def test_a_good_trial_between_lost_ones_counts_as_a_new_beginning():
+    environment = np.arange(N)
+    guilty = tuple(seed_of(i) for i in range(N) if i % 3)
+    with Workers(task(guilty=guilty, fault="raise"), workers=1, lost_limit=3) as workers:
+        rollouts = workers.run(jobs(environment=environment))
+        assert (rollouts.outcome == LOST).sum() == 8
+        # two at the end of a batch and one at the start of the next are three in a row
+        with pytest.raises(TrialsLostError):
+            workers.run(jobs(environment=environment[1:2].repeat(N)))
+
+
+def test_blocks_shrink_to_single_trials_at_the_end():
+    from policysearch.samplers.workers import _Batch
+
+    blocks = list(_Batch(jobs(environment=np.arange(100), perturbation=None, sign=None), 2).queue)
+    sizes = [len(block) for block in blocks]
+    assert [trial for block in blocks for trial in block] == list(range(100))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 10
+    assert sizes[-4:] == [1] * 4
+
+
+def test_perturbed_policies_are_made_one_at_a_time():
+    d, n = 50_000, 64
+    controller = Controller({"policy": "linear_gaussian"}, {"gain": np.zeros((1, d))})
+    pair = np.arange(n) // 2
+    many = Jobs(controller=controller, seed=0, update=0, environment=pair, perturbation=pair, sign=np.ones(n))
+    tracemalloc.start()
+    try:
+        total = sum(other.parameters["gain"][0, 0] for other in many.controllers(range(n)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total == pytest.approx(perturbations(0, 0, pair, d)[:, 0].sum())
+    assert peak < 16 * d * 8
+    assert len(pickle.dumps(many)) < 1.1 * d * 8
 
 
 def test_after_a_death_the_innocent_trials_of_its_block_run_once_more_at_most(tmp_path):
@@ -302,3 +376,5 @@ def test_requests_that_do_not_fit_are_refused_before_they_run(drift):
         Workers(task(), workers=0)
     with pytest.raises(ValueError, match="deadline is 0"):
         Workers(task(), deadline=0)
+    with pytest.raises(ValueError, match="lost_limit is 0"):
+        Workers(task(), lost_limit=0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from policysearch.controller import Controller
-    from policysearch.credit import CentredRanks, CostToGo, TopPairs, TotalCost
+    from policysearch.credit import CentredRanks, CostToGo, Elites, TopPairs, TotalCost
     from policysearch.direction import Euclidean, LeastSquares, Natural
     from policysearch.evaluation import Evaluation, evaluate
     from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from policysearch.likelihood_ratio import likelihood_ratio_gradient
     from policysearch.method import Method
     from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+    from policysearch.presets import preset
     from policysearch.samplers.gymnasium import GymnasiumTask
     from policysearch.search import Result, Search, train
+    from policysearch.seeds import train_seeds
     from policysearch.settings import (
         ARS,
+        CEM,
         GPOMDP,
+        PGPE,
         Budget,
         FiniteDifferences,
         NaturalGradient,
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
         WeightPerturbation,
     )
     from policysearch.specification import Continuous, Discrete, Specification
-    from policysearch.step import KLStep, LearningRate, Optimizer
+    from policysearch.step import KLStep, LearningRate, Optimizer, Refit
     from policysearch.tasks import BUILT_IN, resolve
     from policysearch.tasks.lqr import LQR
     from policysearch.tasks.python_function import PythonFunction
@@ -38,8 +42,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ARS",
     "BUILT_IN",
+    "CEM",
     "GPOMDP",
     "LQR",
+    "PGPE",
     "ActionNoise",
     "Budget",
     "CentredRanks",
@@ -48,6 +54,7 @@ __all__ = [
     "Coordinates",
     "CostToGo",
     "Discrete",
+    "Elites",
     "Euclidean",
     "Evaluation",
     "FiniteDifferences",
@@ -67,6 +74,7 @@ __all__ = [
     "Policy",
     "PolicySettings",
     "PythonFunction",
+    "Refit",
     "Reinforce",
     "Result",
     "Run",
@@ -82,14 +90,16 @@ __all__ = [
     "likelihood_ratio_gradient",
     "load",
     "open_run",
+    "preset",
     "resolve",
     "train",
+    "train_seeds",
 ]
 
 #: module below policysearch → the public names that it holds
 _HOMES = {
     "controller": "Controller",
-    "credit": "CentredRanks CostToGo TopPairs TotalCost",
+    "credit": "CentredRanks CostToGo Elites TopPairs TotalCost",
     "direction": "Euclidean LeastSquares Natural",
     "evaluation": "Evaluation evaluate",
     "explore": "ActionNoise Coordinates ParameterNoise",
@@ -97,11 +107,14 @@ _HOMES = {
     "likelihood_ratio": "likelihood_ratio_gradient",
     "method": "Method",
     "policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
+    "presets": "preset",
     "samplers.gymnasium": "GymnasiumTask",
     "search": "Result Search train",
-    "settings": "ARS Budget FiniteDifferences GPOMDP NaturalGradient PolicySettings Reinforce WeightPerturbation",
+    "seeds": "train_seeds",
+    "settings": "ARS Budget CEM FiniteDifferences GPOMDP NaturalGradient PGPE PolicySettings Reinforce "
+    "WeightPerturbation",
     "specification": "Continuous Discrete Specification",
-    "step": "KLStep LearningRate Optimizer",
+    "step": "KLStep LearningRate Optimizer Refit",
     "tasks": "BUILT_IN resolve",
     "tasks.lqr": "LQR",
     "tasks.python_function": "PythonFunction",

@@ -197,7 +197,7 @@ def _batch(task: Any, method: Method, policy: Any, key: PRNGKeyArray) -> tuple[A
     if method.space == "parameter":
         theta = policy.theta("parameter")
         z = jax.random.normal(offset_key, (method.explore.draws(theta.size), theta.size), theta.dtype)
-        offsets = method.offsets(policy, z, layout)
+        offsets = method.offsets(method.init(policy, 1), z, layout)
     return offsets, native.sample(task, method, policy, layout, offsets, sample_key)
 
 

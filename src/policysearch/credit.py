@@ -11,10 +11,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from policysearch import value
-from policysearch.explore import Layout, choice, positive
+from policysearch.explore import Layout, choice, positive, positive_number
 from policysearch.rollouts import Rollouts
 from policysearch.score import PolicyScore, Score
 
@@ -65,6 +66,7 @@ class TotalCost(Credit):
     def __check_init__(self):
         """Refuse unknown baselines."""
         choice("baseline", self.baseline, TOTAL_BASELINES)
+        _share("rate", self.rate)
 
     @property
     def per_stage(self) -> bool:
@@ -105,6 +107,11 @@ class TotalCost(Credit):
         return a, (state, divisor), info
 
 
+def _pair(values: Any) -> Any:
+    """Numbers as arrays, so that other values do not compile again."""
+    return None if values is None else tuple(jnp.asarray(value, float) for value in values)
+
+
 class CostToGo(Credit):
     """Discounted cost-to-go less a baseline, a row per stage: the causal form (18.16), GPOMDP.
 
@@ -115,15 +122,28 @@ class CostToGo(Credit):
             observation and time, fitted to the others (see `value`). Means that include the sample bias by O(1/n).
         rate: of the running baseline, 0 to 1.
         normalise: divide by the standard deviation of the batch's total costs.
+        discounting: (γ, λ), or None for neither: γ discounts the costs that follow, on top of the task's own discount;
+            λ is that of generalised advantage estimation (Schulman et al. 2016), which leans on the value baseline as
+            far as λ is below 1. Both buy less noise with bias: the gradient is no longer that of the expected cost.
     """
 
     baseline: str = eqx.field(static=True, default="leave_one_out")
     rate: ArrayLike = eqx.field(converter=jnp.asarray, default=0.1)
     normalise: bool = eqx.field(static=True, default=False)
+    discounting: Any = eqx.field(converter=_pair, default=None)
 
     def __check_init__(self):
-        """Refuse unknown baselines."""
+        """Refuse unknown baselines, and discounts that mean nothing or that nothing can carry."""
         choice("baseline", self.baseline, STAGE_BASELINES)
+        _share("rate", self.rate)
+        if self.discounting is not None:
+            if len(self.discounting) != 2:
+                raise ValueError(f"discounting is {self.discounting}; give (γ, λ).")
+            for name, value in zip(("γ", "λ"), self.discounting, strict=True):
+                _share(name, value)
+            decay = self.discounting[1]
+            if self.baseline != "value" and not isinstance(decay, jax.core.Tracer) and decay != 1:
+                raise ValueError(f"λ is {decay} with baseline {self.baseline!r}; below 1 it needs 'value'.")
 
     @property
     def per_stage(self) -> bool:
@@ -139,6 +159,8 @@ class CostToGo(Credit):
         costs = rollouts.costs
         T = costs.shape[1]
         to_go = jax.lax.cumsum(costs, axis=1, reverse=True)
+        if self.discounting is not None:
+            to_go = _discounted(costs, self.discounting[0])
         weight = (rollouts.mask & score.counted[:, None]).astype(costs.dtype)
         pair = jnp.asarray(layout.pair)
         if self.baseline == "none":
@@ -160,7 +182,14 @@ class CostToGo(Credit):
         # rollouts that all cost the same teach nothing; a step of stated KL would follow their rounding errors
         teaches = jnp.isfinite(spread) | (score.counted.sum() < 2)
         scale = jnp.where(teaches, 1 / spread if self.normalise else 1.0, 0.0)
-        a = scale * weight * (to_go - baseline)
+        if self.discounting is not None and self.baseline == "value":
+            # after a rollout's last stage nothing more is to come: J ends at the horizon
+            follows = jnp.pad((weight * baseline)[:, 1:], ((0, 0), (0, 1)))
+            gamma, decay = self.discounting
+            difference = weight * (costs + gamma * follows - baseline)
+            a = scale * weight * _discounted(difference, gamma * decay)
+        else:
+            a = scale * weight * (to_go - baseline)
         first = jnp.broadcast_to(baseline, to_go.shape)[:, 0]
         return a, state, {"baseline": jnp.mean(first)}
 
@@ -198,6 +227,34 @@ class TopPairs(Credit):
         return a, state, {"baseline": jnp.zeros(())}
 
 
+class Elites(Credit):
+    """The cross-entropy method: only the best rollouts count, all alike (Rubinstein 1999).
+
+    Advantages are −n/k for the k best and 0 for the others, so that −Sᵀa/n is the mean of the best rows.
+
+    Args:
+        count: k, how many are best.
+    """
+
+    count: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        """Refuse a count that is not positive."""
+        positive("count", self.count)
+
+    @property
+    def per_stage(self) -> bool:
+        """A number per rollout."""
+        return False
+
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+        """Advantages (n,)."""
+        total = jnp.where(score.counted, rollouts.costs.sum(1), jnp.inf)
+        best = score.counted & (jnp.argsort(jnp.argsort(total)) < self.count)
+        a = jnp.where(best, -score.count / jnp.maximum(best.sum(), 1), 0.0)
+        return a, state, {"baseline": jnp.zeros(())}
+
+
 class CentredRanks(Credit):
     """Ranks of the costs spread evenly over −½ … ½: only the order counts (Salimans et al. 2017)."""
 
@@ -214,6 +271,23 @@ class CentredRanks(Credit):
         rank = below.sum(1) + (equal.sum(1) - 1) / 2
         a = rank / jnp.maximum(counted.sum() - 1, 1) - 0.5
         return jnp.where(counted, a, 0.0), state, {"baseline": jnp.zeros(())}
+
+
+def _discounted(values: Float[Array, "n T"], discount: ArrayLike) -> Float[Array, "n T"]:
+    """Σ_l discount^l values_{k+l} for every stage k."""
+
+    def add(total: Array, value: Array) -> tuple[Array, Array]:
+        total = value + discount * total
+        return total, total
+
+    return jax.lax.scan(add, jnp.zeros_like(values[:, 0]), values.T, reverse=True)[1].T
+
+
+def _share(name: str, value: ArrayLike) -> None:
+    """Raise ValueError unless `value` lies above 0 and at most at 1."""
+    positive_number(name, value)
+    if not isinstance(value, jax.core.Tracer) and np.any(np.asarray(value) > 1):
+        raise ValueError(f"{name} is {np.asarray(value).tolist()}; it must lie above 0 and at most at 1.")
 
 
 def _reference(total: Array, used: Array, layout: Layout) -> tuple[Array, Array]:

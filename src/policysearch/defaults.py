@@ -6,25 +6,13 @@ d searched parameters, p observations. Stated in `docs/methods.md`; every number
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import equinox as eqx
-import jax.numpy as jnp
-import msgspec
 import numpy as np
 
-from policysearch.controller import Controller
+from policysearch.initial import fourier_layers, random_layers
 from policysearch.normalize import Scaling
-from policysearch.policies import (
-    LinearGaussian,
-    NeuralGaussian,
-    Parameters,
-    Policy,
-    Softmax,
-    from_controller,
-    random_layers,
-)
+from policysearch.policies import LinearGaussian, NeuralGaussian, Policy, Softmax
 from policysearch.settings import PolicySettings
 from policysearch.specification import Continuous, Discrete, Specification
 
@@ -70,17 +58,33 @@ class Problem(NamedTuple):
         return 0.03 if self.network else 0.1
 
     @property
-    def memory(self) -> float | None:
-        """A gain matrix's steps shrink by the gradient's share of noise, averaged over about five updates.
+    def shrink(self) -> bool:
+        """A gain matrix's steps shrink by the gradient's share of noise, so that they settle at the optimum.
 
-        Those of a network or a softmax do not: their Euclidean ratio says little about the natural direction.
+        Those of a network or a softmax do not: their Euclidean ratio says little about the natural direction. Nor do
+        those on long horizons, where a search ends with its budget long before it is at an optimum.
         """
-        return None if self.network or isinstance(self.specification.action, Discrete) else 0.8
+        return not (self.network or self._long or isinstance(self.specification.action, Discrete))
 
     @property
     def damping(self) -> float:
         """Relative damping of the Fisher matrix: none for a gain matrix, 0.1 for a network."""
         return 0.1 if self.network else 0.0
+
+    @property
+    def discount(self) -> float:
+        """γ of advantages: 0.995 for simulators with continuous actions, whose horizons are long; else 1, unbiased."""
+        return 0.995 if self._long else 1.0
+
+    @property
+    def gae_lambda(self) -> float:
+        """λ of advantages: 0.97 where γ is below 1 (Schulman et al. 2016); else 1, unbiased."""
+        return 0.97 if self._long else 1.0
+
+    @property
+    def _long(self) -> bool:
+        specification = self.specification
+        return specification.reward and isinstance(specification.action, Continuous) and specification.horizon > 200
 
     @property
     def common(self) -> bool:
@@ -90,7 +94,7 @@ class Problem(NamedTuple):
 
 def problem(specification: Specification, policy: Policy, space: str) -> Problem:
     """What the rule looks at, for a policy searched in `space`."""
-    network = getattr(policy, "depth", 1) > 1
+    network = getattr(policy, "depth", 1) - len(getattr(policy, "constants", ())) // 2 > 1
     effect = PARAMETER_EFFECT if specification.action is not None else FUNCTION_STD
     if isinstance(specification.action, Continuous):
         # a row of p parameters acts on observations of about unit size
@@ -130,6 +134,8 @@ def default_policy(
             f"{specification.name} evaluates parameters; it needs initial values, not a {settings.kind} policy."
         )
     kind = settings.kind if settings.kind != "auto" else specification.policy
+    if kind == "rbf" and isinstance(action, Discrete):
+        raise ValueError(f"{specification.name} has discrete actions; use a linear or network policy.")
     scaling = _scaling(specification, settings.scaling, running)
     hidden = list(settings.hidden) if kind == "network" else []
     if isinstance(action, Discrete):
@@ -145,13 +151,18 @@ def default_policy(
     share = np.where(bounded, NETWORK_STD if kind == "network" else LINEAR_STD, UNBOUNDED_STD)
     std = settings.std if settings.std is not None else share * half
     learned = settings.learned_std if settings.learned_std is not None else kind == "network"
-    if kind == "network":
+    if kind != "linear":
+        rbf = kind == "rbf"
         return NeuralGaussian(
-            random_layers([p, *hidden, len(half)], seed),
+            fourier_layers(p, settings.features, len(half), seed, settings.bandwidth)
+            if rbf
+            else random_layers([p, *hidden, len(half)], seed),
             std=std,
             learned_std=learned,
+            activation="sin" if rbf else "tanh",
             action_centre=centre,
             action_scale=half,
+            frozen=1 if rbf else 0,
             scaling=scaling,
         )
     wanted = settings.bias if settings.bias is not None else bool(np.any(centre != 0))
@@ -174,94 +185,3 @@ def _scaling(specification: Specification, wish: str, running: bool | None) -> S
             )
         return Scaling.fixed(specification.observation_scale)
     return Scaling.fixed((1.0,) * p)
-
-
-def start(policy: Policy, initial: Any) -> Policy:
-    """The policy moved to known parameters, in physical units.
-
-    Args:
-        policy: what is searched.
-        initial: a path to a JSON file, a policy file or a run's folder; a `Controller`; or a dict such as
-            {"gain": [[…]], "bias": […]} or {"kp": 1.0}. A gain acts on observations in their own units.
-
-    Raises:
-        ValueError: what is given does not fit the policy; the sentence says how.
-    """
-    if isinstance(initial, (str, Path)):
-        initial = _read(Path(initial))
-    if isinstance(initial, Controller):
-        other = from_controller(initial)
-        if isinstance(other, Parameters) and isinstance(policy, Parameters) and other.names != policy.names:
-            raise ValueError(
-                f"The initial policy has parameters {', '.join(other.names)}; "
-                f"this search has {', '.join(policy.names)}."
-            )
-        if type(other) is not type(policy) or _shapes(other) != _shapes(policy):
-            raise ValueError(
-                f"The initial policy is {type(other).__name__} with {_shapes(other)}; "
-                f"this search needs {type(policy).__name__} with {_shapes(policy)}."
-            )
-        return other
-    if not isinstance(initial, dict):
-        raise ValueError(
-            f"initial is a {type(initial).__name__}; give a path, a controller, or a dict of values by name."
-        )
-    if isinstance(policy, Parameters):
-        return _named(policy, initial)
-    if not isinstance(policy, LinearGaussian):
-        raise ValueError("Only a gain matrix or named numbers can start from values; give a policy file for a network.")
-    return _gain(policy, initial)
-
-
-def _named(policy: Parameters, initial: dict[str, Any]) -> Parameters:
-    unknown = [name for name in initial if name not in policy.names]
-    if unknown:
-        raise ValueError(f"Initial values for {', '.join(unknown)}; the parameters are {', '.join(policy.names)}.")
-    values = [float(initial.get(name, value)) for name, value in policy.values().items()]
-    bounds = {n: (float(lo), float(hi)) for n, lo, hi in zip(policy.names, policy.low, policy.high, strict=True)}
-    log = [name for name, flag in zip(policy.names, policy.log, strict=True) if flag]
-    return Parameters(policy.names, values, bounds=bounds, scale=np.asarray(policy.scale), log=log)
-
-
-def _gain(policy: LinearGaussian, initial: dict[str, Any]) -> LinearGaussian:
-    shape = np.shape(policy.gain)
-    gain = np.asarray(initial.get("gain", np.zeros(shape)), float)
-    if set(initial) - {"gain", "bias"} or "gain" not in initial or gain.shape != shape:
-        raise ValueError(
-            f"initial has {', '.join(initial)} with a gain of shape {gain.shape}; "
-            f'it must be {{"gain": {shape} numbers}} and may have "bias". Where u = -K x is meant, negate K.'
-        )
-    scale, shift = np.asarray(policy.scaling.scale, float), np.asarray(policy.scaling.shift, float)
-    bias = np.asarray(initial.get("bias", np.zeros(shape[0])), float) + gain @ shift
-    parameters = dict(policy.parameters)
-    scaled = gain * scale
-    if policy.mask is not None:
-        if np.any(scaled[~np.asarray(policy.mask)] != 0):
-            raise ValueError("The initial gain is not zero where the mask is False.")
-        scaled = scaled[np.asarray(policy.mask)]
-    parameters["gain"] = jnp.asarray(scaled)
-    if "bias" in parameters:
-        parameters["bias"] = jnp.asarray(bias)
-    elif np.any(bias != 0):
-        raise ValueError("The initial values have a bias but the policy has none; set bias on.")
-    return eqx.tree_at(lambda p: p.parameters, policy, parameters)
-
-
-def _read(path: Path) -> Any:
-    if path.is_dir():
-        path = path / "policy.safetensors"
-    if not path.exists():
-        raise ValueError(f"There is no file {path} to start from.")
-    if path.suffix != ".json":
-        return Controller.load(path)
-    try:
-        content = msgspec.json.decode(path.read_bytes())
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is a {type(content).__name__}; give an object.")
-    return content
-
-
-def _shapes(policy: Policy) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in sorted(policy.parameters.items())}

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from policysearch.credit import Info
-from policysearch.explore import choice
-from policysearch.score import PolicyScore, Score
+from policysearch.explore import choice, positive_number
+from policysearch.score import PerturbationScore, PolicyScore, Score
 
 #: largest side of a matrix that `Natural` decomposes
 LARGEST_SIDE = 500
@@ -50,9 +50,11 @@ class LeastSquares(Direction):
 
 
 class Natural(Direction):
-    """Natural gradient M⁺∇J with the empirical Fisher matrix M = SᵀS/n of the same rows (18.35, 18.40).
+    """Natural gradient M⁺∇J with a Fisher matrix M: the empirical one, SᵀS/n of the same rows (18.35, 18.40).
 
     Args:
+        fisher: "empirical"; or "analytic": the matrix of the perturbations' own normal distribution, which is diagonal
+            and known exactly, so that nothing is solved.
         cutoff: eigenvalues below this share of the largest count as zero; None for 1e-5 in float32, 1e-12 in float64.
         damping: κ relative to M's mean eigenvalue: (M + κI)⁻¹∇J; 0 for the pseudo-inverse.
         solver: "auto"; "parameter": eigenvalues of SᵀS (d × d); "sample": of SSᵀ (rows × rows);
@@ -62,10 +64,15 @@ class Natural(Direction):
     cutoff: float | None = eqx.field(static=True, default=None)
     damping: ArrayLike = eqx.field(converter=jnp.asarray, default=0.0)
     solver: str = eqx.field(static=True, default="auto")
+    fisher: str = eqx.field(static=True, default="empirical")
 
     def __check_init__(self):
-        """Refuse unknown solvers."""
+        """Refuse unknown solvers, and cut-offs and damping that mean nothing."""
         choice("solver", self.solver, ("auto", "parameter", "sample", "conjugate_gradient"))
+        choice("fisher", self.fisher, ("empirical", "analytic"))
+        if self.cutoff is not None and not 0 <= self.cutoff < 1:
+            raise ValueError(f"cutoff is {self.cutoff}; it is a share of the largest eigenvalue, 0 ≤ cutoff < 1.")
+        positive_number("damping", self.damping, zero=True)
 
     def chosen(self, rows: int, d: int) -> str:
         """The solver for `rows` score rows and d parameters."""
@@ -77,6 +84,10 @@ class Natural(Direction):
 
     def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
         """w = M⁺∇J."""
+        if self.fisher == "analytic":
+            if not isinstance(score, PerturbationScore):
+                raise TypeError("The analytic Fisher matrix is that of perturbed parameters; use the empirical one.")
+            return gradient / score.fisher(gradient.size // (1 + score.learned)), {}
         per_stage = a.ndim == 2
         solver = self.chosen(a.size, gradient.size)
         if solver == "conjugate_gradient":

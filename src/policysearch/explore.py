@@ -6,7 +6,7 @@ An explorer lays out the trials of an update and gives the score operator of wha
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from policysearch.policies import Policy
+from policysearch.regenerated import Regenerated
 from policysearch.rollouts import Rollouts
 from policysearch.score import PerturbationScore, PolicyScore, Score
 from policysearch.streams import SHAPES, shape_rows
@@ -63,6 +64,10 @@ class Explore(eqx.Module):
     def space(self) -> str:
         """ "action" or "parameter"."""
 
+    def init(self, d: int) -> Any:
+        """What must persist between updates: the logarithm of a learned spread (d,), else nothing."""
+        return ()
+
     @abc.abstractmethod
     def layout(self, d: int) -> Layout:
         """The trials of an update for d parameters."""
@@ -71,12 +76,14 @@ class Explore(eqx.Module):
         """How many standard normal rows `rows` wants."""
         return self.layout(d).perturbations
 
-    def rows(self, z: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    def rows(self, z: Float[Array, "k d"], state: Any = ()) -> Float[Array, "k d"]:
         """β of each distinct perturbation from standard normal rows z; only parameter space has any."""
         raise TypeError(f"{type(self).__name__} perturbs no parameters.")
 
     @abc.abstractmethod
-    def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> Score:
+    def score(
+        self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
+    ) -> Score:
         """S for these rollouts."""
 
 
@@ -103,7 +110,9 @@ class ActionNoise(Explore):
         index = np.arange(self.rollouts)
         return Layout(np.full(self.rollouts, -1), np.zeros(self.rollouts), index, index)
 
-    def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> PolicyScore:
+    def score(
+        self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
+    ) -> PolicyScore:
         """Rows ∂log π/∂θ."""
         return PolicyScore.of(policy, rollouts)
 
@@ -118,6 +127,8 @@ class ParameterNoise(Explore):
         two_sided: try θ − β as well.
         common: partners share an environment seed (common random numbers).
         reference: "none"; "one" trial of θ per update; "each": one per β, on its seed.
+        learned: the spread is searched too: the distribution's parameters are θ and log σ (d,), started from `std`.
+            Gaussian rows only, because the score of log σ is that of a normal distribution.
     """
 
     directions: int = eqx.field(static=True)
@@ -126,6 +137,7 @@ class ParameterNoise(Explore):
     two_sided: bool = eqx.field(static=True, default=True)
     common: bool = eqx.field(static=True, default=True)
     reference: str = eqx.field(static=True, default="none")
+    learned: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         """Refuse sizes, shapes and spreads that mean nothing."""
@@ -133,11 +145,23 @@ class ParameterNoise(Explore):
         choice("shape", self.shape, SHAPES)
         choice("reference", self.reference, ("none", "one", "each"))
         positive_number("std", self.std)
+        if self.learned and self.shape != "gaussian":
+            raise ValueError(
+                f"A learned spread needs Gaussian perturbations, not {self.shape!r}: the score of log σ is theirs."
+            )
 
     @property
     def space(self) -> str:
         """Parameters vary."""
         return "parameter"
+
+    def init(self, d: int) -> Any:
+        """log σ (d,) where it is learned."""
+        return jnp.log(jnp.broadcast_to(jnp.asarray(self.std, float), (d,))) if self.learned else ()
+
+    def spread(self, state: Any) -> Array:
+        """σ of this update's perturbations, () or (d,)."""
+        return jnp.exp(state) if self.learned else jnp.asarray(self.std)
 
     def layout(self, d: int) -> Layout:
         """θ + β, then θ − β, then the reference, direction by direction."""
@@ -157,13 +181,18 @@ class ParameterNoise(Explore):
         """One row a direction; whole blocks of d where rows are made orthogonal."""
         return -(-self.directions // d) * d if self.shape == "orthogonal" else self.directions
 
-    def rows(self, z: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    def rows(self, z: Float[Array, "k d"], state: Any = ()) -> Float[Array, "k d"]:
         """β of each direction from standard normal rows z."""
-        return jnp.asarray(self.std) * shape_rows(z, self.shape, jnp)
+        return self.spread(state) * shape_rows(z, self.shape, jnp)
 
-    def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> PerturbationScore:
-        """Rows β/σ²."""
-        return _perturbation_score(offsets, jnp.asarray(self.std) ** 2, rollouts, layout)
+    def score(
+        self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
+    ) -> PerturbationScore:
+        """Rows β/σ², followed by β²/σ² − 1 where the spread is learned."""
+        variance = self.spread(state) ** 2
+        return _perturbation_score(
+            offsets, variance, rollouts, layout, jnp.asarray(layout.pair), layout.pairs, self.learned
+        )
 
 
 class Coordinates(Explore):
@@ -205,23 +234,32 @@ class Coordinates(Explore):
         environment = repeat if self.common else np.arange(size * self.repeats)
         return Layout(np.tile(perturbation, self.repeats), np.tile(sign, self.repeats), environment, pair)
 
-    def rows(self, z: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    def rows(self, z: Float[Array, "k d"], state: Any = ()) -> Float[Array, "k d"]:
         """ε e_i; the random rows z are not used."""
         return jnp.diag(jnp.broadcast_to(jnp.asarray(self.step), (z.shape[1],))).astype(z.dtype)
 
-    def score(self, policy: Policy, offsets: Array | None, rollouts: Rollouts, layout: Layout) -> PerturbationScore:
-        """Rows β themselves: a least-squares direction wants B, not B/σ²."""
-        return _perturbation_score(offsets, jnp.ones(()), rollouts, layout)
+    def score(
+        self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
+    ) -> PerturbationScore:
+        """Rows β themselves: a least-squares direction wants B, not B/σ². A repeat is one independent sample."""
+        repeat = np.repeat(np.arange(self.repeats), layout.size // self.repeats)
+        return _perturbation_score(offsets, jnp.ones(()), rollouts, layout, jnp.asarray(repeat), self.repeats)
 
 
 def _perturbation_score(
-    offsets: Array | None, variance: Array, rollouts: Rollouts, layout: Layout
+    offsets: Array | Regenerated | None,
+    variance: Array,
+    rollouts: Rollouts,
+    layout: Layout,
+    sample: Array,
+    samples: int,
+    learned: bool = False,
 ) -> PerturbationScore:
     if offsets is None:
         raise ValueError("Perturbed trials need their offsets (n, d); none were given.")
     counted = pair_used(rollouts.used, layout) & ~jnp.asarray(layout.reference)
     return PerturbationScore(
-        offsets=offsets, variance=variance, counted=counted, pair=jnp.asarray(layout.pair), pairs=layout.pairs
+        offsets=offsets, variance=variance, counted=counted, sample=sample, samples=samples, learned=learned
     )
 
 
@@ -237,14 +275,16 @@ def positive(name: str, value: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
 
 
-def positive_number(name: str, value: ArrayLike, infinite: bool = False) -> None:
+def positive_number(name: str, value: ArrayLike, infinite: bool = False, zero: bool = False) -> None:
     """Raise ValueError unless `value` is positive and finite (abstract values pass: they were checked before)."""
     try:
         numbers = np.asarray(value, float)
     except jax.errors.TracerArrayConversionError:
         return
-    if not np.all((np.isfinite(numbers) | (infinite & (numbers == np.inf))) & (numbers > 0)):
-        raise ValueError(f"{name} is {numbers.tolist()}; it must be positive{'' if infinite else ' and finite'}.")
+    above = numbers >= 0 if zero else numbers > 0
+    if not np.all((np.isfinite(numbers) | (infinite & (numbers == np.inf))) & above):
+        sign = "at least 0" if zero else "positive"
+        raise ValueError(f"{name} is {numbers.tolist()}; it must be {sign}{'' if infinite else ' and finite'}.")
 
 
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

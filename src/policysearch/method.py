@@ -16,21 +16,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from policysearch import normalize, quality
-from policysearch.credit import CentredRanks, Credit, Info, TopPairs
-from policysearch.direction import Direction, LeastSquares, Natural
+from policysearch.credit import CentredRanks, Credit, Elites, Info, TopPairs
+from policysearch.direction import Direction, Euclidean, LeastSquares, Natural
 from policysearch.explore import Coordinates, Explore, Layout, ParameterNoise
 from policysearch.policies import Parameters, Policy
+from policysearch.regenerated import Regenerated
 from policysearch.rollouts import LOST, OK, Rollouts, settle
-from policysearch.step import KLStep, Optimizer, Step
+from policysearch.step import KLStep, Optimizer, Refit, Step
 
 
 class State(eqx.Module):
     """What must persist from one update to the next; a pytree.
 
-    policy holds θ and the observation scaling; credit and step belong to those parts; update counts from 0.
+    policy holds θ and the observation scaling; explore, credit and step belong to those parts; update counts from 0.
     """
 
     policy: Policy
+    explore: Any
     credit: Any
     step: Any
     update: Array
@@ -79,8 +81,10 @@ class Method(eqx.Module):
                 "Likelihood-ratio methods need a policy with an action distribution; named parameters have none. "
                 "Use weight_perturbation, finite_differences or ars."
             )
-        step = self.step.init(policy.theta(self.space))
-        state = State(policy, self.credit.init(horizon), step, jnp.zeros((), int))
+        theta = policy.theta(self.space)
+        explore = self.explore.init(theta.size)
+        step = self.step.init(_point(theta, explore))
+        state = State(policy, explore, self.credit.init(horizon), step, jnp.zeros((), int))
         # weakly typed numbers become strongly typed after one update, and would compile it a second time
         return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
 
@@ -88,18 +92,18 @@ class Method(eqx.Module):
         """The trials of an update, in index order."""
         return self.explore.layout(policy.theta(self.space).size)
 
-    def offsets(self, policy: Policy, z: Float[Array, "k d"], layout: Layout) -> Float[Array, "n d"]:
+    def offsets(self, state: State, z: Float[Array, "k d"], layout: Layout) -> Float[Array, "n d"]:
         """β of every trial (n, d) from standard normal rows z, one per distinct perturbation."""
-        rows = self.explore.rows(z)
+        rows = self.explore.rows(z, state.explore)
         sign = jnp.asarray(layout.sign, rows.dtype)
         return sign[:, None] * rows[jnp.asarray(layout.perturbation)]
 
-    def tell(self, state: State, offsets: Array | None, rollouts: Rollouts) -> tuple[State, Info]:
+    def tell(self, state: State, offsets: Array | Regenerated | None, rollouts: Rollouts) -> tuple[State, Info]:
         """One update from what came back.
 
         Args:
             state: as it was when the trials were asked for.
-            offsets: β (n, d) of parameter-space trials; None in action space.
+            offsets: β (n, d) of parameter-space trials, or what makes them; None in action space.
             rollouts: in index order, as they came; failures are settled here.
 
         Returns:
@@ -109,16 +113,19 @@ class Method(eqx.Module):
         policy, layout = state.policy, self.layout(state.policy)
         told = rollouts.outcome
         rollouts = settle(rollouts, jnp.asarray(self.failure_cost))
-        score = self.explore.score(policy, offsets, rollouts, layout)
+        score = self.explore.score(policy, offsets, rollouts, layout, state.explore)
         a, credit_state, credit_info = self.credit(rollouts, score, layout, state.credit)
-        groups = score.group_gradients(a, quality.group_count(layout.pairs))
+        theta = policy.theta(self.space)
+        groups = score.group_gradients(a, quality.group_count(score.size, theta.size))
         gradient = groups.mean(0)
         w, direction_info = self.direction(score, a, gradient)
-        theta = policy.theta(self.space)
-        measured = quality.measure(groups)
-        moved, step_state, step_info = self.step(theta, w, score, measured, state.step)
+        # a learned spread is searched beside θ, but how good the gradient is, is said of θ alone
+        measured = quality.measure(groups[:, : theta.size])
+        point = _point(theta, state.explore)
+        after, step_state, step_info = self.step(point, w, score, measured, state.step)
+        moved, spread = after[: theta.size], after[theta.size :]
 
-        ok = jnp.all(jnp.isfinite(moved)) & jnp.any(score.counted)
+        ok = jnp.all(jnp.isfinite(after)) & jnp.any(score.counted)
         keep = lambda new, old: jnp.where(ok, new, old)  # noqa: E731
         total, counted = rollouts.costs.sum(1), score.counted
         n = score.count
@@ -127,7 +134,7 @@ class Method(eqx.Module):
         info = {
             "cost": jnp.where(jnp.any(counted), mean, jnp.nan),
             "cost_sem": jnp.sqrt(variance / n),
-            "gradient_norm": jnp.linalg.norm(gradient),
+            "gradient_norm": jnp.linalg.norm(gradient[: theta.size]),
             "gradient_error": measured.error,
             "snr": measured.snr,
             "step_norm": jnp.where(ok, jnp.linalg.norm(moved - theta), 0.0),
@@ -149,8 +156,14 @@ class Method(eqx.Module):
                 keeps = self.space == "action"
                 next_policy = next_policy.rescaled(scaling) if keeps else next_policy.with_scaling(scaling)
         carry = lambda new, old: _tree_where(ok, new, old)  # noqa: E731
+        if spread.size:
+            info["std"] = jnp.exp(jnp.mean(spread))
         next_state = State(
-            next_policy, carry(credit_state, state.credit), carry(step_state, state.step), state.update + 1
+            next_policy,
+            keep(spread, state.explore) if spread.size else state.explore,
+            carry(credit_state, state.credit),
+            carry(step_state, state.step),
+            state.update + 1,
         )
         return next_state, info
 
@@ -171,6 +184,17 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
             "Finite differences are the least-squares solution B⁺a, not Bᵀa: Coordinates and LeastSquares belong "
             "together. For sampled actions the same solution is called Natural."
         )
+    learned = getattr(explore, "learned", False)
+    analytic = isinstance(direction, Natural) and direction.fisher == "analytic"
+    if analytic and not isinstance(explore, ParameterNoise):
+        return "The analytic Fisher matrix is that of perturbed parameters; sampled actions use Natural('empirical')."
+    if isinstance(step, Refit) and not (learned and analytic and isinstance(credit, Elites)):
+        return (
+            "A refit takes the best rollouts of a learned spread along its exact natural direction: "
+            "ParameterNoise(learned=True), Elites, Natural(fisher='analytic')."
+        )
+    if learned and not (analytic or isinstance(direction, Euclidean)):
+        return "A learned spread is moved by its gradient or its exact natural gradient: Natural(fisher='analytic')."
     if isinstance(direction, Natural) and isinstance(step, Optimizer) and step.preconditions:
         return (
             "A natural direction is already preconditioned by the Fisher matrix; an adaptive optimiser would do it "
@@ -178,8 +202,11 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
         )
     if isinstance(step, KLStep) and parameter:
         return "A KL step needs a policy's action distribution; in parameter space use LearningRate or Optimizer."
-    if isinstance(credit, (TopPairs, CentredRanks)) and not parameter:
-        return "Best pairs and ranks compare whole perturbed rollouts; with sampled actions use TotalCost or CostToGo."
+    if isinstance(credit, (TopPairs, CentredRanks, Elites)) and not parameter:
+        return (
+            "Best pairs, elites and ranks compare whole perturbed rollouts; with sampled actions use TotalCost or "
+            "CostToGo."
+        )
     if isinstance(credit, TopPairs) and not (isinstance(explore, ParameterNoise) and explore.two_sided):
         return "Best pairs need antithetic pairs: ParameterNoise(two_sided=True)."
     reference = getattr(explore, "reference", "none") != "none" or (
@@ -200,6 +227,11 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
             "'running' or 'reference'."
         )
     return ""
+
+
+def _point(theta: Array, spread: Any) -> Array:
+    """What a step moves: θ, and log σ after it where the spread is learned."""
+    return jnp.concatenate([theta, spread]) if isinstance(spread, jax.Array) else theta
 
 
 def _tree_where(condition: Array, new: Any, old: Any) -> Any:

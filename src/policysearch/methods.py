@@ -4,6 +4,8 @@ method               explore                    credit                     direc
 finite_differences   coordinates                difference to g(θ)         least squares   learning rate
 weight_perturbation  parameter noise            baseline                   euclidean       learning rate
 ars                  parameter noise, ±         best pairs ÷ their spread  euclidean       learning rate
+pgpe                 parameter noise, learned   baseline ÷ their spread    natural         learning rate
+cem                  parameter noise, learned   elites                     natural         refit
 reinforce            action noise               total cost − baseline      euclidean       KL step
 gpomdp               action noise               cost-to-go − baseline      euclidean       KL step
 natural_gradient     action noise               cost-to-go − baseline      natural         KL step
@@ -14,21 +16,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from policysearch import settings
-from policysearch.credit import CostToGo, TopPairs, TotalCost
+from policysearch.credit import CostToGo, Elites, TopPairs, TotalCost
 from policysearch.defaults import Problem
 from policysearch.direction import Euclidean, LeastSquares, Natural
 from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.method import Method
-from policysearch.step import KLStep, LearningRate, Step
+from policysearch.step import KLStep, LearningRate, Refit, Step
 
 
 def finite_differences(given: settings.FiniteDifferences, problem: Problem) -> Method:
     """Forward or central differences (18.18): d + 1 or 2d rollouts a repeat."""
     step = given.step or problem.effect
     rate = given.learning_rate
+    repeats = given.repeats or (1 if problem.specification.deterministic else 2)
     return Method(
-        Coordinates(step, given.central, _either(given.common_random_numbers, problem.common), given.repeats),
+        Coordinates(step, given.central, _either(given.common_random_numbers, problem.common), repeats),
         TotalCost("none" if given.central else "reference", normalise=rate is None),
         LeastSquares(),
         LearningRate(given.trust * step**2 if rate is None else rate),
@@ -61,14 +66,39 @@ def ars(given: settings.ARS, problem: Problem) -> Method:
     directions = given.directions or problem.directions
     std = given.std or problem.effect
     step = given.step or 0.7 * std
-    top = given.top or -(-directions // 2)
+    top = given.top or (-(-directions // 2) if given.version.endswith("-t") else directions)
     if top > directions:
         raise ValueError(f"top is {top} of {directions} directions; ask for at most as many as there are.")
     return Method(
-        ParameterNoise(directions, std, "gaussian", True, _either(given.common_random_numbers, problem.common)),
+        ParameterNoise(directions, std, given.shape, True, _either(given.common_random_numbers, problem.common)),
         TopPairs(top),
         Euclidean(),
         LearningRate(2 * step * std),
+    )
+
+
+def pgpe(given: settings.PGPE, problem: Problem) -> Method:
+    """Gradients of the search distribution's own mean and spread, along its exact natural direction."""
+    directions = given.directions or problem.directions
+    std, common = given.std or problem.effect, _either(given.common_random_numbers, problem.common)
+    rates = np.repeat([given.step, given.std_step or 1e-30], problem.d)
+    return Method(
+        ParameterNoise(directions, std, "gaussian", True, common, learned=True),
+        TotalCost("leave_one_out", normalise=True),
+        Natural(fisher="analytic"),
+        LearningRate(rates),
+    )
+
+
+def cem(given: settings.CEM, problem: Problem) -> Method:
+    """The best rollouts become the next search distribution."""
+    rollouts = given.rollouts or 4 * problem.directions
+    std = given.std or 3 * problem.effect
+    return Method(
+        ParameterNoise(rollouts, std, "gaussian", False, learned=True),
+        Elites(max(2, round(given.elites * rollouts))),
+        Natural(fisher="analytic"),
+        Refit(given.smoothing, given.extra, given.extra_updates),
     )
 
 
@@ -86,7 +116,7 @@ def gpomdp(given: settings.GPOMDP, problem: Problem) -> Method:
     """Each score times the cost that follows it."""
     return Method(
         ActionNoise(given.rollouts or problem.rollouts),
-        CostToGo(given.baseline),
+        _cost_to_go(given, problem),
         Euclidean(),
         _action_step(given, problem),
     )
@@ -96,7 +126,7 @@ def natural_gradient(given: settings.NaturalGradient, problem: Problem) -> Metho
     """S⁺a, stepped by KL."""
     return Method(
         ActionNoise(given.rollouts or problem.rollouts),
-        CostToGo(given.baseline),
+        _cost_to_go(given, problem),
         Natural(given.cutoff, _either(given.damping, problem.damping), given.solver),
         _action_step(given, problem),
     )
@@ -106,13 +136,18 @@ FACTORIES: dict[str, Callable[[Any, Problem], Method]] = {
     "finite_differences": finite_differences,
     "weight_perturbation": weight_perturbation,
     "ars": ars,
+    "pgpe": pgpe,
+    "cem": cem,
     "reinforce": reinforce,
     "gpomdp": gpomdp,
     "natural_gradient": natural_gradient,
 }
 
+#: updates that a shrinking step looks back on: about 1/(1 − memory)
+SHRINK_MEMORY = 0.8
+
 #: methods that vary parameters; the others vary actions
-PARAMETER_SPACE = frozenset({"finite_differences", "weight_perturbation", "ars"})
+PARAMETER_SPACE = frozenset({"finite_differences", "weight_perturbation", "ars", "pgpe", "cem"})
 
 
 def build(given: settings.Settings, problem: Problem) -> Method:
@@ -120,11 +155,24 @@ def build(given: settings.Settings, problem: Problem) -> Method:
     return FACTORIES[given.label()](given, problem)
 
 
+def _cost_to_go(given: settings.GPOMDP | settings.NaturalGradient, problem: Problem) -> CostToGo:
+    value = given.baseline == "value"
+    if given.gae_lambda not in (None, 1.0) and not value:
+        raise ValueError(
+            f"gae_lambda is {given.gae_lambda} with baseline {given.baseline}; it needs the baseline value."
+        )
+    discount = given.discount or problem.discount
+    gae_lambda = given.gae_lambda or (problem.gae_lambda if value else 1.0)
+    plain = discount == 1 and gae_lambda == 1
+    return CostToGo(given.baseline, discounting=None if plain else (discount, gae_lambda))
+
+
 def _action_step(given: Any, problem: Problem) -> Step:
     rate = getattr(given, "learning_rate", None)
     if rate is not None:
         return LearningRate(rate)
-    return KLStep(given.kl or problem.kl, memory=problem.memory)
+    shrink = _either(given.shrink, problem.shrink)
+    return KLStep(given.kl or problem.kl, memory=SHRINK_MEMORY if shrink else None)
 
 
 def _either(value: Any, default: Any) -> Any:

@@ -30,8 +30,9 @@ class Scaling(eqx.Module):
     def fixed(cls, scale: Float[np.ndarray, " p"] | tuple[float, ...]) -> Scaling:
         """Divide by `scale` (p,), shift by nothing."""
         values = np.asarray(scale, float)
-        if not np.all(np.isfinite(values) & (values > 0)):
-            raise ValueError(f"Observation scales must be positive and finite; got {tuple(scale)}.")
+        # squares of what lies outside would overflow or vanish in float32
+        if not np.all((values > 1e-18) & (values < 1e18)):
+            raise ValueError(f"Observation scales must lie between 1e-18 and 1e18; got {tuple(scale)}.")
         return cls(jnp.asarray(np.ones(())), jnp.asarray(np.zeros(values.shape)), jnp.asarray(values**2))
 
     @classmethod

@@ -6,7 +6,6 @@ p observations, m actions, k choices, d searched parameters. Every policy has it
 from __future__ import annotations
 
 import abc
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from policysearch.controller import Controller
 from policysearch.distributions import Categorical, Distribution, Gaussian
 from policysearch.normalize import Scaling
 
-ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sin": jnp.sin}
 
 
 class Policy(eqx.Module):
@@ -88,14 +87,16 @@ class Policy(eqx.Module):
             return self
         weight, bias = ("gain", "bias") if "gain" in self.parameters else ("weight_0", "bias_0")
         ratio = scaling.scale / self.scaling.scale
-        old = self.parameters[weight]
+        holder = "parameters" if weight in self.parameters else "constants"
+        new = dict(getattr(self, holder))
+        old = new[weight]
         mask = getattr(self, "mask", None)
         if mask is not None:
             ratio = ratio[np.nonzero(np.asarray(mask))[1]]
-        new = dict(self.parameters) | {weight: old * ratio}
+        new[weight] = old * ratio
         if bias in new and mask is None:
             new[bias] = new[bias] + old @ ((scaling.shift - self.scaling.shift) / self.scaling.scale)
-        return eqx.tree_at(lambda policy: policy.parameters, self.with_scaling(scaling), new)
+        return eqx.tree_at(lambda policy: getattr(policy, holder), self.with_scaling(scaling), new)
 
     def _describe(self, kind: str) -> dict[str, Any]:
         # the host only ever perturbs parameters, so its flat view is that of parameter space
@@ -211,12 +212,14 @@ class NeuralGaussian(Policy):
         layers: weights and biases [(W (h, p), b (h,)), …, (W (m, h), b (m,))].
         std: standard deviation of the action noise, scalar or (m,), in the action's unit.
         learned_std: the logarithm of std is a parameter.
-        activation: "tanh" or "relu".
+        activation: "tanh", "relu" or "sin".
         action_centre, action_scale: (m,), what 0 and ±1 of the network mean in the action's unit.
+        frozen: how many of the first layers are not searched: features that stay as they are.
         scaling: of the observations; None for none.
     """
 
     parameters: dict[str, Array]
+    constants: dict[str, Array]
     fixed_log_std: Array | None
     scaling: Scaling
     action_centre: Array
@@ -233,9 +236,15 @@ class NeuralGaussian(Policy):
         activation: str = "tanh",
         action_centre: Any = 0.0,
         action_scale: Any = 1.0,
+        frozen: int = 0,
         scaling: Scaling | None = None,
     ):
-        self.parameters, self.depth, self.activation = _layers(layers, activation)
+        arrays, self.depth, self.activation = _layers(layers, activation)
+        if not 0 <= frozen < self.depth:
+            raise ValueError(f"frozen is {frozen}; of {self.depth} layers, 0 to {self.depth - 1} can stay as they are.")
+        held = {f"{name}_{index}" for name in ("weight", "bias") for index in range(frozen)}
+        self.constants = {name: value for name, value in arrays.items() if name in held}
+        self.parameters = {name: value for name, value in arrays.items() if name not in held}
         m, p = layers[-1][0].shape[0], layers[0][0].shape[1]
         log_std = _log_std(std, m)
         self.fixed_log_std = None if learned_std else log_std
@@ -252,12 +261,13 @@ class NeuralGaussian(Policy):
 
     def __call__(self, observation: Float[Array, "*b p"]) -> Gaussian:
         """Distribution over actions at each observation (*batch, p)."""
-        output = _network(self.parameters, self.depth, self.activation, self.scaling(observation))
+        arrays = self.constants | self.parameters
+        output = _network(arrays, self.depth, self.activation, self.scaling(observation))
         return Gaussian(self.action_centre + self.action_scale * output, self.log_std)
 
     def controller(self) -> Controller:
         """The same policy as plain NumPy."""
-        constants = _scaling_constants(self.scaling)
+        constants = _scaling_constants(self.scaling) | _numpy(self.constants)
         constants["action_centre"] = np.asarray(self.action_centre)
         constants["action_scale"] = np.asarray(self.action_scale)
         if self.fixed_log_std is not None:
@@ -395,80 +405,6 @@ class Parameters(Policy):
         }
         description = self._describe("parameters") | {"names": list(self.names)}
         return Controller(description, _numpy(self.parameters), constants)
-
-
-def random_layers(
-    sizes: Sequence[int], seed: int, *, last: float = 0.01, bias: bool = True
-) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Weights of a perceptron p → hidden… → m: orthogonal rows, hidden biases 0, the last layer scaled by `last`.
-
-    Args:
-        sizes: (p, hidden…, m).
-        seed: of the random numbers.
-        last: factor on the last layer, small so that a search starts near the action's centre; 0 for a zero start.
-        bias: give each layer a bias.
-    """
-    generator = np.random.default_rng(seed)
-    layers = []
-    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        block = generator.standard_normal((max(fan_in, fan_out), min(fan_in, fan_out)))
-        q, r = np.linalg.qr(block)
-        q = q * np.sign(np.diag(r))
-        weight = q if fan_out >= fan_in else q.T
-        gain = last if index == len(sizes) - 2 else np.sqrt(max(1.0, fan_out / fan_in))
-        layers.append((weight * gain, np.zeros(fan_out) if bias else None))
-    return layers
-
-
-def from_controller(controller: Controller) -> Policy:
-    """The JAX policy of a loaded controller (the inverse of `Policy.controller`)."""
-    kind = controller.description["policy"]
-    parameters, constants = controller.parameters, controller.constants
-    if kind == "parameters":
-        names = list(controller.description["names"])
-        bounds = {
-            name: (float(low), float(high))
-            for name, low, high in zip(names, constants["low"], constants["high"], strict=True)
-        }
-        log = [name for name, flag in zip(names, constants["log"], strict=True) if flag]
-        policy: Policy = Parameters(names, constants["initial"], bounds=bounds, scale=constants["scale"], log=log)
-        return eqx.tree_at(lambda tree: tree.parameters["values"], policy, jnp.asarray(parameters["values"]))
-    scaling = Scaling(
-        jnp.asarray(constants["scaling_count"]),
-        jnp.asarray(constants["scaling_mean"]),
-        jnp.asarray(constants["scaling_m2"]),
-        running=bool(constants["scaling_running"]),
-    )
-    std = np.exp(parameters.get("log_std", constants.get("log_std", np.zeros(1))))
-    if kind == "linear_gaussian":
-        gain = parameters["gain"]
-        mask = constants.get("mask")
-        if mask is not None:
-            full = np.zeros(mask.shape)
-            full[mask] = gain
-            gain = full
-        return LinearGaussian(
-            gain,
-            bias=parameters.get("bias"),
-            std=std,
-            learned_std="log_std" in parameters,
-            mask=mask,
-            scaling=scaling,
-        )
-    depth = sum(name.startswith("weight_") for name in parameters)
-    layers = [(parameters[f"weight_{i}"], parameters.get(f"bias_{i}")) for i in range(depth)]
-    activation = controller.description["activation"]
-    if kind == "softmax":
-        return Softmax(layers, activation=activation, scaling=scaling)
-    return NeuralGaussian(
-        layers,
-        std=std,
-        learned_std="log_std" in parameters,
-        activation=activation,
-        action_centre=constants["action_centre"],
-        action_scale=constants["action_scale"],
-        scaling=scaling,
-    )
 
 
 def _layers(layers: Sequence[tuple[Any, Any]], activation: str) -> tuple[dict[str, Array], int, str]:

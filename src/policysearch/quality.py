@@ -12,12 +12,18 @@ from jaxtyping import Array, Float
 
 #: most groups that a batch is divided into
 GROUPS = 32
+#: most numbers of all group gradients together
+LARGEST = 8_000_000
 
 
-def group_count(pairs: int) -> int:
-    """How many groups to divide `pairs` independent samples into: equal ones where 8 to `GROUPS` can be."""
-    equal = max(groups for groups in range(1, min(pairs, GROUPS) + 1) if pairs % groups == 0)
-    return equal if equal >= min(8, pairs) else min(pairs, GROUPS)
+def group_count(samples: int, d: int = 1) -> int:
+    """How many groups to divide independent samples into: equal ones where 8 to `GROUPS` can be.
+
+    Of so many parameters d that group gradients would fill the memory, fewer.
+    """
+    most = min(samples, GROUPS, max(4, LARGEST // d))
+    equal = max(groups for groups in range(1, most + 1) if samples % groups == 0)
+    return equal if equal >= min(8, most) else most
 
 
 class Quality(NamedTuple):
@@ -28,12 +34,14 @@ class Quality(NamedTuple):
 
     @property
     def snr(self) -> Float[Array, ""]:
-        """‖∇J‖²/(tr Cov ĝ), the numerator freed of its own bias; 0 where there is no noise to measure.
+        """‖∇J‖²/(tr Cov ĝ), the numerator freed of its own bias; NaN where the noise was not measured.
 
         From m groups it is uncertain by about ±√(2/(m − 1)) of the noise alone.
         """
-        known = self.noise > 0
-        return jnp.where(known, self.power / jnp.where(known, self.noise, 1.0) - 1, 0.0)
+        noisy = self.noise > 0
+        exact = jnp.where(self.power > 0, jnp.inf, 0.0)
+        ratio = jnp.where(noisy, self.power / jnp.where(noisy, self.noise, 1.0) - 1, exact)
+        return jnp.where(jnp.isnan(self.noise), jnp.nan, ratio)
 
     @property
     def error(self) -> Float[Array, ""]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from policysearch.policies import Policy
+from policysearch.regenerated import Regenerated
 from policysearch.rollouts import Rollouts
 
 
@@ -23,6 +24,11 @@ class Score(eqx.Module):
     """
 
     counted: eqx.AbstractVar[Bool[Array, " n"]]
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Number of independent samples that the rows come from: rollouts, pairs, or whole sets of differences."""
 
     @property
     def count(self) -> Float[Array, ""]:
@@ -78,6 +84,11 @@ class PolicyScore(Score):
             mask=rollouts.mask & rollouts.used[:, None],
             counted=rollouts.used,
         )
+
+    @property
+    def size(self) -> int:
+        """Number of rollouts."""
+        return self.mask.shape[0]
 
     def _log_prob(self, theta: Array) -> Float[Array, "n T"]:
         log_prob = self.policy.with_theta(theta).log_prob(self.observations, self.actions)
@@ -138,36 +149,63 @@ class PolicyScore(Score):
 
 
 class PerturbationScore(Score):
-    """Rows β_i/σ² of perturbed parameters θ + β_i; partners (θ ± β) share a group (18.24).
+    """Rows β_i/σ² of perturbed parameters θ + β_i; partners (θ ± β) belong to one sample (18.24).
+
+    Where the spread is learned the rows are those of (θ, log σ), 2d long: β/σ² and β²/σ² − 1.
 
     Args:
-        offsets: β (n, d); the zero row of a reference trial.
+        offsets: β (n, d), or what makes them; zero for a reference trial.
         variance: σ² per parameter, () or (d,); 1 for plain rows β.
         counted: (n,), False for reference trials and where a partner was lost.
-        pair: (n,) number of the pair that a trial belongs to.
-        pairs: how many there are.
+        sample: (n,) number of the independent sample that a trial belongs to.
+        samples: how many there are.
+        learned: rows for log σ too.
     """
 
-    offsets: Float[Array, "n d"]
+    offsets: Float[Array, "n d"] | Regenerated
     variance: Array
     counted: Bool[Array, " n"]
-    pair: Array
-    pairs: int = eqx.field(static=True)
+    sample: Array
+    samples: int = eqx.field(static=True)
+    learned: bool = eqx.field(static=True, default=False)
 
-    def rmv(self, a: Float[Array, " n"]) -> Float[Array, " d"]:
-        """Σ a_i β_i/σ²."""
-        return jnp.where(self.counted, a, 0.0) @ self.offsets / self.variance
+    @property
+    def size(self) -> int:
+        """Number of independent samples."""
+        return self.samples
 
-    def mv(self, w: Float[Array, " d"], per_stage: bool = False) -> Float[Array, " n"]:
-        """β_iᵀ w/σ²."""
-        return jnp.where(self.counted, self.offsets @ (w / self.variance), 0.0)
+    def fisher(self, d: int) -> Float[Array, " D"]:
+        """Diagonal of the Gaussian's Fisher matrix, which has nothing beside it: 1/σ² for θ, 2 for log σ."""
+        theta = jnp.broadcast_to(1 / self.variance, (d,))
+        return jnp.concatenate([theta, jnp.full(d, 2.0, theta.dtype)]) if self.learned else theta
 
-    def dense(self, per_stage: bool = False) -> Float[Array, "n d"]:
-        """β/σ², zero for trials that do not count."""
-        return jnp.where(self.counted[:, None], self.offsets / self.variance, 0.0)
+    def _sums(self, weights: Float[Array, "k n"]) -> Float[Array, "k D"]:
+        """Σ_i weight_i s_i for each row of weights."""
+        if isinstance(self.offsets, Regenerated):
+            sums = self.offsets.sums(weights, squares=self.learned)
+            first, second = sums[0], sums[-1]
+        else:
+            first = weights @ self.offsets
+            second = weights @ self.offsets**2 if self.learned else first
+        if not self.learned:
+            return first / self.variance
+        return jnp.concatenate([first / self.variance, second / self.variance - weights.sum(1, keepdims=True)], axis=1)
 
-    def group_gradients(self, a: Float[Array, " n"], groups: int) -> Float[Array, "m d"]:
-        """Sums over the pairs of a group; pairs are dealt to groups in turn."""
-        rows = jnp.where(self.counted, a, 0.0)[:, None] * self.offsets / self.variance
-        sums = jnp.zeros((groups, rows.shape[1]), rows.dtype).at[self.pair % groups].add(rows)
-        return sums * (groups / self.count)
+    def rmv(self, a: Float[Array, " n"]) -> Float[Array, " D"]:
+        """Σ a_i s_i."""
+        return self._sums(jnp.where(self.counted, a, 0.0)[None])[0]
+
+    def mv(self, w: Float[Array, " D"], per_stage: bool = False) -> Float[Array, " n"]:
+        """s_iᵀ w."""
+        if isinstance(self.offsets, Regenerated) and not self.learned:
+            return jnp.where(self.counted, self.offsets.dot(w / self.variance), 0.0)
+        return self.dense() @ w
+
+    def dense(self, per_stage: bool = False) -> Float[Array, "n D"]:
+        """The rows, zero for trials that do not count."""
+        return jnp.where(self.counted[:, None], self._sums(jnp.eye(self.counted.shape[0])), 0.0)
+
+    def group_gradients(self, a: Float[Array, " n"], groups: int) -> Float[Array, "m D"]:
+        """Sums over the samples of a group; samples are dealt to groups in turn."""
+        member = (self.sample % groups)[None, :] == jnp.arange(groups)[:, None]
+        return self._sums(jnp.where(member & self.counted, a, 0.0)) * (groups / self.count)

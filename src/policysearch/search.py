@@ -9,7 +9,8 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import msgspec
@@ -19,16 +20,21 @@ from policysearch import defaults, methods
 from policysearch.controller import Controller
 from policysearch.evaluation import Evaluation, evaluate, fit
 from policysearch.explore import Coordinates
+from policysearch.initial import start as starting_point
 from policysearch.method import Method, State
 from policysearch.policies import Parameters, Policy
 from policysearch.settings import ARS, METHODS, Budget, PolicySettings, Settings, checked, method_settings
 from policysearch.specification import Discrete, Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.python_function import PythonFunction
-from policysearch.trials import OpenUpdate, Trial
+
+if TYPE_CHECKING:
+    from policysearch.trials import OpenUpdate, Trial
 
 #: updates in a row without a usable trial after which a search gives up
 HOPELESS = 10
+#: after so many updates a search looks once whether its gradient is this small a share of the noise
+LOOK, FAINT = 5, 0.1
 
 Record = dict[str, float]
 
@@ -69,9 +75,11 @@ class Search:
         policy: a `Policy`, "linear", "network", or `PolicySettings`; None for what the task recommends.
         budget: rollouts, or "2e6stages", "50updates"; None for the rule's choice.
         seed: of everything random.
-        initial: known parameters to start from: a file, a folder of a run, or a dict (see `defaults.start`).
+        initial: known parameters to start from: a file, a folder of a run, or a dict (see `initial.start`).
         workers: processes for Gymnasium tasks; the cores by default.
         failure_cost: what a trial costs that the policy made fail; None for the worst finite cost of its update.
+        programs: folder where the traced update of a JAX task is kept for later processes, which then start faster;
+            None to trace it anew.
 
     Raises:
         ValueError: names, settings or sizes that do not fit; the sentence says what is allowed.
@@ -88,6 +96,7 @@ class Search:
         initial: Any = None,
         workers: int | None = None,
         failure_cost: float | None = None,
+        programs: Path | None = None,
     ):
         if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}.")
@@ -102,7 +111,7 @@ class Search:
         self.task: Any = plant
         start = self._policy(policy, given)
         if initial is not None:
-            start = defaults.start(start, initial)
+            start = starting_point(start, initial)
         fit(self.specification, start.controller())
         problem = defaults.problem(self.specification, start, space)
         self.method = given if isinstance(given, Method) else methods.build(given, problem)
@@ -123,6 +132,7 @@ class Search:
         self._skipped = 0
         self._started: float | None = None
         self._workers = workers
+        self._programs = programs
         self._sampler: Any = None
         self._pending: OpenUpdate | None = None
         self._warn()
@@ -154,7 +164,7 @@ class Search:
             settings = checked(PolicySettings, {} if policy is None else {"kind": policy}, "a policy setting")
         running = None
         if isinstance(given, ARS):
-            running = given.version == "v2"
+            running = given.version.startswith("v2")
         return defaults.default_policy(self.specification, settings, running=running, seed=self.seed)
 
     def _budget(self, budget: Budget | str | int | None) -> Budget:
@@ -175,6 +185,28 @@ class Search:
                 f"compared rollouts {same}. weight_perturbation averages the noise over all parameters.",
                 stacklevel=4,
             )
+
+    def _warn_if_faint(self) -> None:
+        explore: Any = self.method.explore
+        learned = getattr(explore, "learned", False)
+        if self.updates != LOOK or self.method.space != "parameter" or self.specification.deterministic or learned:
+            return
+        ratios = [record["snr"] for record in self.records if math.isfinite(record["snr"])]
+        coordinates = isinstance(explore, Coordinates)
+        # m random directions of d parameters give m/(d + 1) even without noise, so that few of them tell nothing of it
+        telling = coordinates or self.layout.pairs > self.settings["parameters"]
+        if not telling or not ratios or np.mean(ratios) >= FAINT:
+            return
+        size = float(np.mean(np.asarray(explore.step if coordinates else explore.std)))
+        remedies = f"a larger {'step' if coordinates else 'std'}, more {'repeats' if coordinates else 'rollouts'}"
+        if self.specification.repeatable and not explore.common:
+            remedies += ", common random numbers"
+        warnings.warn(
+            f"The gradient drowns in noise: over the first {LOOK} updates its signal-to-noise ratio is "
+            f"{np.mean(ratios):.2g} on average, with perturbations of {size:.3g} and {self.layout.size} rollouts an "
+            f"update. What raises it: {remedies}.",
+            stacklevel=5,
+        )
 
     @property
     def share(self) -> float:
@@ -262,6 +294,8 @@ class Search:
         Raises:
             RuntimeError: every trial of this update is out; tell their results first.
         """
+        from policysearch.trials import OpenUpdate
+
         self._start_clock()
         if self._pending is None:
             self._pending = OpenUpdate(self.method, self.state, self.seed, self.rollouts)
@@ -291,6 +325,8 @@ class Search:
         Raises:
             ValueError: a trial that is not open, or a result of the wrong shape; nothing is lost by it.
         """
+        from policysearch.trials import Trial
+
         number = trial.number if isinstance(trial, Trial) else int(trial)
         if self._pending is None:
             raise ValueError(f"Trial {number} is not open: nothing was asked. Call ask() first.")
@@ -317,15 +353,22 @@ class Search:
             return InProcess(self.task, self.seed)
         from policysearch.samplers.native import Native
 
-        return Native(self.task, self.seed)
+        return Native(self.task, self.seed, self._programs)
 
-    def _start_clock(self) -> None:
+    def _start_clock(self, ago: float = 0.0) -> None:
         if self._started is None:
-            self._started = time.perf_counter()
+            self._started = time.perf_counter() - ago
 
     def _finish(self, state: State, info: dict[str, Any], stages: int, seconds: float) -> Record:
-        numbers = {name: float(value) for name, value in jax.device_get(info).items()}
         self.state = state
+        return self.account({name: float(value) for name, value in jax.device_get(info).items()}, stages, seconds)
+
+    def account(self, numbers: dict[str, float], stages: int, seconds: float) -> Record:
+        """Count an update of `stages` stages in `seconds`, and keep what it reported; returns its record.
+
+        For those who make the updates of a search themselves, as `train_seeds` does.
+        """
+        self._start_clock(seconds)
         self.updates += 1
         references = int(self.layout.reference.sum()) if self.method.space == "parameter" else 0
         self.counts["reference"] += references
@@ -345,6 +388,7 @@ class Search:
             **numbers,
         }
         self.records.append(record)
+        self._warn_if_faint()
         self._skipped = self._skipped + 1 if numbers["skipped"] else 0
         if self._skipped >= HOPELESS:
             self.stop(

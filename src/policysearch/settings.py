@@ -53,8 +53,8 @@ class FiniteDifferences(Settings, frozen=True):
     """ε, in parameter units"""
     central: bool = True
     """2d rollouts with error O(ε²), instead of d + 1 with O(ε)"""
-    repeats: Count = 1
-    """times that the whole set is tried, each on new seeds"""
+    repeats: Count | None = None
+    """times that the whole set is tried, each on new seeds; 2 on noisy tasks, so that the noise is measured"""
     common_random_numbers: bool | None = None
     """compared rollouts share their seed; on where the task can repeat one"""
     trust: Positive = 1.0
@@ -87,18 +87,52 @@ class WeightPerturbation(Settings, frozen=True):
 class ARS(Settings, frozen=True):
     """Augmented random search: the best antithetic pairs over their spread (Mania, Guy & Recht 2018)."""
 
-    version: Literal["v1", "v2"] = "v2"
-    """v2 scales observations by running statistics, v1 does not"""
+    version: Literal["v1", "v2", "v1-t", "v2-t"] = "v2-t"
+    """v2 scales observations by running statistics, v1 does not; -t: only the best pairs count"""
     directions: Count | None = None
     """pairs of rollouts per update"""
     top: Count | None = None
-    """pairs that count, the best ones"""
+    """pairs that count, the best ones; half of them for -t, else all"""
     std: Positive | None = None
     """σ of the perturbation, in parameter units (ν in the paper)"""
     step: Positive | None = None
     """step size (α in the paper)"""
+    shape: Shape = "gaussian"
+    """distribution of the perturbation; each has covariance σ²I"""
     common_random_numbers: bool | None = None
     """partners share their seed; on where the task can repeat one"""
+
+
+class PGPE(Settings, frozen=True):
+    """Parameter-exploring policy gradients: the perturbation's spread is learned too (Sehnke et al. 2010)."""
+
+    directions: Count | None = None
+    """pairs of rollouts per update"""
+    std: Positive | None = None
+    """first σ of the perturbation, in parameter units"""
+    step: Positive = 1.0
+    """longest step of the mean in an update, in standard deviations"""
+    std_step: NonNegative = 0.1
+    """step size of log σ; 0 keeps σ as it is"""
+    common_random_numbers: bool | None = None
+    """partners share their seed; on where the task can repeat one"""
+
+
+class CEM(Settings, frozen=True):
+    """Cross-entropy method: fit a normal distribution to the best rollouts (Rubinstein 1999)."""
+
+    rollouts: Count | None = None
+    """per update"""
+    elites: Share = 0.2
+    """share of the rollouts that are best"""
+    std: Positive | None = None
+    """first σ of the parameters, in parameter units"""
+    smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """share of the old mean and std that is kept"""
+    extra: NonNegative = 0.5
+    """std added at first, as a share of the first σ (Szita & Lőrincz 2006)"""
+    extra_updates: Count = 50
+    """updates over which the extra std falls to zero"""
 
 
 class Reinforce(Settings, frozen=True):
@@ -110,6 +144,8 @@ class Reinforce(Settings, frozen=True):
     """subtracted from the total cost"""
     kl: Positive | None = None
     """largest step, nats per stage"""
+    shrink: bool | None = None
+    """shorten steps by the share of noise in the gradient; on for gain matrices on plants"""
     learning_rate: Positive | None = None
     """η of plain gradient descent, instead of the step capped by kl"""
 
@@ -121,8 +157,14 @@ class GPOMDP(Settings, frozen=True):
     """per update"""
     baseline: StageBaseline = "value"
     """subtracted from the cost-to-go"""
+    discount: Share | None = None
+    """γ of the advantage: below 1 later costs count less, for less noise and some bias"""
+    gae_lambda: Share | None = None
+    """λ of generalised advantage estimation; needs the baseline value"""
     kl: Positive | None = None
     """largest step, nats per stage"""
+    shrink: bool | None = None
+    """shorten steps by the share of noise in the gradient; on for gain matrices on plants"""
     learning_rate: Positive | None = None
     """η of plain gradient descent, instead of the step capped by kl"""
 
@@ -134,8 +176,14 @@ class NaturalGradient(Settings, frozen=True):
     """per update"""
     baseline: StageBaseline = "value"
     """subtracted from the cost-to-go"""
+    discount: Share | None = None
+    """γ of the advantage: below 1 later costs count less, for less noise and some bias"""
+    gae_lambda: Share | None = None
+    """λ of generalised advantage estimation; needs the baseline value"""
     kl: Positive | None = None
     """largest step, nats per stage"""
+    shrink: bool | None = None
+    """shorten steps by the share of noise in the gradient; on for gain matrices on plants"""
     cutoff: Annotated[float, Meta(gt=0, lt=1)] | None = None
     """eigenvalues below this share of the largest count as zero"""
     damping: NonNegative | None = None
@@ -148,6 +196,8 @@ METHODS: dict[str, type[Settings]] = {
     "finite_differences": FiniteDifferences,
     "weight_perturbation": WeightPerturbation,
     "ars": ARS,
+    "pgpe": PGPE,
+    "cem": CEM,
     "reinforce": Reinforce,
     "gpomdp": GPOMDP,
     "natural_gradient": NaturalGradient,
@@ -157,10 +207,14 @@ METHODS: dict[str, type[Settings]] = {
 class PolicySettings(Settings, frozen=True):
     """What kind of policy is searched."""
 
-    kind: Literal["auto", "linear", "network"] = "auto"
-    """a gain matrix, or a multilayer perceptron; auto: what the task recommends"""
+    kind: Literal["auto", "linear", "rbf", "network"] = "auto"
+    """a gain matrix, one on random Fourier features, or a multilayer perceptron; auto: what the task recommends"""
     hidden: tuple[Count, ...] = (32, 32)
     """units of the network's hidden layers"""
+    features: Count = 100
+    """number of random Fourier features"""
+    bandwidth: Positive | None = None
+    """of the features, in scaled observations; √(2p) by default"""
     bias: bool | None = None
     """a constant term in a linear policy; off for gain matrices unless the action range is lopsided"""
     std: Positive | None = None

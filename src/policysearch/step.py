@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from policysearch.credit import Info
@@ -43,7 +44,8 @@ class LearningRate(Step):
         rate: η, scalar or (d,).
     """
 
-    rate: ArrayLike = eqx.field(converter=jnp.asarray)
+    # a float, so that rate 1 and rate 1.0 are one program
+    rate: ArrayLike = eqx.field(converter=lambda rate: jnp.asarray(rate, float))
 
     def __check_init__(self):
         """Refuse rates that are not positive and finite."""
@@ -54,6 +56,51 @@ class LearningRate(Step):
     ) -> tuple[Float[Array, " d"], Any, Info]:
         """θ − η w."""
         return theta - self.rate * w, state, {}
+
+
+class Refit(Step):
+    """Fit the search distribution anew to the best rollouts: the cross-entropy method's step (Rubinstein 1999).
+
+    Along the natural direction w of (θ, log σ) of equally weighted best rollouts, θ − w is their mean and
+    σ²(1 − 2w) − (mean − θ)² their variance. Szita & Lőrincz (2006) add noise at first, lest it settle early.
+
+    Args:
+        smoothing: share of the old mean and std that is kept, 0 to 1 (exclusive).
+        extra: std that is added to the fitted one in squares, as a share of the first std.
+        updates: over which `extra` falls to zero in a line.
+    """
+
+    smoothing: ArrayLike = eqx.field(converter=jnp.asarray, default=0.0)
+    extra: ArrayLike = eqx.field(converter=jnp.asarray, default=0.5)
+    updates: ArrayLike = eqx.field(converter=jnp.asarray, default=50.0)
+
+    def __check_init__(self):
+        """Refuse a smoothing, extra noise or number of updates that mean nothing."""
+        positive_number("smoothing", self.smoothing, zero=True)
+        positive_number("extra", self.extra, zero=True)
+        positive_number("updates", self.updates)
+        if not isinstance(self.smoothing, jax.core.Tracer) and np.any(np.asarray(self.smoothing) >= 1):
+            raise ValueError(f"smoothing is {np.asarray(self.smoothing).tolist()}; it must lie in 0 ≤ smoothing < 1.")
+
+    def init(self, theta: Float[Array, " D"]) -> Any:
+        """The first std (d,), and how many updates were made."""
+        return jnp.exp(theta[theta.size // 2 :]), jnp.zeros(())
+
+    def __call__(
+        self, theta: Array, w: Array, score: Score, quality: Quality, state: Any
+    ) -> tuple[Float[Array, " D"], Any, Info]:
+        """The distribution's new (mean, log σ)."""
+        first, count = state
+        d = theta.size // 2
+        std = jnp.exp(theta[d:])
+        shift = -w[:d]
+        fitted = jnp.sqrt(jnp.maximum(std**2 * (1 - 2 * w[d:]) - shift**2, 0.0))
+        keep = self.smoothing
+        extra = self.extra * first * jnp.maximum(1 - count / self.updates, 0.0)
+        smoothed = keep * std + (1 - keep) * fitted
+        # a spread of zero would end the search for good
+        new = jnp.maximum(jnp.sqrt(smoothed**2 + extra**2), 1e-6 * first)
+        return jnp.concatenate([theta[:d] + (1 - keep) * shift, jnp.log(new)]), (first, count + 1), {}
 
 
 class Optimizer(Step):

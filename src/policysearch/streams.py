@@ -6,12 +6,15 @@ n indices, d parameters. A perturbation β has zero mean and covariance I (18.23
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 SHAPES = ("gaussian", "sphere", "rademacher", "orthogonal")
 #: an orthogonal block is a d×d factorisation; beyond this it costs more than most rollouts
@@ -179,7 +182,12 @@ def _orthogonal(seed: int, update: int, indices: np.ndarray, size: int) -> np.nd
     rows = np.empty((len(indices), size))
     blocks = indices // size
     for block in np.unique(blocks):
-        z = stream(seed, Purpose.PERTURBATION, update, int(block)).standard_normal((size, size))
         chosen = blocks == block
-        rows[chosen] = shape_rows(z, "orthogonal", np)[indices[chosen] - block * size]
+        rows[chosen] = _orthogonal_block(seed, update, int(block), size)[indices[chosen] - block * size]
     return rows
+
+
+@functools.lru_cache(maxsize=1)  # rows are asked one at a time
+def _orthogonal_block(seed: int, update: int, block: int, size: int) -> np.ndarray:
+    z = stream(seed, Purpose.PERTURBATION, update, block).standard_normal((size, size))
+    return shape_rows(z, "orthogonal", np)

@@ -74,7 +74,7 @@ class OpenUpdate:
             number=self.first + index,
             update=jobs.update,
             index=index,
-            controller=jobs.controllers([index])[0],
+            controller=next(jobs.controllers([index])),
             environment_seed=environment_seed(
                 jobs.seed, Purpose.ENVIRONMENT, jobs.update, int(jobs.environment[index])
             ),

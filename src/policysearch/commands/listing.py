@@ -11,6 +11,7 @@ from policysearch.tasks import BUILT_IN
 
 POLICIES = {
     "linear": "a gain matrix on the observations; softmax of one layer where actions are discrete",
+    "rbf": "a gain matrix on random Fourier features of the observations (--features 100)",
     "network": "a multilayer perceptron (--hidden 32 32); softmax of its outputs where actions are discrete",
 }
 

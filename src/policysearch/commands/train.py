@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from policysearch import flags, journal
 from policysearch.cli import INTERRUPTED
 from policysearch.commands import shared
@@ -128,7 +126,7 @@ def _task_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _search(arguments: argparse.Namespace) -> Search:
     """The search that was asked for."""
-    shared.prepare_jax()
+    programs = shared.prepare_jax()
     from policysearch.defaults import default_method
     from policysearch.search import Search
 
@@ -150,6 +148,7 @@ def _search(arguments: argparse.Namespace) -> Search:
         initial=arguments.initial,
         workers=arguments.workers,
         failure_cost=arguments.failure_cost,
+        programs=programs,
     )
 
 
@@ -201,7 +200,7 @@ def _run(search: Search, record: journal.Journal, arguments: argparse.Namespace)
         "reason": found.reason,
         "updates": search.updates,
         "seconds": found.seconds,
-        **msgspec.structs.asdict(found.evaluation),
+        **found.evaluation.summary(),
         "criterion": search.specification.solved,
         "counts": found.counts,
         "folder": str(record.folder),

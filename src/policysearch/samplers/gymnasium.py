@@ -6,21 +6,25 @@ L stages happened of at most T, p observations, m actions. Cost of a stage: disc
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import inspect
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
-from jaxtyping import Float
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 from policysearch.controller import Controller
 from policysearch.samplers.jobs import Episode
 from policysearch.specification import FAILED, OK, Continuous, Discrete, Specification
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: observation limits beyond this say nothing about typical magnitudes
 LARGEST_LIMIT = 1e3
@@ -251,21 +255,19 @@ def run_rollout(
     Raises:
         Exception: whatever the environment raises, unless a non-finite action caused it.
     """
-    space = env.observation_space
-    observations = np.zeros((horizon, controller.observation_size))
-    actions = np.zeros(horizon, int) if controller.discrete else np.zeros((horizon, controller.action_size))
-    rewards = np.zeros(horizon)
-    write, apply = _writer(space), _applier(env.action_space)
-    act, output, step, isfinite = controller.act, controller.mode, env.step, math.isfinite
+    inner, limit = _without_time_limit(env, horizon)
+    observations = np.zeros((limit, controller.observation_size))
+    actions = np.zeros(limit, int) if controller.discrete else np.zeros((limit, controller.action_size))
+    rewards = np.zeros(limit)
+    write, act = _writer(env.observation_space), _actor(controller, env.action_space, noise, actions)
+    step, isfinite = inner.step, math.isfinite
     terminated = False
     k = 0
     observation, _ = env.reset(seed=seed)
     try:
         for k, row in enumerate(observations):
             write(row, observation)
-            action = output(row) if noise is None else act(row, noise[k])
-            actions[k] = action
-            observation, reward, terminated, truncated, _ = step(apply(action))
+            observation, reward, terminated, truncated, _ = step(act(k, row))
             rewards[k] = reward
             if terminated or truncated or not isfinite(reward):
                 break
@@ -275,12 +277,12 @@ def run_rollout(
     length = k + 1
     observations, actions, rewards = observations[:length], actions[:length], rewards[:length]
     with np.errstate(invalid="ignore", over="ignore"):
-        bad, reason = _first_failure(env, controller, observations, actions, rewards)
+        mean = observations.sum(axis=0) / length
+        bad, reason = _first_failure(inner, controller, observations, actions, rewards, mean)
         costs = survival_bonus - rewards
         if discount != 1:
             costs *= discount ** np.arange(length)
         total, returns = float(costs[:bad].sum()), float(rewards[:bad].sum())
-        mean = observations.mean(axis=0)
         deviations = observations - mean
         m2 = np.einsum("kp,kp->p", deviations, deviations)
     if reason:
@@ -302,27 +304,43 @@ def run_rollout(
     )
 
 
+def _without_time_limit(env: gymnasium.Env, horizon: int) -> tuple[gymnasium.Env, int]:
+    """The environment below Gymnasium's own time limit and order check, and the stages that they leave of `horizon`.
+
+    A rollout counts its stages and begins with a reset anyway; what the two do in each step is a tenth of a fast
+    simulator's time. Other wrappers stay, and what is below them.
+    """
+    while isinstance(env, gymnasium.Wrapper) and type(env) in (TimeLimit, OrderEnforcing):
+        if isinstance(env, TimeLimit):
+            horizon = min(horizon, env._max_episode_steps)
+        env = env.env
+    return env, horizon
+
+
 def _first_failure(
     env: gymnasium.Env,
     controller: Controller,
     observations: np.ndarray,
     actions: np.ndarray,
     rewards: np.ndarray,
+    mean: np.ndarray,
 ) -> tuple[int, str]:
     """The stage of the first failure and what it was; (L, "") for none."""
     length = len(rewards)
-    found = []
     # a stage's observation comes before its action, its action before its reward
     seen = [("observation", observations), ("action", actions), ("reward", rewards)]
     if controller.discrete:  # the largest of logits that are NaN is a valid action
         seen[1] = ("vector of logits", controller.output(observations))
-    for name, values in seen:
-        finite = np.isfinite(values)
-        if not finite.all():
-            stage = int(np.argmin(finite.reshape(length, -1).all(axis=1)))
-            found.append((stage, f"the {name} of stage {stage} is not finite"))
-    if found:
-        return min(found, key=lambda pair: pair[0])
+    # a sum is finite only where all are, and the stages are looked at one by one only where it is not
+    if not math.isfinite(mean.sum() + seen[1][1].sum() + rewards.sum()):
+        found = []
+        for name, values in seen:
+            finite = np.isfinite(values)
+            if not finite.all():
+                stage = int(np.argmin(finite.reshape(length, -1).all(axis=1)))
+                found.append((stage, f"the {name} of stage {stage} is not finite"))
+        if found:
+            return min(found, key=lambda pair: pair[0])
     warning = getattr(getattr(env.unwrapped, "data", None), "warning", None)
     if warning is not None:
         noted = _mujoco_divergence(warning)
@@ -331,14 +349,19 @@ def _first_failure(
     return length, ""
 
 
+@functools.cache
+def _divergences() -> list[tuple[str, int]]:
+    """Names and numbers of MuJoCo's warnings of a state that is not finite."""
+    kinds = sys.modules["mujoco"].mjtWarning.__members__.items()
+    return [(name.removeprefix("mjWARN_"), int(kind)) for name, kind in kinds if "BAD" in name]
+
+
 def _mujoco_divergence(warning: Any) -> str:
     """Names of the divergences that MuJoCo counted since the reset: it restarts itself and goes on."""
-    mujoco, numbers = sys.modules.get("mujoco"), getattr(warning, "number", None)
-    if mujoco is None or numbers is None:
+    numbers = getattr(warning, "number", None)
+    if numbers is None or "mujoco" not in sys.modules:
         return ""
-    kinds = mujoco.mjtWarning.__members__.items()
-    bad = [name.removeprefix("mjWARN_") for name, kind in kinds if "BAD" in name and numbers[int(kind)]]
-    return ", ".join(bad)
+    return ", ".join(name for name, kind in _divergences() if numbers[kind])
 
 
 def _writer(space: gymnasium.Space) -> Callable[[np.ndarray, Any], None]:
@@ -360,17 +383,36 @@ def _writer(space: gymnasium.Space) -> Callable[[np.ndarray, Any], None]:
     return write if len(space.shape or ()) == 1 else write_flat
 
 
-def _applier(space: gymnasium.Space) -> Callable[[Any], Any]:
-    """A function from a sampled action to what the environment takes: within limits, a new array each."""
+def _actor(
+    controller: Controller, space: gymnasium.Space, noise: np.ndarray | None, actions: np.ndarray
+) -> Callable[[int, np.ndarray], Any]:
+    """A function of a stage and its observation that writes the sampled action into `actions`.
+
+    It returns what the environment takes: within limits, and an array of its own at each stage.
+    """
+    output = controller.unchecked_output
     if isinstance(space, gymnasium.spaces.Discrete):
         start = int(space.start)
-        return int if start == 0 else lambda action: int(action) + start
+
+        def choose(k: int, observation: np.ndarray) -> int:
+            logits = output(observation, None)
+            action = int(logits.argmax() if noise is None else (logits + noise[k]).argmax())
+            actions[k] = action
+            return action + start
+
+        return choose
     if not isinstance(space, Box):
         raise ValueError(f"Actions {space} came; a Box or Discrete is needed.")
-    low, high, dtype, shape = space.low.ravel(), space.high.ravel(), space.dtype, space.shape
-    minimum, maximum = np.minimum, np.maximum
+    shape, low, high = space.shape, space.low.ravel(), space.high.ravel()
+    deviations = None if noise is None else controller.std * noise
+    taken = np.empty(actions.shape, space.dtype)
 
-    def clip(action: np.ndarray) -> np.ndarray:
-        return minimum(maximum(action, low, dtype=dtype, casting="same_kind"), high)
+    def act(k: int, observation: np.ndarray) -> np.ndarray:
+        action, command = actions[k], taken[k]
+        output(observation, action)
+        if deviations is not None:
+            action += deviations[k]
+        command[:] = action
+        return command.clip(low, high, command)
 
-    return clip if len(shape) == 1 else lambda action: clip(action).reshape(shape)
+    return act if len(shape) == 1 else lambda k, observation: act(k, observation).reshape(shape)

@@ -15,6 +15,7 @@ import numpy as np
 from policysearch.credit import Info
 from policysearch.explore import ParameterNoise
 from policysearch.method import Method, State
+from policysearch.regenerated import Regenerated
 from policysearch.rollouts import Rollouts
 from policysearch.samplers.gymnasium import GymnasiumTask
 from policysearch.samplers.jobs import Episode, HostRollouts, Jobs, gather
@@ -23,6 +24,8 @@ from policysearch.specification import OK, Continuous, Specification
 from policysearch.streams import Purpose, environment_seed, perturbations
 from policysearch.tasks.python_function import PythonFunction
 
+#: most numbers of β that an update forms at once
+LARGEST = 4_000_000
 #: `Method.tell`, compiled
 compiled_tell = eqx.filter_jit(lambda method, state, offsets, rollouts: method.tell(state, offsets, rollouts))
 
@@ -40,18 +43,31 @@ def jobs(method: Method, state: State, seed: int) -> Jobs:
         return ask(
             perturbation=layout.perturbation,
             sign=layout.sign,
-            std=np.asarray(explore.std, float),
+            std=np.asarray(explore.spread(state.explore), float),
             shape=explore.shape,
         )
     d = controller.theta().size
-    return ask(offsets=np.asarray(method.offsets(state.policy, jnp.zeros((d, d)), layout), float))
+    return ask(offsets=np.asarray(method.offsets(state, jnp.zeros((d, d)), layout), float))
 
 
-def offsets(requested: Jobs) -> np.ndarray | None:
-    """β of every trial (n, d), the numbers that the workers used; None where actions vary."""
+def offsets(requested: Jobs, largest: int = LARGEST) -> np.ndarray | Regenerated | None:
+    """β of every trial (n, d), the numbers that the workers used; None where actions vary.
+
+    Where they are more than `largest` numbers they are not formed: what comes back makes them anew.
+    """
     if requested.offsets is not None or requested.perturbation is None or requested.sign is None:
         return requested.offsets
     d = requested.controller.theta().size
+    if len(requested) * d > largest:
+        return Regenerated(
+            jnp.asarray(requested.seed, jnp.uint32),
+            jnp.asarray(requested.update),
+            jnp.asarray(requested.perturbation),
+            jnp.asarray(requested.sign, float),
+            jnp.asarray(requested.std, float),
+            d,
+            requested.shape,
+        )
     distinct, index = np.unique(requested.perturbation, return_inverse=True)
     rows = np.zeros((len(distinct), d))
     rows[distinct >= 0] = perturbations(requested.seed, requested.update, distinct[distinct >= 0], d, requested.shape)
@@ -109,7 +125,7 @@ def tell(
     beta = offsets(requested)
     dtype = state.policy.theta().dtype
     rollouts = to_rollouts(came, requested.record, specification)
-    return compiled_tell(method, state, None if beta is None else jnp.asarray(beta, dtype), rollouts)
+    return compiled_tell(method, state, jnp.asarray(beta, dtype) if isinstance(beta, np.ndarray) else beta, rollouts)
 
 
 class Host:

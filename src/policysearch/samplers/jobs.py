@@ -6,15 +6,18 @@ n trials, d parameters, p observations, m actions, L stages. Trial i runs θ + s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from policysearch.controller import Controller
 from policysearch.specification import FAILED, LOST, OK
 from policysearch.streams import SHAPES, Purpose, environment_seed, perturbations
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +37,7 @@ class Jobs:
         purpose: of the environment seeds.
         stochastic: sample the actions; otherwise the mode acts.
         record: bring observations, actions and costs back.
-        block: trials per message; by default several blocks a worker. It changes no result.
+        block: trials per message; by default large blocks first and single trials at the end. It changes no result.
 
     Raises:
         ValueError: if sizes disagree; the message says which.
@@ -86,28 +89,36 @@ class Jobs:
     def __len__(self) -> int:
         return len(self.environment)
 
-    def controllers(self, trials: list[int]) -> list[Controller]:
-        """The perturbed controllers of some trials.
+    def controllers(self, trials: Sequence[int]) -> Iterator[Controller]:
+        """The perturbed controllers of some trials, one at a time: only one is ever kept.
 
         Args:
             trials: their indices.
 
-        Returns:
+        Yields:
             One controller a trial.
         """
-        if self.offsets is not None:
-            rows = np.asarray(self.offsets, dtype=np.float64)[trials]
-        elif self.perturbation is not None and self.sign is not None:
-            sign = np.asarray(self.sign, dtype=np.float64)[trials]
-            index = np.asarray(self.perturbation)[trials]
-            moved = sign != 0
-            rows = np.zeros((len(trials), self.controller.theta().size))
-            rows[moved] = perturbations(self.seed, self.update, index[moved], rows.shape[1], self.shape)
-            rows *= sign[:, None] * self.std
-        else:
-            return [self.controller] * len(trials)
         theta = self.controller.theta()
-        return [self.controller.with_theta(theta + row) for row in rows]
+        for row in self._offsets(trials):
+            yield self.controller if row is None else self.controller.with_theta(theta + row)
+
+    def _offsets(self, trials: Sequence[int]) -> Iterator[np.ndarray | None]:
+        """What is added to θ in some trials (d,), None for nothing."""
+        if self.offsets is not None:
+            yield from np.asarray(self.offsets, dtype=np.float64)[trials]
+            return
+        if self.perturbation is None or self.sign is None:
+            yield from [None] * len(trials)
+            return
+        d = self.controller.theta().size
+        sign = np.asarray(self.sign, dtype=np.float64)[trials]
+        index = np.asarray(self.perturbation)[trials]
+        beta: np.ndarray = np.zeros(0)
+        last = -1
+        for i, s in zip(index, sign, strict=True):
+            if s != 0 and i != last:  # partners follow each other and share a perturbation
+                beta, last = perturbations(self.seed, self.update, [i], d, self.shape)[0], i
+            yield None if s == 0 else s * self.std * beta
 
 
 class Event(NamedTuple):

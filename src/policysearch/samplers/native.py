@@ -5,6 +5,8 @@ Random numbers are JAX keys derived from (seed, purpose, update); action noise a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,9 +18,10 @@ from jaxtyping import Array, PRNGKeyArray
 from policysearch.controller import Controller
 from policysearch.credit import Info
 from policysearch.explore import Layout
+from policysearch.initial import from_controller
 from policysearch.method import Method, State
 from policysearch.normalize import statistics
-from policysearch.policies import Parameters, Policy, from_controller
+from policysearch.policies import Parameters, Policy
 from policysearch.rollouts import OK, Rollouts
 from policysearch.streams import Purpose
 from policysearch.tasks.task import Function, Task, clip
@@ -127,13 +130,21 @@ def update(task: Task | Function, method: Method, state: State, key: PRNGKeyArra
     if method.space == "parameter":
         theta = state.policy.theta("parameter")
         z = jax.random.normal(offset_key, (method.explore.draws(theta.size), theta.size), theta.dtype)
-        offsets = method.offsets(state.policy, z, layout)
+        offsets = method.offsets(state, z, layout)
     rollouts = sample(task, method, state.policy, layout, offsets, sample_key)
     return method.tell(state, offsets, rollouts)
 
 
 #: `update`, compiled; numbers are traced and sizes are static, so new numbers do not compile again
 compiled_update = eqx.filter_jit(update)
+
+
+def search_update(plan: tuple[Task | Function, Method], state: State, seed: Array) -> tuple[State, Info]:
+    """`update` of a search with this seed (uint32): even its key is made in the compiled program."""
+    return update(*plan, state, purpose_key(seed, Purpose.ACTION))
+
+
+compiled_search_update = eqx.filter_jit(search_update)
 
 
 class Modes(NamedTuple):
@@ -162,7 +173,7 @@ def _judges(task: Task) -> bool:
     return type(task).success is not Task.success
 
 
-def purpose_key(seed: int, purpose: Purpose) -> PRNGKeyArray:
+def purpose_key(seed: int | Array, purpose: Purpose) -> PRNGKeyArray:
     """The stream of random numbers for one purpose of one search."""
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
@@ -177,16 +188,36 @@ def evaluate_controller(
 
 
 class Native:
-    """Runs the updates of a search on a JAX task."""
+    """Runs the updates of a search on a JAX task.
 
-    def __init__(self, task: Task | Function, seed: int):
+    Args:
+        task: the plant or cost.
+        seed: of the search, 0 to 2³² − 1.
+        programs: folder where the traced update is kept for the next process; None to trace it in each.
+    """
+
+    def __init__(self, task: Task | Function, seed: int, programs: Path | None = None):
         self.task = task
-        self._key = purpose_key(seed, Purpose.ACTION)
+        self._seed = jax.device_put(np.uint32(seed))
+        self._programs = programs
+        self._run: Callable[[State], tuple[State, Info]] | None = None
         self._horizon = task.specification.horizon
 
     def update(self, method: Method, state: State, trials: int) -> tuple[State, Info, int]:
-        """One update of `trials` trials: the next state, what it reports, and how many stages were run."""
-        state, info = compiled_update(self.task, method, state, self._key)
+        """One update of `trials` trials: the next state, what it reports, and how many stages were run.
+
+        Every call is given the same method, and the state that the last one gave.
+        """
+        plan = (self.task, method)
+        if self._programs is not None and self._run is None:
+            from policysearch import programs
+
+            self._run = programs.kept(self._programs, search_update, plan, state, self._seed)
+            self._programs = None
+        if self._run is not None:
+            state, info = self._run(state)
+        else:
+            state, info = compiled_search_update(plan, state, self._seed)
         return state, info, trials * self._horizon
 
     def close(self) -> None:

@@ -1,11 +1,13 @@
 """A worker process, `python -m policysearch.samplers.worker`: one environment that runs blocks of trials.
 
-Started by `Workers` with the descriptors of a socket and of a heartbeat file; it ends when the socket closes.
+Started by `Workers` with the descriptors of a socket and of a file: the heartbeat, and after it the stack of a crash
+or, on SIGUSR1, of a trial that hangs. It ends when the socket closes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import mmap
 import os
 import signal
@@ -81,19 +83,19 @@ class _Bench:
         return None, faults, 0.0
 
 
-def serve(connection: Connection, beat: mmap.mmap) -> None:
-    """Make the environment, then answer blocks of trials until the driver closes the connection."""
+def serve(connection: Connection, beat: mmap.mmap, driver: int) -> None:
+    """Make the environment, then answer blocks of trials until the process `driver` closes the connection."""
     try:
         bench = _Bench(connection.recv(), beat)
         connection.send(("ready", None))
         with contextlib.closing(bench):
-            _answer(connection, bench)
+            _answer(connection, bench, driver)
     except (Exception, SystemExit):
         with contextlib.suppress(OSError):  # the driver may be gone: that is how this ends
             connection.send(("failed", traceback.format_exc()))
 
 
-def _answer(connection: Connection, bench: _Bench) -> None:
+def _answer(connection: Connection, bench: _Bench, driver: int) -> None:
     jobs: Any = None
     while True:
         kind, content = connection.recv()
@@ -103,7 +105,7 @@ def _answer(connection: Connection, bench: _Bench) -> None:
         trials, used = content
         results = []
         for trial, controller in zip(trials, jobs.controllers(trials), strict=True):
-            if connection.poll():  # nothing is due now but the end: the driver is gone
+            if os.getppid() != driver:
                 return
             results.append(bench.trial(jobs, trial, controller, used))
         BEAT.pack_into(bench.beat, 0, -1, 0.0)
@@ -124,10 +126,13 @@ def main(arguments: list[str]) -> None:
     socket, file = (int(argument) for argument in arguments)
     for descriptor in (socket, file):
         os.set_inheritable(descriptor, False)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    faulthandler.enable(file, all_threads=False)
+    faulthandler.register(signal.SIGUSR1, file, all_threads=False)
+    driver = os.getppid()
+    threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
     beat = mmap.mmap(file, BEAT.size)
     with Connection(socket) as connection:
-        serve(connection, beat)
+        serve(connection, beat, driver)
 
 
 if __name__ == "__main__":

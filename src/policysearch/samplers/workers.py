@@ -7,16 +7,11 @@ workers, nor on the size of blocks, nor on workers that died on the way.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import pickle
-import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections import deque
-from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -25,7 +20,8 @@ import numpy as np
 from policysearch.controller import Controller
 from policysearch.samplers.gymnasium import GymnasiumTask
 from policysearch.samplers.jobs import Episode, Event, HostRollouts, Jobs, gather
-from policysearch.samplers.worker import ATTEMPTS, BEAT
+from policysearch.samplers.process import LOST_CONNECTION, WorkerProcess
+from policysearch.samplers.worker import ATTEMPTS
 from policysearch.specification import FAILED, Discrete
 from policysearch.streams import Purpose
 
@@ -34,67 +30,50 @@ START_DEADLINE = 300.0
 #: seconds that every trial may take, and how many times the slowest good one if that is more
 SHORTEST_DEADLINE = 60.0
 PATIENCE = 20.0
-_THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")
-_LOST_CONNECTION = (EOFError, OSError)
+#: lost trials in a row after which a batch is given up, unless told
+LOST_LIMIT = 20
+#: a block is this share of what a worker still has to do
+SHARE = 0.25
 
 
-class _Worker:
-    """One process as the driver sees it: starting, idle, or busy with a block."""
+class TrialsLostError(RuntimeError):
+    """Trial after trial was lost; the message names the last cause.
 
-    def __init__(self, task: bytes):
-        self.state = "starting"
-        self.since = time.monotonic()
-        self.trials: list[int] = []
-        self.jobs: Jobs | None = None
-        environment = dict(os.environ) | {f"{name}_NUM_THREADS": "1" for name in _THREADS}
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        with tempfile.TemporaryFile() as file:
-            file.write(BEAT.pack(-1, 0.0))
-            file.flush()
-            self.beat = mmap.mmap(file.fileno(), BEAT.size)
-            self.connection, theirs = Pipe()
-            with theirs:
-                descriptors = (theirs.fileno(), file.fileno())
-                self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "policysearch.samplers.worker", *map(str, descriptors)],
-                    pass_fds=descriptors,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    # what it starts can be ended with it, and a terminal's Ctrl-C does not reach it
-                    start_new_session=True,
-                )
-        with contextlib.suppress(OSError):  # if it is dead already, its connection will say so
-            self.connection.send_bytes(task)
+    Args:
+        message: in words.
+        events: what happened in the batch so far.
+    """
 
-    def assign(self, jobs: Jobs, trials: list[int], used: int) -> None:
-        """Send a block of trials that have had `used` attempts before."""
-        self.state, self.trials = "busy", trials
-        BEAT.pack_into(self.beat, 0, -1, 0.0)
-        if self.jobs is not jobs:
-            self.connection.send(("jobs", jobs))
-            self.jobs = jobs
-        self.connection.send(("block", (trials, used)))
+    def __init__(self, message: str, events: list[Event]):
+        super().__init__(message)
+        self.events = events
 
-    def running(self) -> tuple[int, float]:
-        """The trial that runs (−1: none) and for how many seconds."""
-        trial, start = BEAT.unpack_from(self.beat)
-        return (trial, time.monotonic() - start) if trial in self.trials else (-1, 0.0)
 
-    def ending(self) -> str:
-        """How a process ended that has lost its connection, in words."""
-        try:
-            code = self.process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            return "a closed connection"
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+class _Batch:
+    """What is known of the trials of some jobs while they run."""
 
-    def kill(self) -> None:
-        """End the process and what it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.connection.close()
-        self.beat.close()
+    def __init__(self, jobs: Jobs, workers: int):
+        n = len(jobs)
+        self.message = pickle.dumps(("jobs", jobs))
+        self.missing = set(range(n))
+        self.episodes: list[Episode | None] = [None] * n
+        self.used = [0] * n
+        self.events: list[Event] = []
+        #: large blocks first, to save messages; at the end single trials, so that the workers end together
+        self.queue: deque[list[int]] = deque()
+        start = 0
+        while start < n:
+            size = jobs.block or max(1, int(SHARE * (n - start) / workers))
+            self.queue.append(list(range(start, min(start + size, n))))
+            start += size
+
+    def put_back(self, blocks: deque[list[int]], guilty: int) -> None:
+        """Queue the blocks of a dead worker; the one that ran is cut up, so that the guilty trial stands alone."""
+        left = [[trial for trial in block if trial in self.missing] for block in blocks]
+        ran = next((index for index, block in enumerate(blocks) if guilty in block), 0)
+        for index in reversed(range(len(left))):
+            pieces = [[trial] for trial in left[index]] if index == ran else [left[index]]
+            self.queue.extendleft(piece for piece in reversed(pieces) if piece)
 
 
 class Workers:
@@ -108,6 +87,7 @@ class Workers:
         workers: how many; as many as this process may use cores by default.
         deadline: seconds that one trial may take before its worker is replaced; by default the larger of 60 s
             and 20 times the slowest good trial so far.
+        lost_limit: lost trials in a row, in the order in which they end, after which `run` raises `TrialsLostError`.
 
     Raises:
         ValueError: if a number is out of range, or the task's options cannot be sent to another process.
@@ -119,11 +99,19 @@ class Workers:
         0
     """
 
-    def __init__(self, task: GymnasiumTask, workers: int | None = None, deadline: float | None = None):
+    def __init__(
+        self,
+        task: GymnasiumTask,
+        workers: int | None = None,
+        deadline: float | None = None,
+        lost_limit: int = LOST_LIMIT,
+    ):
         if workers is not None and workers < 1:
             raise ValueError(f"workers is {workers}; pass at least 1, or None for one per core.")
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline is {deadline}; pass seconds above 0, or None.")
+        if lost_limit < 1:
+            raise ValueError(f"lost_limit is {lost_limit}; pass at least 1 lost trial.")
         self.task = task
         try:
             self._sent = pickle.dumps(task)
@@ -135,7 +123,9 @@ class Workers:
         self.count = workers or _cores()
         self._deadline = deadline
         self._slowest = 0.0
-        self._workers: list[_Worker] = []
+        self._lost_limit = lost_limit
+        self._lost_in_a_row = 0
+        self._workers: list[WorkerProcess] = []
 
     def __enter__(self) -> Workers:
         return self
@@ -156,7 +146,7 @@ class Workers:
         """
         try:
             self._spawn()
-            while any(worker.state == "starting" for worker in self._workers):
+            while any(not worker.ready for worker in self._workers):
                 for worker, message in self._messages():
                     self._started(worker, message)
         except BaseException:
@@ -166,13 +156,13 @@ class Workers:
     def close(self) -> None:
         """End the processes; a later job starts new ones."""
         workers, self._workers = self._workers, []
+        idle = [worker for worker in workers if worker.ready and not worker.blocks]
+        for worker in idle:  # it closes its environment and ends by itself
+            worker.connection.close()
+        for worker in idle:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(timeout=2.0)
         for worker in workers:
-            if worker.state == "idle":  # it closes its environment and ends by itself
-                worker.connection.close()
-        for worker in workers:
-            if worker.state == "idle":
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    worker.process.wait(timeout=2.0)
             worker.kill()
 
     def evaluate(self, controller: Controller, seed: int, rollouts: int, update: int = 0) -> HostRollouts:
@@ -203,6 +193,7 @@ class Workers:
         Raises:
             ValueError: if the controller does not fit the task.
             RuntimeError: if an environment could not be made in a worker, with the worker's traceback.
+            TrialsLostError: if `lost_limit` trials in a row were lost, counted on from the jobs before.
         """
         self._check(jobs.controller)
         try:
@@ -227,27 +218,27 @@ class Workers:
 
     def _spawn(self) -> None:
         while len(self._workers) < self.count:
-            self._workers.append(_Worker(self._sent))
+            self._workers.append(WorkerProcess(self._sent))
 
-    def _messages(self) -> list[tuple[_Worker, Any]]:
+    def _messages(self) -> list[tuple[WorkerProcess, Any]]:
         """What workers have said since, None where one has died; returns at the latest after a second."""
-        silent: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers}
-        heard: list[tuple[_Worker, Any]] = []
+        silent: dict[Any, WorkerProcess] = {worker.connection: worker for worker in self._workers}
+        heard: list[tuple[WorkerProcess, Any]] = []
         for connection in wait(list(silent), timeout=min(1.0, self.deadline / 4)):
             worker = silent.pop(connection)
             try:
                 heard.append((worker, worker.connection.recv()))
-            except _LOST_CONNECTION:
+            except LOST_CONNECTION:
                 heard.append((worker, None))
         for worker in silent.values():
             # a child of a dead worker may hold its end of the connection open
             if worker.process.poll() is not None and not worker.connection.poll():
                 heard.append((worker, None))
-            elif worker.state == "starting" and time.monotonic() - worker.since > START_DEADLINE:
+            elif not worker.ready and time.monotonic() - worker.since > START_DEADLINE:
                 raise RuntimeError(f"{self.task.environment} was not made within {START_DEADLINE:.0f} s.")
         return heard
 
-    def _started(self, worker: _Worker, message: Any) -> None:
+    def _started(self, worker: WorkerProcess, message: Any) -> None:
         if message is None:
             raise RuntimeError(
                 f"A worker process ended while it made {self.task.environment}, with {worker.ending()}; "
@@ -255,67 +246,86 @@ class Workers:
             )
         if message[0] == "failed":
             raise RuntimeError(f"A worker failed with {self.task.environment}:\n\n{message[1]}")
-        worker.state = "idle"
+        worker.ready = True
 
     def _run(self, jobs: Jobs) -> HostRollouts:
-        n = len(jobs)
-        size = jobs.block or max(1, -(-n // (4 * self.count)))
-        queue = deque(list(range(start, min(start + size, n))) for start in range(0, n, size))
-        episodes: list[Episode | None] = [None] * n
-        used = [0] * n
-        events: list[Event] = []
-        missing = set(range(n))
+        batch = _Batch(jobs, self.count)
         idle_deaths = 0
         self._spawn()
-
-        def bury(worker: _Worker, kind: str) -> None:
-            """Replace a worker; its trials run again, one a block, so that the guilty one stands alone."""
-            nonlocal idle_deaths
-            guilty, seconds = worker.running()
-            if kind == "died":
-                reason = f"its worker ended with {worker.ending()}"
-            else:
-                reason = f"no end after {seconds:.1f} s (deadline {self.deadline:.1f} s)"
-            worker.kill()
-            if guilty < 0:
-                idle_deaths += 1
-                if idle_deaths > 3 * self.count:
-                    raise RuntimeError(f"Workers keep dying outside of trials: {reason}. Is memory short?")
-            else:
-                used[guilty] += 1
-                if used[guilty] == ATTEMPTS:
-                    missing.discard(guilty)
-            events.append(Event(guilty, kind, reason, "", used[guilty] if guilty >= 0 else 0))
-            queue.extendleft([trial] for trial in reversed(worker.trials) if trial in missing)
-            self._workers[self._workers.index(worker)] = _Worker(self._sent)
-
-        while missing:
+        while batch.missing:
             for worker in list(self._workers):
-                if worker.state == "idle" and queue:
-                    trials = queue.popleft()
-                    try:
-                        # only a block of one can hold a trial that was tried before
-                        worker.assign(jobs, trials, used[trials[0]])
-                    except _LOST_CONNECTION:
-                        bury(worker, "died")
+                if not self._hand_out(batch, worker):
+                    idle_deaths += self._bury(batch, worker, "died")
             for worker, message in self._messages():
-                if worker.state == "starting" or (message and message[0] == "failed"):
+                if not worker.ready or (message and message[0] == "failed"):
                     self._started(worker, message)
                 elif message is None:
-                    bury(worker, "died")
+                    idle_deaths += self._bury(batch, worker, "died")
                 else:
-                    for trial, (episode, faults, seconds) in zip(worker.trials, message[1], strict=True):
-                        episodes[trial] = episode
-                        events.extend(Event(trial, "raised", why, text, i) for i, why, text in faults)
-                        self._slowest = max(self._slowest, seconds)
-                        if episode is not None and episode.outcome == FAILED:
-                            events.append(Event(trial, "failed", episode.reason, "", used[trial] + len(faults) + 1))
-                    missing.difference_update(worker.trials)
-                    worker.state, worker.trials = "idle", []
+                    self._take(batch, worker, message[1])
             for worker in list(self._workers):
-                if worker.state == "busy" and worker.running()[1] > self.deadline:
-                    bury(worker, "deadline")
-        return gather(episodes, events, self.task.specification.observation_size)
+                if worker.running()[1] > self.deadline:
+                    self._bury(batch, worker, "deadline")
+            if idle_deaths > 3 * self.count:
+                reason = batch.events[-1].reason
+                raise RuntimeError(f"Workers keep dying outside of trials: {reason}. Is memory short?")
+        return gather(batch.episodes, batch.events, self.task.specification.observation_size)
+
+    def _hand_out(self, batch: _Batch, worker: WorkerProcess) -> bool:
+        """Give a worker what it runs now and the block after it, but the last blocks to those that are idle.
+
+        False if it has died.
+        """
+        queue = batch.queue
+        while worker.ready and queue and len(worker.blocks) < (2 if len(queue) > self.count else 1):
+            trials = queue.popleft()
+            try:
+                # only a block of one can hold a trial that was tried before
+                worker.assign(batch.message, trials, batch.used[trials[0]])
+            except LOST_CONNECTION:
+                return False
+        return True
+
+    def _take(self, batch: _Batch, worker: WorkerProcess, results: list[Any]) -> None:
+        """Note the results of a worker's first block."""
+        for trial, (episode, faults, seconds) in zip(worker.blocks.popleft(), results, strict=True):
+            batch.events.extend(Event(trial, "raised", why, text, attempt) for attempt, why, text in faults)
+            if episode is not None and episode.outcome == FAILED:
+                attempt = batch.used[trial] + len(faults) + 1
+                batch.events.append(Event(trial, "failed", episode.reason, "", attempt))
+            self._slowest = max(self._slowest, seconds)
+            self._settle(batch, trial, episode)
+
+    def _settle(self, batch: _Batch, trial: int, episode: Episode | None) -> None:
+        """Note how a trial ended, with an `Episode` or lost."""
+        batch.episodes[trial] = episode
+        batch.missing.discard(trial)
+        self._lost_in_a_row = self._lost_in_a_row + 1 if episode is None else 0
+        if self._lost_in_a_row >= self._lost_limit:
+            count, self._lost_in_a_row = self._lost_in_a_row, 0
+            last = batch.events[-1]
+            raise TrialsLostError(
+                f"{count} trials of {self.task.environment} in a row were lost; the last one: {last.reason}.",
+                batch.events,
+            )
+
+    def _bury(self, batch: _Batch, worker: WorkerProcess, kind: str) -> bool:
+        """Replace a worker and queue its trials again; True if it died outside of any."""
+        guilty, seconds = worker.running()
+        stack = worker.stack(ask=kind == "deadline")
+        if kind == "died":
+            reason = f"its worker ended with {worker.ending()}"
+        else:
+            reason = f"no end after {seconds:.1f} s (deadline {self.deadline:.1f} s)"
+        worker.kill()
+        self._workers[self._workers.index(worker)] = WorkerProcess(self._sent)
+        if guilty >= 0:
+            batch.used[guilty] += 1
+        batch.events.append(Event(guilty, kind, reason, stack, batch.used[guilty] if guilty >= 0 else 0))
+        if guilty >= 0 and batch.used[guilty] == ATTEMPTS:
+            self._settle(batch, guilty, None)
+        batch.put_back(worker.blocks, guilty)
+        return guilty < 0
 
 
 def _cores() -> int:

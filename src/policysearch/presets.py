@@ -1,0 +1,90 @@
+"""Settings that a paper reports for an environment, by name: `--preset paper`. No JAX.
+
+They were chosen for older versions of these environments; beside them stand the general defaults of `defaults`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from policysearch.settings import METHODS, PolicySettings, Settings, checked, method_settings, unknown
+
+#: presets by name
+PRESETS = ("paper",)
+
+
+class Preset(NamedTuple):
+    """Settings of a method, of its policy, and where they come from."""
+
+    method: Settings
+    policy: PolicySettings
+    source: str
+
+
+_ARS = "Mania, Guy & Recht (2018), Simple random search of static linear policies"
+_NATURAL = "Rajeswaran, Lowrey, Todorov & Kakade (2017), Towards generalization and simplicity in continuous control"
+
+
+def _ars(version: str, directions: int, top: int, step: float, std: float) -> dict[str, Any]:
+    return {"version": version, "directions": directions, "top": top, "step": step, "std": std}
+
+
+_PAPER: dict[str, dict[str, dict[str, Any]]] = {
+    "ars": {
+        "Swimmer": _ars("v1", 1, 1, 0.02, 0.01),
+        "Hopper": _ars("v2-t", 8, 4, 0.01, 0.025),
+        "HalfCheetah": _ars("v2-t", 32, 4, 0.02, 0.03),
+        "Walker2d": _ars("v2-t", 40, 30, 0.03, 0.025),
+        "Ant": _ars("v2-t", 60, 20, 0.015, 0.025),
+        "Humanoid": _ars("v2-t", 230, 230, 0.02, 0.0075),
+    },
+    # a normalised step of 0.05 is a KL of 0.025; ten rollouts an update
+    "natural_gradient": {
+        family: {"rollouts": 10, "kl": 0.025, "discount": 0.995, "gae_lambda": 0.97}
+        for family in ("Swimmer", "Hopper", "HalfCheetah", "Walker2d", "Ant")
+    },
+}
+_POLICY: dict[str, dict[str, Any]] = {
+    "ars": {"kind": "linear"},
+    "natural_gradient": {"kind": "rbf", "learned_std": True, "std": 0.6, "scaling": "running"},
+}
+_SOURCE = {"ars": _ARS, "natural_gradient": _NATURAL}
+
+
+def preset(
+    name: str,
+    method: str,
+    environment: str,
+    options: dict[str, Any] | None = None,
+    policy: dict[str, Any] | None = None,
+) -> Preset:
+    """Settings of a method for an environment by the name of the preset.
+
+    Args:
+        name: "paper".
+        method: such as "ars".
+        environment: a Gymnasium id; its version does not matter.
+        options, policy: settings that go before those of the preset.
+
+    Raises:
+        ValueError: there is no such preset, or none for this method and environment; the message says for which.
+
+    Example:
+        >>> preset("paper", "ars", "Hopper-v5").method.std
+        0.025
+    """
+    if name not in PRESETS:
+        raise ValueError(unknown("preset", name, list(PRESETS)))
+    if method not in METHODS:
+        raise ValueError(unknown("method", method, list(METHODS)))
+    family = re.sub(r"-v\d+$", "", environment)
+    known = _PAPER.get(method, {})
+    if family not in known:
+        there = "; ".join(f"{key}: {', '.join(value)}" for key, value in _PAPER.items())
+        raise ValueError(f"The preset {name!r} has no settings of {method} for {environment}. It has {there}.")
+    return Preset(
+        method_settings(method, known[family] | (options or {})),
+        checked(PolicySettings, _POLICY[method] | (policy or {}), "a policy setting"),
+        _SOURCE[method],
+    )

@@ -1,0 +1,98 @@
+"""`WorkerProcess`: one worker as its driver sees it, from start to end. No JAX.
+
+They share a socket, for blocks of trials and their results, and a file: the heartbeat of the trial that runs and, after
+it, the stack of a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from multiprocessing import Pipe
+
+from policysearch.samplers.worker import BEAT
+
+#: seconds that a hanging worker has to say where it is
+_SAY = 1.0
+_THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")
+#: what a connection raises whose other end is gone
+LOST_CONNECTION = (EOFError, OSError)
+
+
+class WorkerProcess:
+    """One process as the driver sees it: starting, or ready with the blocks that it has yet to answer, in order."""
+
+    def __init__(self, task: bytes):
+        self.ready = False
+        self.since = time.monotonic()
+        self.blocks: deque[list[int]] = deque()
+        self.jobs: bytes | None = None
+        environment = dict(os.environ) | {f"{name}_NUM_THREADS": "1" for name in _THREADS}
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (open for as long as the process lives)
+        self.file.write(BEAT.pack(-1, 0.0))
+        self.file.flush()
+        self.beat = mmap.mmap(self.file.fileno(), BEAT.size)
+        self.connection, theirs = Pipe()
+        with theirs:
+            descriptors = (theirs.fileno(), self.file.fileno())
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "policysearch.samplers.worker", *map(str, descriptors)],
+                pass_fds=descriptors,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                # what it starts can be ended with it, and a terminal's Ctrl-C does not reach it
+                start_new_session=True,
+            )
+        with contextlib.suppress(OSError):  # if it is dead already, its connection will say so
+            self.connection.send_bytes(task)
+
+    def assign(self, jobs: bytes, trials: list[int], used: int) -> None:
+        """Send a block of trials that have had `used` attempts before, after the jobs if they are new."""
+        self.blocks.append(trials)
+        if self.jobs is not jobs:
+            self.connection.send_bytes(jobs)
+            self.jobs = jobs
+        self.connection.send(("block", (trials, used)))
+
+    def running(self) -> tuple[int, float]:
+        """The trial that runs (−1: none) and for how many seconds."""
+        trial, start = BEAT.unpack_from(self.beat)
+        if any(trial in block for block in self.blocks):
+            return trial, time.monotonic() - start
+        return -1, 0.0
+
+    def stack(self, ask: bool) -> str:
+        """Where it crashed or, if asked while it lives, where it is; "" if that cannot be known."""
+        read = lambda: os.pread(self.file.fileno(), 1 << 16, BEAT.size).decode(errors="replace")  # noqa: E731
+        if ask:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGUSR1)
+            end = time.monotonic() + _SAY
+            while not read().endswith("\n") and time.monotonic() < end:
+                time.sleep(0.01)
+        return read()
+
+    def ending(self) -> str:
+        """How a process ended that has lost its connection, in words."""
+        try:
+            code = self.process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            return "a closed connection"
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def kill(self) -> None:
+        """End the process and what it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.connection.close()
+        self.beat.close()
+        self.file.close()

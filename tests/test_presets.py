@@ -1,0 +1,26 @@
+import pytest
+
+from policysearch.presets import preset
+from policysearch.settings import ARS
+
+
+def test_a_preset_gives_the_papers_settings_whatever_the_version_of_the_environment():
+    assert preset("paper", "ars", "HalfCheetah-v5").method == ARS(directions=32, top=4, step=0.02, std=0.03)
+    assert preset("paper", "ars", "Swimmer-v4").method.version == "v1"
+    found = preset("paper", "natural_gradient", "Hopper-v5", {"kl": 0.05}, {"kind": "linear"})
+    assert (found.method.kl, found.method.rollouts, found.policy.kind) == (0.05, 10, "linear")
+    assert "Rajeswaran" in found.source
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("papers", "ars", "Hopper-v5"), "Did you mean paper"),
+        (("paper", "arts", "Hopper-v5"), "Did you mean ars"),
+        (("paper", "ars", "Pendulum-v1"), "no settings of ars for Pendulum-v1. It has ars: Swimmer, Hopper"),
+        (("paper", "gpomdp", "Hopper-v5"), "no settings of gpomdp"),
+    ],
+)
+def test_what_no_paper_reports_is_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        preset(*given)
