@@ -374,3 +374,41 @@ def test_time_left_follows_the_recent_speed(monkeypatch):
 )
 def test_a_measured_number_is_rounded_at_its_standard_error(value, error, words):
     assert quantity(value, error) == words
+
+
+def test_trial_after_trial_lost_ends_with_the_cause_and_keeps_every_event(capsys, tmp_path):
+    (tmp_path / "breaking.py").write_text(
+        "from gymnasium.envs.classic_control import PendulumEnv\n\n\n"
+        "class Breaking(PendulumEnv):\n"
+        "    resets = 0\n\n"
+        "    def reset(self, **options):\n"
+        "        Breaking.resets += 1\n"
+        "        if Breaking.resets > 20:\n"
+        "            raise OSError('the cable came off')\n"
+        "        return super().reset(**options)\n"
+    )
+    arguments = ["train", "breaking:Breaking", "--method", "ars", "--directions", "4", "--workers", "1"]
+    assert main([*arguments, "--horizon", "5", "--budget", "900", "--out", "run", "--deadline", "20"]) == 2
+    said = capsys.readouterr().err
+    assert "the cable came off" in said
+    assert "the policy so far is in run" in said
+    run = journal.open_run("run")
+    assert len(run.records) >= 1
+    raised = [event for event in run.events if event["kind"] == "raised"]
+    assert len(raised) >= 20
+    assert "OSError: the cable came off" in raised[0]["traceback"]
+    assert raised[-1]["update"] == len(run.records) + 1
+    assert run.controller().observation_size == 3
+
+
+def test_a_preset_is_what_the_search_uses_and_flags_go_before_it(capsys):
+    assert "no settings of ars for Pendulum-v1" in refused(
+        capsys, "train", "Pendulum-v1", "--method", "ars", "--preset", "paper"
+    )
+    arguments = ["train", "Swimmer-v5", "--method", "ars", "--preset", "paper", "--std", "0.02", "--horizon", "10"]
+    assert (
+        main([*arguments, "--budget", "2updates", "--workers", "1", "--evaluation-rollouts", "2", "--out", "run"]) == 0
+    )
+    settings = journal.open_run("run").configuration["settings"]
+    assert (settings["version"], settings["directions"], settings["std"]) == ("v1", 1, 0.02)
+    assert settings["survival_bonus"] == 0.0

@@ -107,10 +107,26 @@ class Mine(Function):
     pass
 
 
+def theirs(values, key):
+    return jnp.sum(values**2)
+
+
+def _nameless():
+    def ours(values, key):
+        return jnp.sum(values**2)
+
+    ours.__module__ = "policysearch.tasks"  # what it closes over would not show in its name
+    return ours
+
+
 @pytest.mark.parametrize(
     "task",
-    [Function(lambda values, key: jnp.sum(values**2), (1.0, 1.0, 1.0)), Mine(BOWL.cost, (1.0, 1.0, 1.0))],
-    ids=["cost", "class"],
+    [
+        Function(theirs, (1.0, 1.0, 1.0)),
+        Function(_nameless(), (1.0, 1.0, 1.0)),
+        Mine(BOWL.cost, (1.0, 1.0, 1.0)),
+    ],
+    ids=["cost", "closure", "class"],
 )
 def test_the_code_of_others_is_not_kept(tmp_path, task):
     assert keep(tmp_path, task) == ([], None)

@@ -10,8 +10,8 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ INTERVAL = 0.5
 _TABLES = """
 CREATE TABLE configuration (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE updates (number INTEGER PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE events (number INTEGER PRIMARY KEY, update_number INTEGER NOT NULL, event TEXT NOT NULL);
 CREATE TABLE result (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -73,7 +74,7 @@ class Journal:
         text = msgspec.json.format(msgspec.json.encode(dict(configuration)), indent=2)
         (self.folder / CONFIGURATION).write_bytes(text + b"\n")
         self._waiting: list[tuple[int, bytes]] = []
-        self._count = 0
+        self._count = self._events = 0
         self._closed = False
         self._written = -INTERVAL
 
@@ -87,6 +88,19 @@ class Journal:
         self._waiting.append((self._count, msgspec.json.encode(dict(record))))
         if time.monotonic() - self._written >= INTERVAL:
             self.flush()
+
+    def add_events(self, update: int, events: Sequence[Any]) -> None:
+        """Keep what went wrong with trials; those that are kept already are passed over.
+
+        Args:
+            update: number of the update that they belong to.
+            events: all of the search so far, as named tuples such as `samplers.jobs.Event`.
+        """
+        new = [(i, update, msgspec.json.encode(events[i]._asdict()).decode()) for i in range(self._events, len(events))]
+        if new:
+            with self._transaction():
+                self._connection.executemany("INSERT INTO events VALUES (?, ?, ?)", new)
+            self._events = len(events)
 
     def flush(self) -> None:
         """Write what waits, and return when the disk has it."""
@@ -173,13 +187,14 @@ class Run:
     """A run as read from its folder.
 
     configuration: what was asked, and with which versions. records: one an update. result: what came out,
-    or {} of a run that has not finished.
+    or {} of a run that has not finished. events: what went wrong with trials, with the number of their `update`.
     """
 
     folder: Path
     configuration: dict[str, Any]
     records: list[dict[str, Any]]
     result: dict[str, Any]
+    events: list[dict[str, Any]] = field(default_factory=list)
 
     def controller(self) -> Controller:
         """The policy found, as NumPy.
@@ -222,6 +237,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
                 _values(connection, "configuration"),
                 _records(connection),
                 _values(connection, "result"),
+                _events(connection),
             )
     except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}. Restore it from a copy.") from error
@@ -260,6 +276,11 @@ def _records(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     rows = connection.execute("SELECT record FROM updates ORDER BY number")
     decoded = (msgspec.json.decode(record) for (record,) in rows)
     return [{name: float("nan") if value is None else value for name, value in row.items()} for row in decoded]
+
+
+def _events(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    rows = connection.execute("SELECT update_number, event FROM events ORDER BY number")
+    return [{"update": update, **msgspec.json.decode(event)} for update, event in rows]
 
 
 def _values(connection: sqlite3.Connection, table: str) -> dict[str, Any]:

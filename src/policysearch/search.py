@@ -29,6 +29,7 @@ from policysearch.tasks import resolve
 from policysearch.tasks.python_function import PythonFunction
 
 if TYPE_CHECKING:
+    from policysearch.samplers.jobs import Event
     from policysearch.trials import OpenUpdate, Trial
 
 #: updates in a row without a usable trial after which a search gives up
@@ -44,7 +45,7 @@ class Result(msgspec.Struct, kw_only=True, eq=False):
 
     Args:
         policy: the last iterate.
-        evaluation: of its mode; None if nothing could be evaluated (a rig).
+        evaluation: of its mode; None if nothing could be evaluated (a rig, or one whose trials are all lost).
         records: a flat dict of numbers per update.
         counts: rollouts by purpose: gradient, reference, evaluation, and how many of them failed or were lost.
         reason: why the search ended.
@@ -78,6 +79,8 @@ class Search:
         initial: known parameters to start from: a file, a folder of a run, or a dict (see `initial.start`).
         workers: processes for Gymnasium tasks; the cores by default.
         failure_cost: what a trial costs that the policy made fail; None for the worst finite cost of its update.
+        deadline: seconds that a trial of a Gymnasium task may take; the larger of 60 s and 20 times the slowest good
+            trial by default.
         programs: folder where the traced update of a JAX task is kept for later processes, which then start faster;
             None to trace it anew.
 
@@ -96,6 +99,7 @@ class Search:
         initial: Any = None,
         workers: int | None = None,
         failure_cost: float | None = None,
+        deadline: float | None = None,
         programs: Path | None = None,
     ):
         if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**32:
@@ -131,7 +135,10 @@ class Search:
         self.reason = ""
         self._skipped = 0
         self._started: float | None = None
-        self._workers = workers
+        self._workers, self._deadline = workers, deadline
+        self._broken = False
+        if deadline is not None and not 0 < deadline < math.inf:
+            raise ValueError(f"deadline is {deadline}; it is a number of seconds above 0.")
         self._programs = programs
         self._sampler: Any = None
         self._pending: OpenUpdate | None = None
@@ -228,14 +235,27 @@ class Search:
         """The current iterate."""
         return self.state.policy
 
+    @property
+    def events(self) -> list[Event]:
+        """What went wrong with trials on worker processes so far, in the order in which it happened."""
+        return list(getattr(self._sampler, "events", ()))
+
     def run(self, on_update: Callable[[Record], None] | None = None) -> None:
-        """Update until the budget is spent or `stop` is called.
+        """Update until the budget is spent, `stop` is called, or trial after trial is lost (`reason` says why).
 
         Args:
             on_update: called with the record of each update.
         """
         while not self.done:
-            record = self.update()
+            try:
+                record = self.update()
+            except RuntimeError as error:
+                if not hasattr(error, "events"):
+                    raise
+                # what was found so far is worth more than the traceback
+                self._broken = True
+                self.stop(str(error))
+                return
             if on_update is not None:
                 on_update(record)
 
@@ -259,7 +279,7 @@ class Search:
             rollouts: of the evaluation; see `evaluation.default_rollouts`.
         """
         evaluation = None
-        if not isinstance(self.task, Specification):
+        if not isinstance(self.task, Specification) and not self._broken:
             pool = getattr(self._sampler, "workers", self._workers)
             evaluation = evaluate(self.task, self.policy.controller(), rollouts, self.seed, pool)
             self.counts["evaluation"] += evaluation.rollouts
@@ -346,7 +366,7 @@ class Search:
         if self.specification.reward:
             from policysearch.samplers.host import Host
 
-            return Host(self.task, self.seed, self._workers)
+            return Host(self.task, self.seed, self._workers, self._deadline)
         if isinstance(self.task, PythonFunction):
             from policysearch.samplers.host import InProcess
 
@@ -408,6 +428,7 @@ def train(
     initial: Any = None,
     workers: int | None = None,
     failure_cost: float | None = None,
+    deadline: float | None = None,
     evaluation_rollouts: int | None = None,
     on_update: Callable[[Record], None] | None = None,
 ) -> Result:
@@ -434,6 +455,7 @@ def train(
         initial=initial,
         workers=workers,
         failure_cost=failure_cost,
+        deadline=deadline,
     ) as search:
         search.run(on_update)
         return search.result(evaluation_rollouts)

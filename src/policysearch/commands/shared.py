@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
-
-from policysearch.tasks import BUILT_IN
 
 TASK_HELP = "a built-in task, a Gymnasium id (HalfCheetah-v5), module:attr or file.py:attr"
 
@@ -31,15 +28,9 @@ def task(name: str, options: dict[str, Any]) -> Any:
 
     if ":" in name and ".py:" not in name and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # an installed script does not look for module:attr here
-    if not options:
-        return resolve(name)
-    from policysearch.samplers.gymnasium import GymnasiumTask
-
-    if name not in BUILT_IN and (":" not in name or re.search(r"-v\d+$", name)):
-        return GymnasiumTask(name, **options)  # some have no time limit of their own
-    task = resolve(name)
-    if isinstance(task, GymnasiumTask):
-        return GymnasiumTask(task.environment, **options)
+    task = resolve(name, **options)
+    if not options or task.specification.reward:
+        return task
     if "survival_bonus" in options or not hasattr(task, "horizon"):
         flag = "--survival-bonus" if "survival_bonus" in options else "--horizon"
         raise ValueError(f"{flag} does not apply to {name}; leave it out.")

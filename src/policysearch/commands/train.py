@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from policysearch import flags, journal
 from policysearch.cli import INTERRUPTED
 from policysearch.commands import shared
+from policysearch.presets import preset
 from policysearch.settings import METHODS, Budget, PolicySettings, Settings, checked, method_settings, unknown
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ NUMBERS = {
     "evaluation_rollouts": int,
     "survival_bonus": float,
     "failure_cost": float,
+    "deadline": float,
 }
 
 
@@ -43,6 +47,7 @@ def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     parser.add_argument("task", nargs="?", metavar="TASK", help=shared.TASK_HELP)
     general = parser.add_argument_group("general")
     general.add_argument("--method", metavar="M", help=f"one of {', '.join(METHODS)} [by the task]")
+    general.add_argument("--preset", metavar="P", help="paper: the settings that a paper reports for the environment")
     general.add_argument("--budget", metavar="B", help="2000 (rollouts), 2e6stages or 50updates [by the task]")
     general.add_argument("--seed", default="0", metavar="S", help="of everything random [0]")
     general.add_argument("--initial", metavar="FILE", help="start from a policy file, a run or gains in JSON")
@@ -55,6 +60,9 @@ def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
         help="reward per stage for staying alive, left out of training [ars: what is declared; else 0]",
     )
     general.add_argument("--failure-cost", metavar="C", help="of a rollout that fails [worst of its update]")
+    general.add_argument(
+        "--deadline", metavar="S", help="seconds a Gymnasium trial may take [60, or 20 times the slowest]"
+    )
     general.add_argument("--evaluation-rollouts", metavar="N", help="at the end [20 of Gymnasium, else 100]")
     general.add_argument("--json", action="store_true", help="print the result as JSON")
     general.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -136,6 +144,9 @@ def _search(arguments: argparse.Namespace) -> Search:
     policy = flags.given(arguments, PolicySettings)
     if "std" in flags.names(METHODS[method]):
         policy.pop("std", None)
+    if arguments.preset is not None:
+        found = preset(arguments.preset, method, arguments.task, flags.given(arguments, METHODS[method]), policy)
+        settings, policy = found.method, msgspec.structs.asdict(found.policy)
     if policy and task.specification.action is None:
         chosen = ", ".join("--" + flags.names(PolicySettings)[field] for field in policy)
         raise ValueError(f"{arguments.task} is a cost of parameters; it has no policy to set with {chosen}.")
@@ -148,6 +159,7 @@ def _search(arguments: argparse.Namespace) -> Search:
         initial=arguments.initial,
         workers=arguments.workers,
         failure_cost=arguments.failure_cost,
+        deadline=arguments.deadline,
         programs=programs,
     )
 
@@ -159,6 +171,7 @@ def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, A
         "task_options": _task_options(arguments),
         "method": search.method_name,
         "settings": search.settings,
+        "preset": arguments.preset,
         "policy": flags.given(arguments, PolicySettings),
         "budget": str(search.budget),
         "seed": search.seed,
@@ -177,6 +190,7 @@ def _run(search: Search, record: journal.Journal, arguments: argparse.Namespace)
 
         def on_update(update: dict[str, float]) -> None:
             record.add(update)
+            record.add_events(int(update["update"]), search.events)
             progress.update(update)
 
         if search.settings.get("survival_bonus"):
@@ -185,12 +199,17 @@ def _run(search: Search, record: journal.Journal, arguments: argparse.Namespace)
         try:
             search.run(on_update)
         finally:
+            record.add_events(search.updates + 1, search.events)
             if search.updates:
                 record.save(search.policy.controller())
         if not search.updates:
+            if search.reason not in ("", "interrupted"):
+                raise RuntimeError(search.reason)
             raise KeyboardInterrupt
         progress.note("evaluating on fresh seeds")
         found = search.result(arguments.evaluation_rollouts)
+    if search.reason and found.evaluation is None:
+        raise RuntimeError(search.reason)
     if found.evaluation is None:
         raise ValueError(f"{search.specification.name} cannot be evaluated here; it only describes trials.")
     result = {

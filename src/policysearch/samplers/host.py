@@ -19,7 +19,7 @@ from policysearch.regenerated import Regenerated
 from policysearch.rollouts import Rollouts
 from policysearch.samplers.gymnasium import GymnasiumTask
 from policysearch.samplers.jobs import Episode, HostRollouts, Jobs, gather
-from policysearch.samplers.workers import Workers
+from policysearch.samplers.workers import TrialsLostError, Workers
 from policysearch.specification import OK, Continuous, Specification
 from policysearch.streams import Purpose, environment_seed, perturbations
 from policysearch.tasks.python_function import PythonFunction
@@ -131,16 +131,20 @@ def tell(
 class Host:
     """Runs the updates of a search on a Gymnasium task, by worker processes."""
 
-    def __init__(self, task: GymnasiumTask, seed: int, workers: int | None = None):
+    def __init__(self, task: GymnasiumTask, seed: int, workers: int | None = None, deadline: float | None = None):
         self.task, self.seed = task, seed
-        self.workers = Workers(task, workers)
+        self.workers = Workers(task, workers, deadline)
         self.workers.start()
         self.events: list[Any] = []
 
     def update(self, method: Method, state: State, trials: int) -> tuple[State, dict[str, Any], int]:
         """One update of `trials` trials: the next state, what it reports, and how many stages were run."""
         requested = jobs(method, state, self.seed)
-        came = self.workers.run(requested)
+        try:
+            came = self.workers.run(requested)
+        except TrialsLostError as error:
+            self.events.extend(error.events)
+            raise
         self.events.extend(came.events)
         state, info = tell(method, state, requested, came, self.task.specification)
         good = came.outcome == OK

@@ -103,7 +103,7 @@ def build(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)()
 
 
-def resolve(task: Any) -> Any:
+def resolve(task: Any, **environment: Any) -> Any:
     """Turn what the user gave into a task: something with a `specification`.
 
     Args:
@@ -111,6 +111,8 @@ def resolve(task: Any) -> Any:
             Gymnasium id, `module:attr` or `file.py:attr`, where attr is a task, a class or function making
             one without arguments, a Gymnasium environment class (module:attr only), or a Python cost
             `cost(values[, seed])`, whose attribute `initial`, if it has one, is where a search starts.
+        environment: keyword arguments of `GymnasiumTask` where the task is an environment, such as `horizon`; other
+            tasks pass over them.
 
     Returns:
         A `Task`, `Function`, `PythonFunction` or `GymnasiumTask`.
@@ -124,18 +126,18 @@ def resolve(task: Any) -> Any:
         'bandit'
     """
     if not isinstance(task, str):
-        return _task_of(task, task, getattr(task, "__name__", type(task).__name__))
+        return _task_of(task, task, getattr(task, "__name__", type(task).__name__), environment)
     if task in BUILT_IN:
         return build(task)
     # Gymnasium's own "module:Id-v0" also has a colon; its version tells it apart
     if ":" in task and not re.search(r"-v\d+$", task):
-        return _task_of(_attribute(task), task, task)
+        return _task_of(_attribute(task), task, task, environment)
     if ":" not in task:
         registry = _registry()
         if task not in registry:
             near = _nearest(task, BUILT_IN) or _nearest(task, registry)
             raise ValueError(f"unknown task {task!r}.{near} Allowed: {_ALLOWED}. Built in: {', '.join(BUILT_IN)}")
-    return _gymnasium_task(task)
+    return _gymnasium_task(task, environment)
 
 
 def _nearest(name: str, names: Any) -> str:
@@ -149,7 +151,7 @@ def _registry() -> Any:
     return gymnasium.registry
 
 
-def _gymnasium_task(environment: Any) -> Any:
+def _gymnasium_task(environment: Any, options: dict[str, Any]) -> Any:
     from policysearch.samplers.gymnasium import GymnasiumTask
 
     if isinstance(environment, str) and ".py:" in environment:
@@ -157,7 +159,7 @@ def _gymnasium_task(environment: Any) -> Any:
             f"task {environment!r} is a Gymnasium environment in a file; worker processes import modules: "
             "put its folder on PYTHONPATH and write module:attr"
         )
-    return GymnasiumTask(environment)
+    return GymnasiumTask(environment, **options)
 
 
 def _attribute(reference: str) -> Any:
@@ -203,7 +205,7 @@ def _file(path: Path) -> ModuleType:
     return module
 
 
-def _task_of(found: Any, given: Any, reference: str) -> Any:
+def _task_of(found: Any, given: Any, reference: str, environment: dict[str, Any]) -> Any:
     """A task from an object: itself, what it makes, or a cost function wrapped; `given` is as passed."""
     from policysearch.tasks.python_function import PythonFunction, required_arguments
 
@@ -211,7 +213,7 @@ def _task_of(found: Any, given: Any, reference: str) -> Any:
         return found
     if callable(found):
         if _is_environment(found):
-            return _gymnasium_task(given)
+            return _gymnasium_task(given, environment)
         required = required_arguments(found)
         if required == 0:
             made = found()
@@ -219,7 +221,7 @@ def _task_of(found: Any, given: Any, reference: str) -> Any:
                 return made
             if _is_environment(type(made)):
                 made.close()
-                return _gymnasium_task(given)
+                return _gymnasium_task(given, environment)
             raise TypeError(
                 f"task {reference!r}: calling it gave {type(made).__name__}, not a task. Allowed: {_ALLOWED}"
             )
