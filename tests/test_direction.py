@@ -6,7 +6,8 @@ import pytest
 
 from policysearch.direction import Euclidean, LeastSquares, Natural, gram
 from policysearch.explore import Coordinates, ParameterNoise
-from policysearch.policies import LinearGaussian
+from policysearch.initial import random_layers
+from policysearch.policies import LinearGaussian, NeuralGaussian
 from policysearch.rollouts import Rollouts
 from policysearch.score import PolicyScore
 
@@ -184,3 +185,32 @@ def test_a_coordinate_whose_trials_were_lost_does_not_move():
     w, info = solve(LeastSquares(), lost, costs.at[2].set(1e6))
     assert float(w[1]) == pytest.approx(0.0, abs=1e-12)
     assert int(info["rank"]) == 2
+
+
+def test_compiled_conjugate_gradients_are_those_of_plain_calls():
+    """JAX's solver, compiled around a Jacobian product of a network, gave other numbers at each call."""
+    n, T, p = 20, 256, 17
+    rng = np.random.default_rng(0)
+    policy = NeuralGaussian(random_layers([p, 64, 64, 6], 0), std=0.5)
+    alive = np.arange(T) < rng.integers(10, 40, n)[:, None]
+    observations = np.where(alive[..., None], rng.normal(size=(n, T, p)), 0.0)
+    actions = np.where(alive[..., None], 0.5 * rng.normal(size=(n, T, 6)), 0.0)
+    score = PolicyScore(
+        policy=policy,
+        observations=jnp.asarray(observations, jnp.float32),
+        actions=jnp.asarray(actions, jnp.float32),
+        mask=jnp.asarray(alive),
+        counted=jnp.ones(n, bool),
+    )
+    a = jnp.asarray(np.where(alive, rng.normal(size=(n, T)), 0.0), jnp.float32)
+    gradient = score.rmv(a) / n
+    compiled = eqx.filter_jit(lambda s, g: Natural(None, 0.1, "conjugate_gradient")(s, a, g))
+    probe = jax.random.rademacher(jax.random.key(0), gradient.shape, gradient.dtype)
+    shift = 0.1 * jnp.sum(score.mv(probe) ** 2) / n / gradient.size
+    for _ in range(3):
+        w, info = compiled(score, gradient)
+        residual = score.rmv(score.mv(w)) / n + shift * w - gradient
+        relative = float(jnp.linalg.norm(residual) / jnp.linalg.norm(gradient))
+        assert relative < 0.02
+        assert float(info["residual"]) == pytest.approx(relative, rel=0.2)
+        assert int(info["iterations"]) == 50

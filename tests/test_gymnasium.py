@@ -69,6 +69,13 @@ def test_the_shortest_of_nested_time_limits_holds():
         assert (episode.length, episode.terminated) == (5, False)
 
 
+def test_other_wrappers_are_stepped_through():
+    env = gymnasium.wrappers.TransformReward(gymnasium.wrappers.TimeLimit(Drift(), 4), lambda reward: 2 * reward)
+    doubled = run_rollout(gymnasium.wrappers.TimeLimit(env, 9), STILL, 3, horizon=30)
+    plain = run_rollout(Drift(), STILL, 3, horizon=4)
+    assert (doubled.length, doubled.returns) == (4, 2 * plain.returns)
+
+
 def test_a_given_horizon_replaces_the_time_limit_in_both_directions():
     still = gain(np.zeros((1, 3)))
     for horizon in (50, 300):

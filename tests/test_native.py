@@ -64,7 +64,7 @@ draw = eqx.filter_jit(lambda method, z, key: _draw(method, z, key))
 
 def _draw(method, z, key):
     layout = method.layout(LINEAR)
-    offsets = None if z is None else method.offsets(LINEAR, z, layout)
+    offsets = None if z is None else method.offsets(method.init(LINEAR, T), z, layout)
     return sample(DRIFT, method, LINEAR, layout, offsets, key)
 
 

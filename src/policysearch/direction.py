@@ -6,6 +6,8 @@ n rollouts, T stages, d parameters. The natural direction solves S w ≈ a by le
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -118,9 +120,42 @@ class Natural(Direction):
         probe = jax.random.rademacher(jax.random.key(0), gradient.shape, gradient.dtype)
         mean_eigenvalue = jnp.sum(score.mv(probe, per_stage) ** 2) / n / gradient.size
         shift = jnp.maximum(self.damping, 1e-3) * mean_eigenvalue
-        w, _ = jax.scipy.sparse.linalg.cg(lambda v: fisher(v) + shift * v, gradient, tol=TOLERANCE, maxiter=ITERATIONS)
-        residual = jnp.linalg.norm(fisher(w) + shift * w - gradient)
-        return w, {"residual": residual / jnp.maximum(jnp.linalg.norm(gradient), 1e-30)}
+        w, residual, count = conjugate_gradient(lambda v: fisher(v) + shift * v, gradient, TOLERANCE, ITERATIONS)
+        return w, {"residual": residual, "iterations": count}
+
+
+def conjugate_gradient(
+    product: Callable[[Array], Array], b: Float[Array, " d"], tolerance: float, iterations: int
+) -> tuple[Float[Array, " d"], Array, Array]:
+    """Solve A x = b for symmetric positive definite A (Hestenes & Stiefel 1952), from x = 0.
+
+    JAX's own solver forms A(0) first; compiled around a Jacobian product, XLA gave that as NaN or garbage on CPUs.
+
+    Args:
+        product: v → A v.
+        b: right-hand side.
+        tolerance: relative residual that ends it.
+        iterations: at most so many.
+
+    Returns:
+        x, its relative residual, and the iterations made.
+    """
+    target = jnp.sum(b * b)
+
+    def unsolved(carry: Any) -> Array:
+        return (carry[3] > tolerance**2 * target) & (carry[4] < iterations)
+
+    def step(carry: Any) -> Any:
+        x, r, p, squared, count = carry
+        moved = product(p)
+        length = squared / jnp.maximum(jnp.sum(p * moved), jnp.finfo(b.dtype).tiny)
+        x, r = x + length * p, r - length * moved
+        now = jnp.sum(r * r)
+        return x, r, r + now / squared * p, now, count + 1
+
+    x, _, _, squared, count = jax.lax.while_loop(unsolved, step, (jnp.zeros_like(b), b, b, target, jnp.zeros((), int)))
+    relative = jnp.sqrt(squared / jnp.where(target > 0, target, 1.0))
+    return x, relative, count
 
 
 def gram(score: Score, per_stage: bool, limit: int = 4_000_000) -> Float[Array, "d d"]:

@@ -116,7 +116,8 @@ class Search:
         start = self._policy(policy, given)
         if initial is not None:
             start = starting_point(start, initial)
-        fit(self.specification, start.controller())
+        if isinstance(policy, Policy) or initial is not None:
+            fit(self.specification, start.controller())  # what the rule makes fits
         problem = defaults.problem(self.specification, start, space)
         self.method = given if isinstance(given, Method) else methods.build(given, problem)
         if failure_cost is not None:

@@ -307,8 +307,8 @@ def run_rollout(
 def _without_time_limit(env: gymnasium.Env, horizon: int) -> tuple[gymnasium.Env, int]:
     """The environment below Gymnasium's own time limit and order check, and the stages that they leave of `horizon`.
 
-    A rollout counts its stages and begins with a reset anyway; what the two do in each step is a tenth of a fast
-    simulator's time. Other wrappers stay, and what is below them.
+    A rollout counts its stages and begins with a reset anyway, so it need not pay for the two at each stage. Other
+    wrappers stay, and what is below them.
     """
     while isinstance(env, gymnasium.Wrapper) and type(env) in (TimeLimit, OrderEnforcing):
         if isinstance(env, TimeLimit):
