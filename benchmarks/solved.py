@@ -2,7 +2,7 @@
 
 The mode is evaluated on fresh seeds after every 5th update (not counted); `ends` says how many seeds are solved at the
 end of the default budget. Seconds are of sampling and updating alone, compilation included in the first column.
-Run: python benchmarks/solved.py [--seeds 5] [--tasks a,b] [--methods a,b] [--first]
+Run: python benchmarks/solved.py [--seeds 5] [--tasks a,b] [--methods a,b] [--first] [--set NAME=VALUE]
 """
 
 import argparse
@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 
 from policysearch.search import Search
-from policysearch.settings import METHODS
+from policysearch.settings import METHODS, method_settings
 from policysearch.tasks import BUILT_IN, build
 
 
@@ -41,7 +41,9 @@ def main():
     parser.add_argument("--tasks", default=",".join(BUILT_IN))
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--first", action="store_true", help="end each search when its criterion first holds")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a word as a method's setting")
     arguments = parser.parse_args()
+    options = dict(option.split("=", 1) for option in arguments.set)
     warnings.simplefilter("ignore")
     print(
         "task                method               first solved  rollouts (median)  seconds (median)  solved at the end"
@@ -49,7 +51,8 @@ def main():
     for task in arguments.tasks.split(","):
         for method in arguments.methods.split(","):
             try:
-                results = [first_solved(task, method, seed, arguments.first) for seed in range(arguments.seeds)]
+                given = method_settings(method, options)
+                results = [first_solved(task, given, seed, arguments.first) for seed in range(arguments.seeds)]
             except ValueError:
                 continue  # the method does not serve the task
             found = [first for first, _ in results if first]

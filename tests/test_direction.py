@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.direction import Euclidean, LeastSquares, Natural, gram
+from policysearch.direction import DELAY, Euclidean, LeastSquares, Natural, conjugate_gradient, gram
 from policysearch.explore import Coordinates, ParameterNoise
 from policysearch.initial import random_layers
 from policysearch.policies import LinearGaussian, NeuralGaussian
@@ -81,7 +81,7 @@ def test_conjugate_gradients_approach_the_damped_solution(policies, sampled):
     probe = np.asarray(jax.random.rademacher(jax.random.key(0), (d,), float))
     shift = 0.1 * np.sum((rows @ probe) ** 2) / d
     expected = np.linalg.solve(rows.T @ rows + shift * np.eye(d), rows.T @ np.ravel(a))
-    w, info = solve(Natural(None, 0.1, "conjugate_gradient"), score, a)
+    w, info = solve(Natural(None, 0.1, "conjugate_gradient", tolerance=1e-4), score, a)
     assert error(rows, np.asarray(w), expected) < 1e-3
     assert float(info["residual"]) < 1e-3
 
@@ -204,7 +204,7 @@ def test_compiled_conjugate_gradients_are_those_of_plain_calls():
     )
     a = jnp.asarray(np.where(alive, rng.normal(size=(n, T)), 0.0), jnp.float32)
     gradient = score.rmv(a) / n
-    compiled = eqx.filter_jit(lambda s, g: Natural(None, 0.1, "conjugate_gradient")(s, a, g))
+    compiled = eqx.filter_jit(lambda s, g: Natural(None, 0.1, "conjugate_gradient", tolerance=1e-6)(s, a, g))
     probe = jax.random.rademacher(jax.random.key(0), gradient.shape, gradient.dtype)
     shift = 0.1 * jnp.sum(score.mv(probe) ** 2) / n / gradient.size
     for _ in range(3):
@@ -214,3 +214,93 @@ def test_compiled_conjugate_gradients_are_those_of_plain_calls():
         assert relative < 0.02
         assert float(info["residual"]) == pytest.approx(relative, rel=0.2)
         assert int(info["iterations"]) == 50
+
+
+def policy_fisher(score):
+    """Sum over live stages of the Hessian of the KL at no step, (d, d)."""
+    policy = score.policy
+
+    def total(theta):
+        kl = policy.kl(policy.with_theta(theta), score.observations)
+        return jnp.sum(jnp.where(score.mask, kl, 0.0))
+
+    return np.asarray(jax.jit(jax.hessian(total))(policy.theta()))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["linear", "softmax", "network", "softmax network"])
+def test_the_analytic_fisher_matrix_is_the_curvature_of_the_kl(name, policies, sampled):
+    score, _ = problem(policies[name](), sampled)
+    forward, transposed = score.fisher_root(10_000)
+    truth, identity = policy_fisher(score), jnp.eye(score.policy.theta().size)
+    np.testing.assert_allclose(jax.vmap(lambda v: transposed(forward(v)))(identity), truth, rtol=1e-8, atol=1e-10)
+    # every second stage of two equal halves: the same mean, so the same matrix
+    twice = problem(policies[name](), sampled, n=8, T=4)[0]
+    repeat = lambda x: jnp.repeat(x.reshape(-1, *x.shape[2:]), 2, axis=0).reshape(8, 8, *x.shape[2:])  # noqa: E731
+    doubled = eqx.tree_at(
+        lambda s: (s.observations, s.actions, s.mask),
+        twice,
+        tuple(repeat(x) for x in (twice.observations, twice.actions, twice.mask)),
+    )
+    forward, transposed = doubled.fisher_root(int(twice.mask.sum()))
+    thinned = jax.vmap(lambda v: transposed(forward(v)))(identity)
+    np.testing.assert_allclose(thinned, policy_fisher(doubled), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("solver", ["parameter", "conjugate_gradient"])
+def test_the_analytic_natural_direction_solves_with_that_matrix(solver, policies, sampled):
+    score, a = problem(policies["network"](), sampled)
+    gradient = score.gradient(a, 2)
+    matrix = policy_fisher(score) / float(score.count)
+    mean = np.trace(matrix) / len(matrix)
+    if solver == "conjugate_gradient":  # which estimates the mean eigenvalue along one probe
+        probe = np.asarray(jax.random.rademacher(jax.random.key(0), gradient.shape, float))
+        mean = probe @ matrix @ probe / len(matrix)
+    expected = np.linalg.solve(matrix + 0.1 * mean * np.eye(len(matrix)), gradient)
+    w, info = solve(Natural(None, 0.1, solver, "analytic", tolerance=1e-5), score, a)
+    np.testing.assert_allclose(w, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    assert ("iterations" in info) == (solver == "conjugate_gradient")
+
+
+@pytest.mark.usefixtures("float64")
+def test_what_lies_outside_the_fisher_matrix_is_reported_and_left_out(policies, sampled):
+    score, a = problem(policies["softmax"](), sampled)
+    k = score.policy.parameters["bias_0"].size
+    gradient = score.gradient(a, 2)
+    # a shift of all logits changes no probability, so no score and no Fisher matrix has a say on it
+    shift = np.concatenate(
+        [
+            np.ones(k) if name == "bias_0" else np.zeros(score.policy.parameters[name].size)
+            for name in ("bias_0", "weight_0")
+        ]
+    )
+    direction = Natural(fisher="analytic", cutoff=1e-9)
+    plain, without = eqx.filter_jit(direction)(score, a, gradient)
+    size = float(jnp.linalg.norm(gradient)) / np.sqrt(k)
+    moved, info = eqx.filter_jit(direction)(score, a, gradient + size * shift)
+    assert float(without["outside"]) < 1e-12
+    assert float(info["outside"]) == pytest.approx(0.5, abs=1e-9)
+    np.testing.assert_allclose(moved, plain, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("tolerance", [0.3, 0.1, 0.01])
+def test_conjugate_gradients_of_a_damped_matrix_end_at_the_error_that_was_asked(tolerance):
+    rng = np.random.default_rng(3)
+    d = 200
+    basis = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    values = np.logspace(-4, 0, d)
+    matrix = jnp.asarray(basis * (values + 0.1 * values.mean()) @ basis.T)
+    b = jnp.asarray(rng.normal(size=d))
+    truth = jnp.linalg.solve(matrix, b)
+
+    def reached(iterations):
+        x, _, count = conjugate_gradient(lambda v: matrix @ v, b, tolerance, iterations)
+        left = x - truth
+        return float(jnp.sqrt(left @ matrix @ left / (truth @ matrix @ truth))), int(count)
+
+    final, count = reached(1000)
+    assert final < tolerance
+    # not later than it must: the error that was estimated, DELAY iterations ago, was about the one asked
+    assert 0.5 * tolerance < reached(count - DELAY)[0] < 1.2 * tolerance

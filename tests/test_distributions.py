@@ -95,3 +95,13 @@ def test_block_noise_has_one_row_per_sample_and_transform_is_the_sample():
 def test_kl_between_kinds_is_refused(p, q):
     with pytest.raises(TypeError, match="KL of a"):
         p().kl(q())
+
+
+@pytest.mark.parametrize(
+    "make", [lambda t: Gaussian(t[:2], t[2:]), lambda t: Categorical(t)], ids=["gaussian", "softmax"]
+)
+def test_the_embeddings_jacobian_squares_to_the_fisher_matrix(make):
+    theta = jnp.asarray(LOGITS)
+    jacobian = jax.jacobian(lambda t: make(t).embedding())(theta)
+    fisher = jax.hessian(lambda t: make(theta).kl(make(t)))(theta)
+    np.testing.assert_allclose(jacobian.T @ jacobian, fisher, rtol=1e-10, atol=1e-12)

@@ -72,6 +72,11 @@ class Problem(NamedTuple):
         return 0.1 if self.network else 0.0
 
     @property
+    def fisher(self) -> str:
+        """Fisher matrix of the natural gradient: the empirical one of a gain matrix, the policy's own of a network."""
+        return "analytic" if self.network else "empirical"
+
+    @property
     def discount(self) -> float:
         """γ of advantages: 0.995 for simulators with continuous actions, whose horizons are long; else 1, unbiased."""
         return 0.995 if self._long else 1.0

@@ -43,6 +43,13 @@ class Distribution(eqx.Module):
     def entropy(self) -> Array:
         """Entropy in nats."""
 
+    @abc.abstractmethod
+    def embedding(self) -> Array:
+        """(*batch, k) whose Jacobian J in the parameters has JᵀJ = the Fisher matrix, exactly (18.39).
+
+        So products with the Fisher matrix are one forward and one backward pass, and no action is sampled.
+        """
+
     def sample(self, key: PRNGKeyArray) -> Array:
         """One action."""
         return self.transform(self.noise(key))
@@ -88,6 +95,11 @@ class Gaussian(Distribution):
         """½ log(2πe) + log std, summed over the m actions."""
         return jnp.broadcast_to(jnp.sum(self.log_std + 0.5 * (1 + _LOG_2PI), axis=-1), self.mean.shape[:-1])
 
+    def embedding(self) -> Float[Array, "*b k"]:
+        """(mean/std with this std held fixed, √2 log std): Fisher 1/std² of the mean and 2 of log std."""
+        log_std = jnp.broadcast_to(self.log_std, self.mean.shape)
+        return jnp.concatenate([self.mean * jnp.exp(-jax.lax.stop_gradient(log_std)), 2**0.5 * log_std], axis=-1)
+
 
 class Categorical(Distribution):
     """Softmax over k choices.
@@ -128,3 +140,7 @@ class Categorical(Distribution):
         """−Σ p log p."""
         log_p = jax.nn.log_softmax(self.logits, axis=-1)
         return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+    def embedding(self) -> Float[Array, "*b k"]:
+        """2√p, the sphere of Bhattacharyya: Σ dp²/p = ‖d(2√p)‖²; a constant added to the logits moves nothing."""
+        return 2 * jnp.exp(0.5 * jax.nn.log_softmax(self.logits, axis=-1))

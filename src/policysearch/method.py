@@ -186,8 +186,6 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
         )
     learned = getattr(explore, "learned", False)
     analytic = isinstance(direction, Natural) and direction.fisher == "analytic"
-    if analytic and not isinstance(explore, ParameterNoise):
-        return "The analytic Fisher matrix is that of perturbed parameters; sampled actions use Natural('empirical')."
     if isinstance(step, Refit) and not (learned and analytic and isinstance(credit, Elites)):
         return (
             "A refit takes the best rollouts of a learned spread along its exact natural direction: "

@@ -127,7 +127,7 @@ def natural_gradient(given: settings.NaturalGradient, problem: Problem) -> Metho
     return Method(
         ActionNoise(given.rollouts or problem.rollouts),
         _cost_to_go(given, problem),
-        Natural(given.cutoff, _either(given.damping, problem.damping), given.solver),
+        Natural(given.cutoff, _either(given.damping, problem.damping), given.solver, given.fisher or problem.fisher),
         _action_step(given, problem),
     )
 

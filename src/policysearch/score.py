@@ -6,6 +6,7 @@ n rollouts, T stages, d parameters, m groups. `PolicyScore` differentiates log �
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -42,6 +43,14 @@ class Score(eqx.Module):
     @abc.abstractmethod
     def mv(self, w: Float[Array, " d"], per_stage: bool) -> Array:
         """S w: (n, T) for rows per stage, (n,) for rows per rollout."""
+
+    def products(self, per_stage: bool) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """w → S w and a → Sᵀa for many products with the same rows."""
+        return lambda w: self.mv(w, per_stage), self.rmv
+
+    def fisher_root(self, most: int) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """w → R w and its transpose, with RᵀR/n the policy's own Fisher matrix; from at most `most` stages."""
+        raise TypeError(f"{type(self).__name__} has no policy whose actions vary.")
 
     @abc.abstractmethod
     def dense(self, per_stage: bool) -> Float[Array, "rows d"]:
@@ -103,6 +112,39 @@ class PolicyScore(Score):
         """S w by one forward-mode pass."""
         _, rows = jax.jvp(self._log_prob, (self.policy.theta(),), (w,))
         return rows if per_stage else rows.sum(1)
+
+    def products(self, per_stage: bool) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """w → S w and a → Sᵀa that share one linearisation: neither evaluates the policy again."""
+        theta = self.policy.theta()
+        _, forward = jax.linearize(self._log_prob, theta)
+        transposed = jax.linear_transpose(forward, theta)
+        return (
+            lambda w: forward(w) if per_stage else forward(w).sum(1),
+            lambda a: transposed(self._stages(a))[0],
+        )
+
+    def fisher_root(self, most: int) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """w → R w and its transpose, with RᵀR/n the policy's own Fisher matrix on the visited states (18.39).
+
+        The mean over actions is exact, so that fewer states do: of more than `most` stages every so-manyth is taken.
+        """
+        mask = self.mask.ravel()
+        size = min(most, mask.size)
+        live, place = mask.sum(), jnp.arange(size)
+        # in float32 place · live would lose digits, in int32 it could overflow
+        spread = place * (live // size) + place * (live % size) // size
+        place = jnp.where(live > size, spread, place)
+        chosen = jnp.nonzero(mask, size=mask.size, fill_value=0)[0][place]
+        observations = self.observations.reshape(-1, self.observations.shape[-1])[chosen]
+        weight = jnp.sqrt((place < live) * jnp.maximum(live / size, 1.0)).astype(observations.dtype)
+
+        def root(theta: Array) -> Float[Array, "rows k"]:
+            return weight[:, None] * self.policy.with_theta(theta)(observations).embedding()
+
+        theta = self.policy.theta()
+        _, forward = jax.linearize(root, theta)
+        transposed = jax.linear_transpose(forward, theta)
+        return forward, lambda rows: transposed(rows)[0]
 
     def dense(self, per_stage: bool = True) -> Float[Array, "rows d"]:
         """Rows by vmap(grad)."""

@@ -190,6 +190,8 @@ class NaturalGradient(Settings, frozen=True):
     """added to the Fisher matrix, in units of its mean eigenvalue"""
     solver: Literal["auto", "parameter", "sample", "conjugate_gradient"] = "auto"
     """which matrix is decomposed, if any"""
+    fisher: Literal["empirical", "analytic"] | None = None
+    """the Fisher matrix: of the sampled actions, or averaged over actions exactly; the latter for networks"""
 
 
 METHODS: dict[str, type[Settings]] = {
