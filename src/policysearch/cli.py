@@ -20,6 +20,7 @@ INTERRUPTED = 130
 #: command → its module below policysearch, which has a main(arguments) → exit code; and what it does
 COMMANDS = {
     "train": ("commands.train", "search a policy for a task"),
+    "resume": ("commands.resume", "go on with a run that was killed or interrupted"),
     "evaluate": ("commands.evaluate", "measure a trained policy on fresh seeds"),
     "render": ("commands.render", "write a video of a trained policy"),
     "list": ("commands.listing", "show tasks, methods and policies"),

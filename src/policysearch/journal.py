@@ -115,15 +115,15 @@ class Journal:
         except BaseException:
             self._owner.release()
             raise
-        self._begin(keep, 0, 0)
+        self._begin(keep, 0)
         rows = [Row("configuration", msgspec.json.encode(dict(configuration)))]
         if start is not None:
             rows += [Row("policy", b"{}", start[0]), Row("state", b"{}", start[1])]
         self._history.append(rows)
         self._write_configuration(configuration)
 
-    def _begin(self, keep: bool, count: int, events: int) -> None:
-        self._keep, self._count, self._events = keep, count, events
+    def _begin(self, keep: bool, count: int) -> None:
+        self._keep, self._count, self._events = keep, count, 0
         self._waiting: list[bytes] = []
         self._continuation: Callable[[], Continuation] | None = None
         self._closed = False
@@ -156,7 +156,7 @@ class Journal:
         except BaseException:
             journal._owner.release()
             raise
-        journal._begin(True, len(run.records), len(run.events))
+        journal._begin(True, len(run.records))
         return journal, run
 
     def add(self, record: Mapping[str, float], continuation: Callable[[], Continuation] | None = None) -> None:
@@ -177,7 +177,7 @@ class Journal:
 
         Args:
             update: number of the update that they belong to.
-            events: all of the search so far, as named tuples such as `samplers.jobs.Event`.
+            events: all of this process so far, as named tuples such as `samplers.jobs.Event`.
         """
         new = [Row("event", msgspec.json.encode({"update": update, **e._asdict()})) for e in events[self._events :]]
         if new:
@@ -222,7 +222,9 @@ class Journal:
             if self._continuation is not None:
                 counts, state = self._continuation()
                 record = msgspec.json.decode(self._waiting[-1])["record"]
-                rows[-1] = Row("update", msgspec.json.encode({"record": record, "counts": counts}), state)
+                # who interrupts an update leaves a state that belongs to no record
+                if counts["updates"] == record["update"]:
+                    rows[-1] = Row("update", msgspec.json.encode({"record": record, "counts": counts}), state)
             self._history.append(rows)
             self._waiting.clear()
         self._written = time.monotonic()
@@ -366,7 +368,11 @@ def _replayed(folder: Path, every: bool) -> Run:
                 arrays[content["number"]] = row.blob if not every else None
             elif row.kind == "update":
                 record = {name: float("nan") if value is None else value for name, value in content["record"].items()}
+                # what came after the last snapshot was computed again by the process that went on
+                if "update" in record:
+                    del run["records"][int(record["update"]) - 1 :]
                 run["records"].append(record)
+                run["result"] = {}
                 if "counts" in content:
                     run["counts"], run["state"] = content["counts"], row.blob
                 if not every:

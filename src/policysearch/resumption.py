@@ -28,7 +28,7 @@ RIG = "rig"
 COMPOSED = "composed"
 
 
-def begin(search: Search, given: Settings | Method, folder: Path) -> Journal:
+def begin(search: Search, folder: Path) -> Journal:
     """Start the folder of a search whose trials a caller runs.
 
     Raises:
@@ -45,7 +45,7 @@ def begin(search: Search, given: Settings | Method, folder: Path) -> Journal:
         "task": search.specification.name,
         "specification": search.specification.plain(),
         "method": search.method_name,
-        "given": plain(given),
+        "given": plain(search.given),
         "settings": search.settings,
         "budget": str(search.budget),
         "seed": search.seed,
@@ -92,7 +92,7 @@ def reopened(
             raise ValueError(
                 f"{folder} holds the run of a simulated task. Go on with it by: policysearch resume {folder}"
             )
-        given = _given(known, method, folder)
+        given = given_method(known, method, folder)
         search = kind(
             Specification.from_plain(known["specification"]),
             given,
@@ -146,7 +146,12 @@ def _policy(data: bytes) -> Policy:
     return from_controller(Controller(*controller_file.parse(data, "the policy at the start of the run")))
 
 
-def _given(known: dict[str, Any], method: Method | None, folder: Path) -> Settings | Method:
+def given_method(known: dict[str, Any], method: Method | None, folder: Path) -> Settings | Method:
+    """The method that a configuration names, with the settings that were given; or the one composed by hand.
+
+    Raises:
+        ValueError: `method` is missing, or given though the configuration names one; or the name is not known.
+    """
     if (known["method"] == COMPOSED) != (method is not None):
         raise ValueError(
             f"{folder} was started with a method composed by hand; give the same one: Search.open(folder, method=…)."

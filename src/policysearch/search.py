@@ -78,7 +78,7 @@ class Search:
         plant: Any = task if isinstance(task, Specification) else resolve(task)
         self.specification: Specification = getattr(plant, "specification", plant)
         self.seed = int(seed)
-        given = self._given(method)
+        self.given = given = self._given(method)
         self.method_name = given.label() if isinstance(given, Settings) else "composed"
         space = given.space if isinstance(given, Method) else _space(given)
         if getattr(plant, "survival_bonus", 0.0) is None:
@@ -120,7 +120,7 @@ class Search:
         if folder is not None:
             from policysearch import resumption
 
-            self._journal = resumption.begin(self, given, Path(folder))
+            self._journal = resumption.begin(self, Path(folder))
 
     @classmethod
     def open(cls, folder: str | Path, *, method: Method | None = None, budget: str | int | None = None) -> Search:
