@@ -285,3 +285,12 @@ def test_acting_and_loading_need_no_jax(tmp_path):
     action, jax = json.loads(output)
     assert not jax
     assert action == linear(np.random.default_rng(0)).mode(np.ones(5)).tolist()
+
+
+def test_the_same_policy_gives_the_same_file(tmp_path):
+    controller = Controller({"policy": "linear_gaussian"}, {"gain": np.array([[-0.5, -0.8]])})
+    contents = set()
+    for index in range(8):
+        controller.save(tmp_path / f"{index}.safetensors")
+        contents.add((tmp_path / f"{index}.safetensors").read_bytes())
+    assert len(contents) == 1

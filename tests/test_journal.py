@@ -54,6 +54,7 @@ def test_a_closed_run_has_no_companion_files(tmp_path):
         "config.json",
         "metrics.csv",
         "policy.safetensors",
+        "run.head",
         "run.sqlite",
     ]
     # neither does it need one to be read, as a database in WAL mode (2) would on a read-only medium

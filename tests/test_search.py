@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from policysearch import Search, Trial, settings, train
+from policysearch.advice import FAINT, LOOK
 from policysearch.credit import CostToGo, TotalCost
 from policysearch.defaults import problem
 from policysearch.direction import Euclidean, LeastSquares, Natural
 from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.method import Method
 from policysearch.policies import LinearGaussian, Parameters
-from policysearch.search import FAINT, HOPELESS, LOOK
+from policysearch.search import HOPELESS
 from policysearch.settings import Budget
 from policysearch.specification import Continuous, Discrete, Specification
 from policysearch.step import KLStep, LearningRate
@@ -130,8 +131,9 @@ def test_a_trial_is_told_once_while_it_is_open():
         search.tell(0, cost=1.0)
     trials = [search.ask(), search.ask()]
     answer(search, trials[0])
-    with pytest.raises(ValueError, match="told already"):
-        answer(search, trials[0])
+    assert answer(search, trials[0]) is None  # the same again changes nothing
+    with pytest.raises(ValueError, match="told already, as done"):
+        search.tell(trials[0], failed="another word")
     with pytest.raises(ValueError, match="not open; open are 0 to 1"):
         search.tell(2, failed="safety stop")
     search.ask()

@@ -17,9 +17,15 @@ from typing import Any
 from policysearch.settings import unknown
 
 INTERRUPTED = 130
-#: command → its module below policysearch, which has a main(arguments) → exit code; and what it does
+#: command → its module below policysearch, and in it a function(arguments) → exit code, main if unnamed; what it does
 COMMANDS = {
     "train": ("commands.train", "search a policy for a task"),
+    "resume": ("commands.resume", "go on with a run that was killed or interrupted"),
+    "new": ("commands.rig:new", "start a search on a machine of your own"),
+    "ask": ("commands.rig:ask", "the next trial of such a search, as JSON"),
+    "tell": ("commands.rig:tell", "what a trial brought"),
+    "status": ("commands.rig:status", "where such a search stands"),
+    "run": ("commands.rig:run", "run a command for every trial of such a search"),
     "evaluate": ("commands.evaluate", "measure a trained policy on fresh seeds"),
     "render": ("commands.render", "write a video of a trained policy"),
     "list": ("commands.listing", "show tasks, methods and policies"),
@@ -68,8 +74,8 @@ def _dispatch(given: list[str]) -> int:
         return 0
     if given[0] not in COMMANDS:
         raise ValueError(unknown("command", given[0], list(COMMANDS)))
-    module, _ = COMMANDS[given[0]]
-    command: Callable[[list[str]], int] = importlib.import_module(f"policysearch.{module}").main
+    module, _, function = COMMANDS[given[0]][0].partition(":")
+    command: Callable[[list[str]], int] = getattr(importlib.import_module(f"policysearch.{module}"), function or "main")
     return command(given[1:])
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as decode
 from safetensors.numpy import save as encode
 
 if TYPE_CHECKING:
@@ -21,14 +22,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def save(controller: Controller, path: str | os.PathLike[str]) -> None:
-    """Write a controller: aside, synced to disk, then renamed over an older file.
-
-    Args:
-        controller: what to write; its description must be JSON-able.
-        path: of the file, in an existing folder.
-    """
-    path = Path(path)
+def content(controller: Controller) -> bytes:
+    """The bytes of a controller's file, the same for the same policy; its description must be JSON-able."""
     description = json.dumps(
         {
             "format": FORMAT,
@@ -42,7 +37,22 @@ def save(controller: Controller, path: str | os.PathLike[str]) -> None:
     arrays = {f"parameters.{name}": value for name, value in controller.parameters.items()}
     arrays |= {f"constants.{name}": value for name, value in controller.constants.items()}
     arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}  # keeps () as ()
-    data = encode(arrays, {"policysearch": description, "sha256": _digest(arrays, description)})
+    # safetensors itself writes metadata in random order
+    header, tensors = _split(encode(arrays))
+    metadata = {"policysearch": description, "sha256": _digest(arrays, description)}
+    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + tensors
+
+
+def save(controller: Controller, path: str | os.PathLike[str]) -> None:
+    """Write a controller: aside, synced to disk, then renamed over an older file.
+
+    Args:
+        controller: what to write; its description must be JSON-able.
+        path: of the file, in an existing folder.
+    """
+    path, data = Path(path), content(controller)
     descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -80,10 +90,16 @@ def load(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no policy file {path}.")
+    return parse(path.read_bytes(), path)
+
+
+def parse(
+    data: bytes, path: str | os.PathLike[str]
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Check and decode the bytes of a policy file; `path` says in errors where they come from. See `load`."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        arrays = decode(data)  # checks the header against the number of bytes
+        metadata = _split(data)[0].get("__metadata__", {})
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}. Restore it from a copy.") from error
     if "policysearch" not in metadata:
@@ -100,6 +116,12 @@ def load(
         {name: arrays[f"parameters.{name}"] for name in header["parameters"]},
         {name: arrays[f"constants.{name}"] for name in header["constants"]},
     )
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Header and tensors of a safetensors file."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
 
 
 def _digest(arrays: Mapping[str, np.ndarray], description: str) -> str:

@@ -1,27 +1,31 @@
-"""What is on disk of a run: run.sqlite, config.json, metrics.csv, policy.safetensors, curve.png. No JAX.
+"""What is on disk of a run: run.sqlite, run.head, config.json, metrics.csv, policy.safetensors, curve.png. No JAX.
 
-The database holds configuration, updates (a row each, the record as JSON) and result; the rest is derived.
+The database holds all that happened as a `History`: configuration, trials asked and told, updates with snapshots of the
+search's state, events, result. The rest is derived from it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from policysearch.history import History, Row, read
+from policysearch.ownership import Ownership
+
 if TYPE_CHECKING:
     from policysearch.controller import Controller
 
-DATABASE, POLICY, CONFIGURATION, METRICS, CURVE = (
+DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, CURVE = (
     "run.sqlite",
+    "run.head",
     "policy.safetensors",
     "config.json",
     "metrics.csv",
@@ -29,26 +33,59 @@ DATABASE, POLICY, CONFIGURATION, METRICS, CURVE = (
 )
 #: seconds between two writes of updates; each write waits for the disk
 INTERVAL = 0.5
-_TABLES = """
-CREATE TABLE configuration (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE updates (number INTEGER PRIMARY KEY, record TEXT NOT NULL);
-CREATE TABLE events (number INTEGER PRIMARY KEY, update_number INTEGER NOT NULL, event TEXT NOT NULL);
-CREATE TABLE result (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
+#: what an update leaves behind so that a later process can go on: counts, and the state as bytes
+Continuation = tuple[dict[str, Any], bytes]
+
+
+class TrialRecord(msgspec.Struct, kw_only=True):
+    """What is known of a trial.
+
+    status: "asked", "done", "failed", "lost", "abandoned" or "timed out".
+    fault: whose a trial's failure is: "policy" or "rig"; None of one that did not fail.
+    attempt: from 1; more where a lost trial was asked again.
+    client: who asked it, or "".
+    cost: total, in the task's unit; None where it is not known.
+    stages: control steps that happened, as far as they were told.
+    asked, told: seconds since 1970.
+    """
+
+    number: int
+    update: int
+    index: int
+    attempt: int = 1
+    client: str = ""
+    status: str = "asked"
+    fault: str | None = None
+    reason: str = ""
+    cost: float | None = None
+    stages: int = 0
+    asked: float = 0.0
+    told: float | None = None
+    retry: bool = False
+    notes: str = ""
+
+    def add(self, later: Mapping[str, Any]) -> None:
+        """Take over what was written later about the same trial."""
+        for name, value in later.items():
+            setattr(self, name, value)
 
 
 class Journal:
-    """Writes a run's folder, which must not hold a run yet.
+    """Writes a run's folder, which must not hold a run yet, and owns it until `close`.
 
     Updates reach the disk in batches: at once if the last write is `INTERVAL` ago, else with a later one or
-    with `flush`. A killed process loses at most what came since the last write.
+    with `flush`. A killed process loses at most what came since the last write. Trials are never batched.
 
     Args:
         folder: made if there is none.
         configuration: JSON-able values by name; see `provenance`.
+        start: the first policy as the bytes of a policy file, and the state before the first update; without them the
+            run can be read but not gone on with.
+        keep: leave the folder on disk even if nothing happened.
 
     Raises:
         FileExistsError: the folder already holds a run, or a file that a run would overwrite.
+        RuntimeError: another process owns the run.
 
     Example:
         >>> import tempfile
@@ -59,33 +96,79 @@ class Journal:
         [{'update': 1, 'cost': 2.5}]
     """
 
-    def __init__(self, folder: str | os.PathLike[str], configuration: Mapping[str, Any]):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        configuration: Mapping[str, Any],
+        *,
+        start: tuple[bytes, bytes] | None = None,
+        keep: bool = False,
+    ):
         self.folder = Path(folder)
         refuse_existing(self.folder)
         self._made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / DATABASE
-        path.touch(exist_ok=False)  # of two searches that start at once, the second one fails here
-        self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "locking_mode=NORMAL"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        self._connection.executescript(f"BEGIN; {_TABLES} COMMIT;")
-        self._insert("configuration", configuration)
-        text = msgspec.json.format(msgspec.json.encode(dict(configuration)), indent=2)
-        (self.folder / CONFIGURATION).write_bytes(text + b"\n")
-        self._waiting: list[tuple[int, bytes]] = []
-        self._count = self._events = 0
+        self._owner = Ownership(self.folder)
+        try:
+            refuse_existing(self.folder)
+            self._history = History(self.folder / DATABASE, self.folder / HEAD, create=True)
+        except BaseException:
+            self._owner.release()
+            raise
+        self._begin(keep, 0)
+        rows = [Row("configuration", msgspec.json.encode(dict(configuration)))]
+        if start is not None:
+            rows += [Row("policy", b"{}", start[0]), Row("state", b"{}", start[1])]
+        self._history.append(rows)
+        self._write_configuration(configuration)
+
+    def _begin(self, keep: bool, count: int) -> None:
+        self._keep, self._count, self._events = keep, count, 0
+        self._waiting: list[bytes] = []
+        self._continuation: Callable[[], Continuation] | None = None
         self._closed = False
         self._written = -INTERVAL
 
-    def add(self, record: Mapping[str, float]) -> None:
+    def _write_configuration(self, configuration: Mapping[str, Any]) -> None:
+        text = msgspec.json.format(msgspec.json.encode(dict(configuration)), indent=2)
+        (self.folder / CONFIGURATION).write_bytes(text + b"\n")
+
+    @classmethod
+    def reopen(cls, folder: str | os.PathLike[str]) -> tuple[Journal, Run]:
+        """Own and go on with a run, after every row of it was checked.
+
+        Returns:
+            What writes, and what is on disk; of the trials only those of the update that is still open.
+
+        Raises:
+            FileNotFoundError: no such folder, or no run in it.
+            RuntimeError: another process owns the run.
+            ValueError: the database is damaged.
+        """
+        folder = Path(folder)
+        _find(folder)
+        journal = cls.__new__(cls)
+        journal.folder, journal._made = folder, False
+        journal._owner = Ownership(folder)
+        try:
+            run = _replayed(folder, every=False)
+            journal._history = History(folder / DATABASE, folder / HEAD, create=False)
+        except BaseException:
+            journal._owner.release()
+            raise
+        journal._begin(True, len(run.records))
+        return journal, run
+
+    def add(self, record: Mapping[str, float], continuation: Callable[[], Continuation] | None = None) -> None:
         """Keep what an update reports.
 
         Args:
             record: numbers by name; those that are not finite come back as NaN.
+            continuation: gives counts and state after this update; called when this or a later one is written.
         """
         self._count += 1
-        self._waiting.append((self._count, msgspec.json.encode(dict(record))))
+        self._waiting.append(msgspec.json.encode({"record": dict(record)}))
+        self._continuation = continuation
         if time.monotonic() - self._written >= INTERVAL:
             self.flush()
 
@@ -94,20 +177,55 @@ class Journal:
 
         Args:
             update: number of the update that they belong to.
-            events: all of the search so far, as named tuples such as `samplers.jobs.Event`.
+            events: all of this process so far, as named tuples such as `samplers.jobs.Event`.
         """
-        new = [(i, update, msgspec.json.encode(events[i]._asdict()).decode()) for i in range(self._events, len(events))]
+        new = [Row("event", msgspec.json.encode({"update": update, **e._asdict()})) for e in events[self._events :]]
         if new:
-            with self._transaction():
-                self._connection.executemany("INSERT INTO events VALUES (?, ?, ?)", new)
+            self._history.append(new)
             self._events = len(events)
+
+    def add_asked(self, trial: TrialRecord) -> None:
+        """Keep that a trial was asked, and return when the disk has it."""
+        names = ("number", "update", "index", "attempt", "client", "asked")
+        self._history.append([_about(trial, "asked", names)])
+
+    def add_told(self, trial: TrialRecord, arrays: bytes | None) -> None:
+        """Keep what a trial brought, and return when the disk has it.
+
+        Args:
+            trial: with its outcome.
+            arrays: a recorded rollout, see `trials.Told`.
+        """
+        names = ("number", "attempt", "status", "fault", "reason", "cost", "stages", "told", "retry", "notes")
+        self._history.append([_about(trial, "told", names, arrays)])
+
+    def told(self, number: int) -> tuple[TrialRecord, bytes | None] | None:
+        """What is on disk of a trial and its arrays, whichever update asked it; None of one never asked."""
+        record, arrays = None, None
+        for row in self._history.of_trial(number):
+            content = msgspec.json.decode(row.body)
+            if record is None or row.kind == "asked":
+                record = TrialRecord(**content)
+            else:
+                record.add(content)
+            arrays = row.blob
+        return None if record is None else (record, arrays)
+
+    def amend(self, configuration: Mapping[str, Any]) -> None:
+        """Change some of the configuration, such as the budget, from now on."""
+        self._history.append([Row("configuration", msgspec.json.encode(dict(configuration)))])
 
     def flush(self) -> None:
         """Write what waits, and return when the disk has it."""
         if self._waiting:
-            with self._transaction():
-                rows = [(number, record.decode()) for number, record in self._waiting]
-                self._connection.executemany("INSERT OR REPLACE INTO updates VALUES (?, ?)", rows)
+            rows = [Row("update", body) for body in self._waiting]
+            if self._continuation is not None:
+                counts, state = self._continuation()
+                record = msgspec.json.decode(self._waiting[-1])["record"]
+                # who interrupts an update leaves a state that belongs to no record
+                if counts["updates"] == record["update"]:
+                    rows[-1] = Row("update", msgspec.json.encode({"record": record, "counts": counts}), state)
+            self._history.append(rows)
             self._waiting.clear()
         self._written = time.monotonic()
 
@@ -126,10 +244,10 @@ class Journal:
             result: JSON-able values by name.
         """
         self.flush()
-        self._insert("result", result)
+        self._history.append([Row("result", msgspec.json.encode(dict(result)))])
 
     def close(self) -> None:
-        """End the run's writing; a second call does nothing.
+        """End the run's writing and its ownership; a second call does nothing.
 
         What waits is written, then metrics.csv, and one database file is left without companions, which can
         be copied as it is. A run without any update leaves nothing behind, so that it can be started again.
@@ -138,45 +256,27 @@ class Journal:
             return
         self._closed = True
         try:
-            self.flush()
-            if self._count:
-                write_metrics(self.folder / METRICS, _records(self._connection))
-                # where somebody is reading, the companions stay
-                with contextlib.suppress(sqlite3.OperationalError):
-                    self._connection.execute("PRAGMA journal_mode=DELETE")
-        finally:
-            self._connection.close()
-        if not self._count:
-            for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", CONFIGURATION):
-                (self.folder / name).unlink(missing_ok=True)
-            if self._made:
-                with contextlib.suppress(OSError):  # somebody else has put something there
-                    self.folder.rmdir()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Any:
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self.folder / DATABASE} cannot be written: {error}.") from error
-
-    def _insert(self, table: str, values: Mapping[str, Any]) -> None:
-        rows = [(name, msgspec.json.encode(value).decode()) for name, value in values.items()]
-        with self._transaction():
-            self._connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
+                self.flush()
+                if self._count:
+                    write_metrics(self.folder / METRICS, _replayed(self.folder, every=False).records)
+            finally:
+                self._history.close()
+            if not self._count and not self._keep:
+                for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", HEAD, CONFIGURATION):
+                    (self.folder / name).unlink(missing_ok=True)
+        finally:
+            self._owner.release()
+        if not self._count and not self._keep and self._made:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                self.folder.rmdir()
 
 
 def refuse_existing(folder: Path) -> None:
     """Raise FileExistsError if `folder` holds a run, or a file that a run would overwrite."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; a run needs a folder. Choose another one.")
-    for name in (DATABASE, POLICY, CONFIGURATION, METRICS, CURVE):
+    for name in (DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, CURVE):
         if (folder / name).exists():
             what = "a run" if name == DATABASE else f"a file {name}, which a run would overwrite"
             raise FileExistsError(f"{folder} already holds {what}. Choose another folder.")
@@ -188,6 +288,8 @@ class Run:
 
     configuration: what was asked, and with which versions. records: one an update. result: what came out,
     or {} of a run that has not finished. events: what went wrong with trials, with the number of their `update`.
+    trials: those that a caller ran, by number. start: the first policy as the bytes of a policy file. state: the last
+    snapshot of the search's state, which belongs to the update `updates`; counts: what was counted till then.
     """
 
     folder: Path
@@ -195,6 +297,11 @@ class Run:
     records: list[dict[str, Any]]
     result: dict[str, Any]
     events: list[dict[str, Any]] = field(default_factory=list)
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+    arrays: dict[int, bytes | None] = field(default_factory=dict)
+    start: bytes | None = None
+    state: bytes | None = None
+    counts: dict[str, Any] = field(default_factory=dict)
 
     def controller(self) -> Controller:
         """The policy found, as NumPy.
@@ -223,24 +330,64 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         ValueError: the database is damaged.
     """
     folder = Path(folder)
+    _find(folder)
+    return _replayed(folder, every=True)
+
+
+def _find(folder: Path) -> None:
+    """Raise FileNotFoundError if the folder holds no run."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Give the folder of a run, such as runs/lqr-ars-seed0.")
-    path = folder / DATABASE
-    if not path.is_file():
+    if not (folder / DATABASE).is_file():
         inside = sorted(inner.parent.name for inner in folder.glob(f"*/{DATABASE}"))
         hint = f" It has runs inside: {', '.join(inside[:5])}." if inside else ""
         raise FileNotFoundError(f"{folder} is no run: it holds no {DATABASE}.{hint}")
+
+
+def _replayed(folder: Path, every: bool) -> Run:
+    """What the rows of a history come to; of the trials `every` one, or those of the open update with their arrays."""
+    run: dict[str, Any] = {"folder": folder, "configuration": {}, "records": [], "result": {}, "events": []}
+    trials: dict[int, TrialRecord] = {}
+    arrays: dict[int, bytes | None] = {}
+    path = folder / DATABASE
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            return Run(
-                folder,
-                _values(connection, "configuration"),
-                _records(connection),
-                _values(connection, "result"),
-                _events(connection),
-            )
-    except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
+        for row in read(path, folder / HEAD):
+            content = msgspec.json.decode(row.body)
+            if row.kind == "configuration":
+                run["configuration"].update(content)
+            elif row.kind in ("policy", "state"):
+                run["start" if row.kind == "policy" else "state"] = row.blob
+            elif row.kind == "event":
+                run["events"].append(content)
+            elif row.kind == "result":
+                run["result"] = content
+            elif row.kind == "asked":
+                trials[content["number"]] = TrialRecord(**content)
+            elif row.kind == "told":
+                trials[content["number"]].add(content)
+                arrays[content["number"]] = row.blob if not every else None
+            elif row.kind == "update":
+                record = {name: float("nan") if value is None else value for name, value in content["record"].items()}
+                # what came after the last snapshot was computed again by the process that went on
+                if "update" in record:
+                    del run["records"][int(record["update"]) - 1 :]
+                run["records"].append(record)
+                run["result"] = {}
+                if "counts" in content:
+                    run["counts"], run["state"] = content["counts"], row.blob
+                if not every:
+                    trials.clear()
+                    arrays.clear()
+            else:
+                raise ValueError(f"{path} has rows of kind {row.kind!r}; update policysearch to read it.")
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}. Restore it from a copy.") from error
+    return Run(**run, trials=trials, arrays=arrays)
+
+
+def _about(trial: TrialRecord, kind: str, names: Sequence[str], arrays: bytes | None = None) -> Row:
+    content = {name: getattr(trial, name) for name in names}
+    return Row(kind, msgspec.json.encode(content), arrays, trial.number)
 
 
 def write_metrics(path: Path, records: list[dict[str, Any]]) -> None:
@@ -270,18 +417,3 @@ def provenance() -> dict[str, Any]:
         "platform": f"{system.sysname} {system.release} {system.machine}",
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-
-
-def _records(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    rows = connection.execute("SELECT record FROM updates ORDER BY number")
-    decoded = (msgspec.json.decode(record) for (record,) in rows)
-    return [{name: float("nan") if value is None else value for name, value in row.items()} for row in decoded]
-
-
-def _events(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    rows = connection.execute("SELECT update_number, event FROM events ORDER BY number")
-    return [{"update": update, **msgspec.json.decode(event)} for update, event in rows]
-
-
-def _values(connection: sqlite3.Connection, table: str) -> dict[str, Any]:
-    return {name: msgspec.json.decode(value) for name, value in connection.execute(f"SELECT * FROM {table}")}

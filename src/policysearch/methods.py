@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import msgspec
 import numpy as np
 
 from policysearch import settings
@@ -153,6 +155,20 @@ PARAMETER_SPACE = frozenset({"finite_differences", "weight_perturbation", "ars",
 def build(given: settings.Settings, problem: Problem) -> Method:
     """The method that settings describe."""
     return FACTORIES[given.label()](given, problem)
+
+
+def resolved(given: settings.Settings | Method, method: Method, problem: Problem) -> dict[str, Any]:
+    """Every number that the search uses, for the record."""
+    chosen = {} if isinstance(given, Method) else msgspec.structs.asdict(given)
+    chosen["parameters"] = problem.d
+    for part in (method.explore, method.credit, method.direction, method.step):
+        for name, value in vars(part).items():
+            if isinstance(value, (bool, int, float, str)):
+                chosen[name] = value
+            elif isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0:
+                # float32 read as float64 would show digits that nobody chose
+                chosen[name] = float(f"{float(value):.7g}")
+    return chosen
 
 
 def _cost_to_go(given: settings.GPOMDP | settings.NaturalGradient, problem: Problem) -> CostToGo:

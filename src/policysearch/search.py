@@ -7,63 +7,31 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import msgspec
 import numpy as np
 
-from policysearch import defaults, methods
-from policysearch.controller import Controller
-from policysearch.evaluation import Evaluation, evaluate, fit
-from policysearch.explore import Coordinates
+from policysearch import advice, defaults, methods
+from policysearch.evaluation import evaluate, fit
 from policysearch.initial import start as starting_point
 from policysearch.method import Method, State
 from policysearch.policies import Parameters, Policy
+from policysearch.result import Record, Result
 from policysearch.settings import ARS, METHODS, Budget, PolicySettings, Settings, checked, method_settings
 from policysearch.specification import Discrete, Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.python_function import PythonFunction
 
 if TYPE_CHECKING:
+    from policysearch.journal import Journal
     from policysearch.samplers.jobs import Event
-    from policysearch.trials import OpenUpdate, Trial
+    from policysearch.trials import Trial, Trials
 
 #: updates in a row without a usable trial after which a search gives up
 HOPELESS = 10
-#: after so many updates a search looks once whether its gradient is this small a share of the noise
-LOOK, FAINT = 5, 0.1
-
-Record = dict[str, float]
-
-
-class Result(msgspec.Struct, kw_only=True, eq=False):
-    """What a search ends with: the last iterate, its evaluation on fresh seeds, and the record of every update.
-
-    Args:
-        policy: the last iterate.
-        evaluation: of its mode; None if nothing could be evaluated (a rig, or one whose trials are all lost).
-        records: a flat dict of numbers per update.
-        counts: rollouts by purpose: gradient, reference, evaluation, and how many of them failed or were lost.
-        reason: why the search ended.
-        seconds: of wall-clock time.
-    """
-
-    policy: Any
-    evaluation: Evaluation | None
-    records: list[Record]
-    counts: dict[str, int]
-    reason: str
-    specification: Specification
-    seconds: float
-
-    @property
-    def controller(self) -> Controller:
-        """The policy as plain NumPy; `controller.save(path)` writes it."""
-        return self.policy.controller()
 
 
 class Search:
@@ -83,6 +51,8 @@ class Search:
             trial by default.
         programs: folder where the traced update of a JAX task is kept for later processes, which then start faster;
             None to trace it anew.
+        folder: where every trial that you ask and tell is kept on disk, for a bare `Specification`; `Search.open`
+            goes on from there. It must not hold a run yet. None keeps nothing.
 
     Raises:
         ValueError: names, settings or sizes that do not fit; the sentence says what is allowed.
@@ -101,13 +71,14 @@ class Search:
         failure_cost: float | None = None,
         deadline: float | None = None,
         programs: Path | None = None,
+        folder: str | Path | None = None,
     ):
         if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}.")
         plant: Any = task if isinstance(task, Specification) else resolve(task)
         self.specification: Specification = getattr(plant, "specification", plant)
         self.seed = int(seed)
-        given = self._given(method)
+        self.given = given = self._given(method)
         self.method_name = given.label() if isinstance(given, Settings) else "composed"
         space = given.space if isinstance(given, Method) else _space(given)
         if getattr(plant, "survival_bonus", 0.0) is None:
@@ -124,7 +95,7 @@ class Search:
             if not math.isfinite(failure_cost):
                 raise ValueError(f"failure_cost is {failure_cost}; it must be finite.")
             self.method = _with_failure_cost(self.method, failure_cost)
-        self.settings = _resolved(given, self.method, problem)
+        self.settings = methods.resolved(given, self.method, problem)
         if self.specification.reward:
             self.settings["survival_bonus"] = self.task.survival_bonus
         self.state: State = self.method.init(start, self.specification.horizon)
@@ -134,7 +105,8 @@ class Search:
         self.rollouts = self.stages = self.updates = 0
         self.records: list[Record] = []
         self.reason = ""
-        self._skipped = 0
+        self.skipped = 0
+        self.failure_cost = failure_cost
         self._started: float | None = None
         self._workers, self._deadline = workers, deadline
         self._broken = False
@@ -142,8 +114,37 @@ class Search:
             raise ValueError(f"deadline is {deadline}; it is a number of seconds above 0.")
         self._programs = programs
         self._sampler: Any = None
-        self._pending: OpenUpdate | None = None
-        self._warn()
+        self._trials: Trials | None = None
+        self._journal: Journal | None = None
+        advice.about_differences(self)
+        if folder is not None:
+            from policysearch import resumption
+
+            self._journal = resumption.begin(self, Path(folder))
+
+    @classmethod
+    def open(cls, folder: str | Path, *, method: Method | None = None, budget: str | int | None = None) -> Search:
+        """Go on with a search that keeps its trials in a folder, exactly where it ended or was killed.
+
+        The parameters are the same to the bit, the trials of the open update are the same, and what was told of them
+        counts. Trials that were asked without a `client` and never told are handed out first.
+
+        Args:
+            folder: as given to `Search`.
+            method: the same `Method` again, if it was composed by hand; no code is read from the folder.
+            budget: another one from now on.
+
+        Raises:
+            FileNotFoundError: there is no run.
+            RuntimeError: another process owns the run; it is named.
+            ValueError: the run is damaged, of a simulated task, or was started with another method.
+        """
+        from policysearch import resumption
+
+        search, journal, run = resumption.reopened(cls, Path(folder), method, budget)
+        search._journal = journal
+        search._desk.restore(run.trials, run.arrays)
+        return search
 
     def _given(self, method: str | Settings | Method | None) -> Settings | Method:
         if method is None:
@@ -183,38 +184,6 @@ class Search:
                 "raise the budget or ask for fewer rollouts an update."
             )
         return chosen
-
-    def _warn(self) -> None:
-        if isinstance(self.method.explore, Coordinates) and not self.specification.deterministic:
-            same = "share a seed, which removes most of it" if self.method.explore.common else "do not share a seed"
-            warnings.warn(
-                f"Finite differences on a noisy task: each of the {self.layout.size} rollouts moves one parameter by "
-                f"{float(np.mean(np.asarray(self.method.explore.step))):.3g} and carries the whole noise of a rollout; "
-                f"compared rollouts {same}. weight_perturbation averages the noise over all parameters.",
-                stacklevel=4,
-            )
-
-    def _warn_if_faint(self) -> None:
-        explore: Any = self.method.explore
-        learned = getattr(explore, "learned", False)
-        if self.updates != LOOK or self.method.space != "parameter" or self.specification.deterministic or learned:
-            return
-        ratios = [record["snr"] for record in self.records if math.isfinite(record["snr"])]
-        coordinates = isinstance(explore, Coordinates)
-        # m random directions of d parameters give m/(d + 1) even without noise, so that few of them tell nothing of it
-        telling = coordinates or self.layout.pairs > self.settings["parameters"]
-        if not telling or not ratios or np.mean(ratios) >= FAINT:
-            return
-        size = float(np.mean(np.asarray(explore.step if coordinates else explore.std)))
-        remedies = f"a larger {'step' if coordinates else 'std'}, more {'repeats' if coordinates else 'rollouts'}"
-        if self.specification.repeatable and not explore.common:
-            remedies += ", common random numbers"
-        warnings.warn(
-            f"The gradient drowns in noise: over the first {LOOK} updates its signal-to-noise ratio is "
-            f"{np.mean(ratios):.2g} on average, with perturbations of {size:.3g} and {self.layout.size} rollouts an "
-            f"update. What raises it: {remedies}.",
-            stacklevel=5,
-        )
 
     @property
     def share(self) -> float:
@@ -267,7 +236,7 @@ class Search:
         self._start_clock()
         before = time.perf_counter()
         state, info, stages = self._sampler.update(self.method, self.state, self.layout.size)
-        return self._finish(state, info, stages, time.perf_counter() - before)
+        return self.finish(state, info, stages, time.perf_counter() - before)
 
     def stop(self, reason: str = "stopped") -> None:
         """End after the current update."""
@@ -284,7 +253,6 @@ class Search:
             pool = getattr(self._sampler, "workers", self._workers)
             evaluation = evaluate(self.task, self.policy.controller(), rollouts, self.seed, pool)
             self.counts["evaluation"] += evaluation.rollouts
-        seconds = 0.0 if self._started is None else time.perf_counter() - self._started
         return Result(
             policy=self.policy,
             evaluation=evaluation,
@@ -292,11 +260,13 @@ class Search:
             counts=dict(self.counts),
             reason=self.reason or "budget spent",
             specification=self.specification,
-            seconds=seconds,
+            seconds=self.elapsed,
         )
 
     def close(self) -> None:
-        """End worker processes, if there are any."""
+        """End worker processes and the ownership of a folder, if there are any."""
+        if self._journal is not None:
+            self._journal.close()
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None
@@ -309,18 +279,23 @@ class Search:
 
     # trials that the caller runs
 
-    def ask(self) -> Trial:
-        """The next trial that nobody was asked yet.
+    @property
+    def pending(self) -> list[Trial]:
+        """Trials that were asked and not told yet."""
+        return self._desk.pending
+
+    def ask(self, client: str = "") -> Trial:
+        """The next trial that nobody was asked yet; with a folder it is on disk first.
+
+        Args:
+            client: who will run it. One that has not told its trial gets the same one again; "" gets a new one, but
+                after `open` first those that were never told.
 
         Raises:
             RuntimeError: every trial of this update is out; tell their results first.
         """
-        from policysearch.trials import OpenUpdate
-
         self._start_clock()
-        if self._pending is None:
-            self._pending = OpenUpdate(self.method, self.state, self.seed, self.rollouts)
-        return self._pending.ask(self.specification)
+        return self._desk.ask(client)
 
     def tell(
         self,
@@ -330,8 +305,12 @@ class Search:
         rollout: tuple[Any, Any, Any] | None = None,
         failed: str | None = None,
         lost: str | None = None,
+        abandoned: str | None = None,
+        timed_out: str | None = None,
+        retry: bool = False,
+        notes: str = "",
     ) -> Record | None:
-        """Report one trial; the last one of an update makes the update.
+        """Report one trial; the last one of an update makes the update. With a folder the disk has it first.
 
         Args:
             trial: what `ask` gave, or its number.
@@ -339,27 +318,37 @@ class Search:
             rollout: (observations (L, p), sampled actions (L, m) or (L,), stage costs (L,)), L up to the horizon.
             failed: why it failed because of the policy (a safety stop, a divergence).
             lost: why the rig failed; the trial is left out, with its partner.
+            abandoned: why a person gave it up; counts as lost.
+            timed_out: after what time it was given up; counts as lost.
+            retry: ask the same trial again later, as another attempt, instead of leaving it out.
+            notes: for readers of the record.
 
         Returns:
-            The record of the update if this was its last trial, else None.
+            The record of the update if this was its last trial, else None. The same result told again changes
+            nothing.
 
         Raises:
-            ValueError: a trial that is not open, or a result of the wrong shape; nothing is lost by it.
+            ValueError: a trial that is not open, another result of one that was told, or a result of the wrong shape;
+                nothing is lost by it.
+            OSError: the disk does not take it; tell it again.
         """
-        from policysearch.trials import Trial
+        given = {
+            "cost": cost,
+            "rollout": rollout,
+            "failed": failed,
+            "lost": lost,
+            "abandoned": abandoned,
+            "timed_out": timed_out,
+        }
+        return self._desk.tell(trial, given, retry, notes)
 
-        number = trial.number if isinstance(trial, Trial) else int(trial)
-        if self._pending is None:
-            raise ValueError(f"Trial {number} is not open: nothing was asked. Call ask() first.")
-        self._pending.tell(number, self.specification, self.method.space, cost, rollout, failed, lost)
-        if not self._pending.complete:
-            return None
-        from policysearch.samplers import host
+    @property
+    def _desk(self) -> Trials:
+        from policysearch.trials import Trials
 
-        came, requested = self._pending.gathered(self.specification), self._pending.jobs
-        self._pending = None
-        state, info = host.tell(self.method, self.state, requested, came, self.specification)
-        return self._finish(state, info, came.stages, 0.0)
+        if self._trials is None:
+            self._trials = Trials(self, self._journal)
+        return self._trials
 
     def _make_sampler(self) -> Any:
         if isinstance(self.task, Specification):
@@ -376,11 +365,26 @@ class Search:
 
         return Native(self.task, self.seed, self._programs)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first trial, without those between processes."""
+        return 0.0 if self._started is None else time.perf_counter() - self._started
+
     def _start_clock(self, ago: float = 0.0) -> None:
         if self._started is None:
             self._started = time.perf_counter() - ago
 
-    def _finish(self, state: State, info: dict[str, Any], stages: int, seconds: float) -> Record:
+    def restore(self, state: State, counts: dict[str, Any], records: list[Record]) -> None:
+        """Take over where another process ended: state, counts (see `snapshots.continuation`) and records."""
+        self.state, self.records = state, records
+        self.counts.update(counts["counts"])
+        self.rollouts, self.stages, self.updates = counts["rollouts"], counts["stages"], counts["updates"]
+        # who goes on after hopeless updates has mended something
+        self.skipped = counts["skipped"] % HOPELESS
+        self._start_clock(counts["seconds"])
+
+    def finish(self, state: State, info: dict[str, Any], stages: int, seconds: float) -> Record:
+        """Move to the next state; see `account`."""
         self.state = state
         return self.account({name: float(value) for name, value in jax.device_get(info).items()}, stages, seconds)
 
@@ -398,20 +402,19 @@ class Search:
         self.counts["lost"] += int(numbers["lost"])
         self.rollouts += self.layout.size
         self.stages += stages
-        elapsed = time.perf_counter() - (self._started or 0.0)
         record = {
             "update": float(self.updates),
             "rollouts": float(self.rollouts),
             "stages": float(self.stages),
-            "seconds": elapsed,
+            "seconds": self.elapsed,
             "share": self.share,
             "stages_per_second": stages / seconds if seconds > 0 else math.nan,
             **numbers,
         }
         self.records.append(record)
-        self._warn_if_faint()
-        self._skipped = self._skipped + 1 if numbers["skipped"] else 0
-        if self._skipped >= HOPELESS:
+        advice.about_noise(self)
+        self.skipped = self.skipped + 1 if numbers["skipped"] else 0
+        if self.skipped >= HOPELESS:
             self.stop(
                 f"{HOPELESS} updates in a row had no usable trial "
                 f"({int(numbers['failed'])} failed and {int(numbers['lost'])} lost of the last {self.layout.size})"
@@ -484,17 +487,3 @@ def _with_failure_cost(method: Method, failure_cost: float) -> Method:
     import jax.numpy as jnp
 
     return eqx.tree_at(lambda m: m.failure_cost, method, jnp.asarray(failure_cost))
-
-
-def _resolved(given: Settings | Method, method: Method, problem: defaults.Problem) -> dict[str, Any]:
-    """Every number that the search uses, for the record."""
-    chosen = {} if isinstance(given, Method) else msgspec.structs.asdict(given)
-    chosen["parameters"] = problem.d
-    for part in (method.explore, method.credit, method.direction, method.step):
-        for name, value in vars(part).items():
-            if isinstance(value, (bool, int, float, str)):
-                chosen[name] = value
-            elif isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0:
-                # float32 read as float64 would show digits that nobody chose
-                chosen[name] = float(f"{float(value):.7g}")
-    return chosen

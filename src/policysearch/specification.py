@@ -6,6 +6,7 @@ p observations, m actions. Units: SI, seconds for `dt`, stages (control steps) f
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 
@@ -79,3 +80,41 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
     solved: str = ""
     evaluation_rollouts: int | None = None
     policy: str = "linear"
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able values; `from_plain` is the way back.
+
+        Example:
+            >>> rig = Specification(name="arm", action=Continuous((-1.0,), (math.inf,)), observation_size=2)
+            >>> Specification.from_plain(msgspec.json.decode(msgspec.json.encode(rig.plain()))) == rig
+            True
+        """
+        plain: dict[str, Any] = msgspec.structs.asdict(self)
+        if isinstance(self.action, Discrete):
+            plain["action"] = {"n": self.action.n}
+        elif self.action is not None:
+            # JSON has no infinity
+            limits = {"low": self.action.low, "high": self.action.high}
+            plain["action"] = {name: [str(limit) for limit in value] for name, value in limits.items()}
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Specification:
+        """The specification that `plain` described.
+
+        Raises:
+            ValueError: values that no specification has.
+        """
+        content, action = {name: _tuple(value) for name, value in plain.items()}, plain.get("action")
+        try:
+            if action is not None:
+                limits = {name: tuple(float(limit) for limit in value) for name, value in action.items() if name != "n"}
+                content["action"] = Discrete(int(action["n"])) if "n" in action else Continuous(**limits)
+            specification = cls(**content)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"This describes no task: {error}.") from error
+        return specification
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

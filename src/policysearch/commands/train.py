@@ -92,15 +92,29 @@ def main(given: list[str]) -> int:
         out = f"{_sanitised(arguments.task)}-{search.method_name}-seed{search.seed}"
         folder = Path(arguments.out or Path("runs", out))
         _refuse_existing(folder)
-        record = journal.Journal(folder, _configuration(arguments, search))
-        try:
-            result = _run(search, record, arguments)
-        except BaseException:
-            if search.updates:
-                print(f"policysearch: the policy so far is in {folder}", file=sys.stderr)
-            raise
-        finally:
-            record.close()
+        from policysearch.resumption import start_of
+
+        record = journal.Journal(folder, _configuration(arguments, search), start=start_of(search))
+        return carry_out(search, record, arguments)
+
+
+def carry_out(search: Search, record: journal.Journal, arguments: argparse.Namespace) -> int:
+    """Run a search to its end, report and draw what came out; the exit code.
+
+    Args:
+        search: new, or brought to where another process ended.
+        record: of its folder; it is closed.
+        arguments: with task, evaluation_rollouts and json.
+    """
+    folder = record.folder
+    try:
+        result = _run(search, record, arguments)
+    except BaseException:
+        if search.updates:
+            print(f"policysearch: the policy so far is in {folder}", file=sys.stderr)
+        raise
+    finally:
+        record.close()
     print(shared.as_json(result) if arguments.json else _block(result), flush=True)
     _draw(folder)
     return INTERRUPTED if result["reason"] == "interrupted" else 0
@@ -165,17 +179,21 @@ def _search(arguments: argparse.Namespace) -> Search:
 
 
 def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, Any]:
-    """All that it takes to repeat the run."""
+    """All that it takes to repeat the run, or to go on with it."""
+    from policysearch.resumption import plain
+
     return {
         "task": arguments.task,
         "task_options": _task_options(arguments),
         "method": search.method_name,
+        "given": plain(search.given),
         "settings": search.settings,
         "preset": arguments.preset,
         "policy": flags.given(arguments, PolicySettings),
         "budget": str(search.budget),
         "seed": search.seed,
         "initial": arguments.initial,
+        **{name: getattr(arguments, name) for name in ("workers", "failure_cost", "deadline", "evaluation_rollouts")},
         **journal.provenance(),
     }
 
@@ -183,13 +201,14 @@ def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, A
 def _run(search: Search, record: journal.Journal, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run a search with progress and Ctrl-C; save everything; what to report."""
     from policysearch.progress import Progress
+    from policysearch.snapshots import continuation
 
     title = f"{arguments.task}, {search.method_name}, seed {search.seed}"
     noun = "return" if search.specification.reward else "cost"
     with Progress(title, str(record.folder), noun) as progress, _interruptible(search, progress):
 
         def on_update(update: dict[str, float]) -> None:
-            record.add(update)
+            record.add(update, lambda: continuation(search))
             record.add_events(int(update["update"]), search.events)
             progress.update(update)
 
@@ -295,6 +314,6 @@ def _block(result: dict[str, Any]) -> str:
             f"{result['updates']} updates in {duration(result['seconds'])}, {result['reason']}",
             f"rollouts: {counts}",
             f"saved: {folder}/policy.safetensors, with curve.png, metrics.csv, config.json, run.sqlite",
-            f"next: policysearch evaluate {folder}",
+            f"next: policysearch {'resume' if result['reason'] == 'interrupted' else 'evaluate'} {folder}",
         ]
     )

@@ -1,0 +1,54 @@
+"""What a search warns of: perturbations whose effect is smaller than the noise of a rollout."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from policysearch.explore import Coordinates
+
+if TYPE_CHECKING:
+    from policysearch.search import Search
+
+#: after so many updates a search looks once whether its gradient is this small a share of the noise
+LOOK, FAINT = 5, 0.1
+
+
+def about_differences(search: Search) -> None:
+    """Warn at the start of finite differences on a noisy task."""
+    explore = search.method.explore
+    if isinstance(explore, Coordinates) and not search.specification.deterministic:
+        same = "share a seed, which removes most of it" if explore.common else "do not share a seed"
+        warnings.warn(
+            f"Finite differences on a noisy task: each of the {search.layout.size} rollouts moves one parameter by "
+            f"{float(np.mean(np.asarray(explore.step))):.3g} and carries the whole noise of a rollout; "
+            f"compared rollouts {same}. weight_perturbation averages the noise over all parameters.",
+            stacklevel=4,
+        )
+
+
+def about_noise(search: Search) -> None:
+    """Warn once, after the first updates, if the gradient drowns in noise."""
+    explore: Any = search.method.explore
+    learned = getattr(explore, "learned", False)
+    if search.updates != LOOK or search.method.space != "parameter" or search.specification.deterministic or learned:
+        return
+    ratios = [record["snr"] for record in search.records if math.isfinite(record["snr"])]
+    coordinates = isinstance(explore, Coordinates)
+    # m random directions of d parameters give m/(d + 1) even without noise, so that few of them tell nothing of it
+    telling = coordinates or search.layout.pairs > search.settings["parameters"]
+    if not telling or not ratios or np.mean(ratios) >= FAINT:
+        return
+    size = float(np.mean(np.asarray(explore.step if coordinates else explore.std)))
+    remedies = f"a larger {'step' if coordinates else 'std'}, more {'repeats' if coordinates else 'rollouts'}"
+    if search.specification.repeatable and not explore.common:
+        remedies += ", common random numbers"
+    warnings.warn(
+        f"The gradient drowns in noise: over the first {LOOK} updates its signal-to-noise ratio is "
+        f"{np.mean(ratios):.2g} on average, with perturbations of {size:.3g} and {search.layout.size} rollouts an "
+        f"update. What raises it: {remedies}.",
+        stacklevel=5,
+    )

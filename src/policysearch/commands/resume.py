@@ -1,0 +1,84 @@
+"""`policysearch resume`: go on with a run of `train` that was killed or interrupted, to the same end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from policysearch import flags
+from policysearch.commands import shared
+from policysearch.journal import Journal, Run
+from policysearch.settings import Budget
+
+
+def main(given: list[str]) -> int:
+    """Run the command with its arguments; the exit code."""
+    parser = shared.Parser(
+        prog="policysearch resume",
+        allow_abbrev=False,
+        description="Go on with a run that was killed or interrupted. It ends with the policy that it would have ended "
+        "with; at most the updates of the last half second are computed again.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="of the run")
+    parser.add_argument("--budget", metavar="B", help="another one: 2000 (rollouts), 2e6stages or 50updates [the old]")
+    parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [as before]")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments, extras = parser.parse_known_args(given)
+    flags.refuse_unknown(extras, parser)
+    arguments.workers = shared.number("--workers", arguments.workers, int)
+    if arguments.budget is not None:
+        Budget.parse(arguments.budget)
+
+    record, run = Journal.reopen(arguments.folder)
+    try:
+        search = _search(run, arguments.budget, arguments.workers)
+        if search.done:
+            raise ValueError(
+                f"{run.folder} has spent its budget of {search.budget}. Type --budget with a larger one to go on."
+            )
+        if arguments.budget is not None:
+            record.amend({"budget": str(search.budget)})
+        arguments.task = run.configuration["task"]
+        arguments.evaluation_rollouts = run.configuration["evaluation_rollouts"]
+    except BaseException:
+        record.close()
+        raise
+    from policysearch.commands.train import carry_out
+
+    with search:
+        return carry_out(search, record, arguments)
+
+
+def _search(run: Run, budget: str | None, workers: int | None) -> Any:
+    """The search of a run, where its last snapshot is."""
+    known = run.configuration
+    if "trials" in known:
+        raise ValueError(
+            f"{run.folder} holds trials that you run. Go on by: policysearch ask {run.folder}, or Search.open."
+        )
+    if "given" not in known:
+        raise ValueError(f"{run.folder} has nothing to go on from; start anew with --initial {run.folder}.")
+    programs = shared.prepare_jax()
+    from policysearch import resumption
+    from policysearch.search import Search
+
+    search = Search(
+        shared.task(_place(known), known["task_options"]),
+        resumption.given_method(known, None, run.folder),
+        policy=resumption.start_policy(run),
+        budget=known["budget"] if budget is None else budget,
+        seed=known["seed"],
+        workers=known["workers"] if workers is None else workers,
+        failure_cost=known["failure_cost"],
+        deadline=known["deadline"],
+        programs=programs,
+    )
+    resumption.restore(search, run)
+    return search
+
+
+def _place(known: dict[str, Any]) -> str:
+    """The task's name; a file is looked for where the run was started."""
+    file, colon, attribute = known["task"].rpartition(":")
+    return str(Path(known["directory"], file)) + colon + attribute if file.endswith(".py") else known["task"]

@@ -1,0 +1,360 @@
+"""`policysearch new`, `ask`, `tell`, `status` and `run`: trials on a machine of your own, from the shell.
+
+The folder holds the whole search between two commands. `status` reads it without JAX and without owning it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import re
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policysearch import flags
+from policysearch.commands import shared
+from policysearch.journal import Run, open_run
+from policysearch.settings import METHODS, Budget, Settings, method_settings, unknown
+
+if TYPE_CHECKING:
+    from policysearch.search import Search
+    from policysearch.trials import Trial
+
+PARAMETERS = "NAME=INITIAL, NAME=INITIAL:LOW:HIGH, or NAME=INITIAL:LOW:HIGH:log"
+#: methods for numbers of a rig: those that perturb parameters
+RIG_METHODS = ("finite_differences", "weight_perturbation", "ars", "pgpe", "cem")
+
+
+def new(given: list[str]) -> int:
+    """`policysearch new`: start a search; the exit code."""
+    parser = _new_parser(list(RIG_METHODS), helpful=False)
+    arguments, extras = parser.parse_known_args(given)
+    if arguments.method not in METHODS:
+        raise ValueError(unknown("method", arguments.method, list(METHODS)))
+    if arguments.method not in RIG_METHODS:
+        raise ValueError(
+            f"{arguments.method} needs every stage of a feedback law; named numbers are searched by one of "
+            f"{', '.join(RIG_METHODS)}. In Python, Search and a Specification serve feedback laws on a rig."
+        )
+    if arguments.help:
+        print(_new_parser([arguments.method], helpful=True).format_help(), end="")
+        return 0
+    flags.refuse_unknown(extras, parser)
+    if arguments.folder is None or not arguments.parameters:
+        raise ValueError(f"new what? Give DIR and --parameters {PARAMETERS}. See: policysearch new --help")
+    flags.refuse_foreign(arguments, arguments.method)
+    settings: Settings = method_settings(arguments.method, flags.given(arguments, METHODS[arguments.method]))
+    seed = shared.number("--seed", arguments.seed, int)
+    failure_cost = shared.number("--failure-cost", arguments.failure_cost, float)
+    if arguments.budget is not None:
+        Budget.parse(arguments.budget)
+    numbers = [_parameter(text) for text in arguments.parameters]
+    scales = _scales(arguments.scales or [], numbers)
+    shared.prepare_jax()
+    from policysearch.policies import Parameters
+    from policysearch.search import Search
+    from policysearch.specification import Specification
+
+    names = [number["name"] for number in numbers]
+    policy = Parameters(
+        names,
+        [number["initial"] for number in numbers],
+        bounds={number["name"]: number["bounds"] for number in numbers},
+        scale=scales,
+        log=[number["name"] for number in numbers if number["log"]],
+    )
+    rig = Specification(name=Path(arguments.folder).resolve().name, repeatable=False)
+    options = {"budget": arguments.budget, "seed": seed, "failure_cost": failure_cost, "folder": arguments.folder}
+    with Search(rig, settings, policy=policy, **options) as search:
+        print(f"{arguments.folder}: {search.method_name} of {', '.join(names)}, {search.layout.size} trials an update")
+    print(f"next: policysearch ask {arguments.folder}")
+    return 0
+
+
+def ask(given: list[str]) -> int:
+    """`policysearch ask`: the next trial as JSON; the exit code."""
+    parser = _parser("ask", "Ask for the next trial, as JSON. A trial that was not told yet comes again.")
+    parser.add_argument("--client", default="", metavar="NAME", help="who runs it, where several do [nobody]")
+    arguments = _parse(parser, given)
+    with _opened(arguments.folder) as search:
+        trial = _next(search, arguments.client)
+    print(shared.as_json(_described(trial)))
+    return 0
+
+
+def tell(given: list[str]) -> int:
+    """`policysearch tell`: what a trial brought; the exit code."""
+    parser = _parser("tell", "Tell what a trial brought. The same told twice counts once.")
+    parser.add_argument("trial", metavar="TRIAL", help="its number, as ask gave it")
+    outcome = parser.add_mutually_exclusive_group(required=True)
+    outcome.add_argument("--cost", metavar="X", help="its total cost")
+    outcome.add_argument("--rollout", metavar="FILE", help="a CSV file with a column `cost`, a row a stage")
+    outcome.add_argument("--failed", metavar="WHY", help="the parameters made it fail: counts as the worst cost")
+    outcome.add_argument("--lost", metavar="WHY", help="the rig failed: left out, with its partner")
+    outcome.add_argument("--abandoned", metavar="WHY", help="a person gave it up: left out, with its partner")
+    parser.add_argument("--retry", action="store_true", help="ask a lost or abandoned trial again")
+    parser.add_argument("--notes", default="", metavar="TEXT", help="kept with the trial")
+    parser.add_argument("--json", action="store_true", help="print the record of a finished update as JSON")
+    arguments = _parse(parser, given)
+    number = shared.number("TRIAL", arguments.trial, int)
+    told: dict[str, Any] = {name: getattr(arguments, name) for name in ("failed", "lost", "abandoned")}
+    told["cost"] = shared.number("--cost", arguments.cost, float)
+    if arguments.rollout is not None:
+        told["cost"] = _total(Path(arguments.rollout))
+    with _opened(arguments.folder) as search:
+        record = search.tell(number, **told, retry=arguments.retry, notes=arguments.notes)
+        done = search.done
+    if arguments.json:
+        print(shared.as_json({"update": record}))
+    elif record is not None:
+        print(f"update {int(record['update'])}: mean cost of its trials {record['cost']:.6g}")
+        if done:
+            print(f"the budget is spent: policysearch status {arguments.folder}")
+    return 0
+
+
+def status(given: list[str]) -> int:
+    """`policysearch status`: trials, outcomes, parameters and costs so far; the exit code."""
+    parser = _parser("status", "Show where a search stands. It may go on meanwhile.")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    arguments = _parse(parser, given)
+    found = summary(open_run(arguments.folder))
+    print(shared.as_json(found) if arguments.json else described(found))
+    return 0
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """Where a search stands, as JSON-able values.
+
+    Raises:
+        ValueError: a run of a simulated task.
+    """
+    if "trials" not in run.configuration:
+        raise ValueError(f"{run.folder} holds the run of a simulated task; its numbers are in metrics.csv.")
+    from policysearch import controller_file
+    from policysearch.controller import Controller
+
+    known = run.configuration
+    data = (run.folder / "policy.safetensors").read_bytes() if run.records else run.start or b""
+    controller = Controller(*controller_file.parse(data, run.folder))
+    trials = run.trials.values()
+    last = run.records[-1] if run.records else {}
+    return {
+        "folder": str(run.folder),
+        "method": known["method"],
+        "budget": known["budget"],
+        "updates": len(run.records),
+        "trials": dict(Counter(trial.status for trial in trials)),
+        "pending": [
+            {"number": t.number, "attempt": t.attempt, "client": t.client} for t in trials if t.status == "asked"
+        ],
+        "parameters": controller.values() if controller.policy == "parameters" else None,
+        "cost": last.get("cost"),
+        "cost_error": last.get("cost_sem"),
+        "snr": last.get("snr"),
+        "failures": [
+            {"number": t.number, "status": t.status, "fault": t.fault, "reason": t.reason}
+            for t in trials
+            if t.fault is not None
+        ][-10:],
+    }
+
+
+def described(found: dict[str, Any]) -> str:
+    """A summary as people read it."""
+    trials = ", ".join(f"{count} {status}" for status, count in found["trials"].items()) or "none"
+    lines = [f"{found['folder']}: {found['method']}, {found['updates']} updates, budget {found['budget']}"]
+    lines.append(f"trials: {trials}")
+    if found["parameters"]:
+        lines.append(
+            "parameters now: " + ", ".join(f"{name} {value:.6g}" for name, value in found["parameters"].items())
+        )
+    if found["cost"] is not None:
+        error = found["cost_error"]
+        spread = f" ± {error:.2g}" if error is not None and math.isfinite(error) else ""
+        lines.append(f"cost of the last update's trials: {found['cost']:.6g}{spread} (mean ± standard error)")
+    for trial in found["pending"]:
+        who = f" by {trial['client']}" if trial["client"] else ""
+        lines.append(f"not told yet: trial {trial['number']}{who}")
+    for trial in found["failures"]:
+        lines.append(f"trial {trial['number']} {trial['status']}, by the {trial['fault']}: {trial['reason']}")
+    return "\n".join(lines)
+
+
+def run(given: list[str]) -> int:
+    """`policysearch run`: a command a trial till the budget is spent; the exit code."""
+    own, command = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    parser = _parser(
+        "run",
+        "Run a command for every trial: {kp} in it stands for the value of kp. Its last line on standard output is the "
+        "cost; an exit code other than 0 means that the parameters made the trial fail.",
+        "policysearch run DIR [--budget N] [--deadline S] -- COMMAND ...",
+    )
+    parser.add_argument("--budget", metavar="B", help="another one from now on: 40, or 5updates")
+    parser.add_argument("--deadline", metavar="S", help="seconds after which a trial is ended and left out [none]")
+    parser.add_argument("--json", action="store_true", help="print the status at the end as JSON")
+    arguments = _parse(parser, own)
+    deadline = shared.number("--deadline", arguments.deadline, float)
+    if deadline is not None and not 0 < deadline < math.inf:
+        raise ValueError(f"--deadline is {deadline}; it is a number of seconds above 0.")
+    if arguments.budget is not None:
+        Budget.parse(arguments.budget)
+    if not command:
+        raise ValueError(f"run what? Type: policysearch run {arguments.folder} -- ./trial.sh {{kp}} {{kd}}")
+    from policysearch.commands.trial_process import run_trial
+
+    with _opened(arguments.folder, arguments.budget) as search:
+        while not search.done:
+            trial = _next(search, "run")
+            record = search.tell(trial, **run_trial(filled(command, trial.values), deadline))
+            if record is not None and not arguments.json:
+                print(f"update {int(record['update'])}: mean cost of its trials {record['cost']:.6g}", flush=True)
+    found = summary(open_run(arguments.folder))
+    print(shared.as_json(found) if arguments.json else described(found))
+    return 0
+
+
+def filled(command: Sequence[str], values: dict[str, float]) -> list[str]:
+    """A command with the values of parameters in place of their names in braces.
+
+    Raises:
+        ValueError: a name in braces that is no parameter.
+
+    Example:
+        >>> filled(["./trial.sh", "--kp={kp}"], {"kp": 1.5})
+        ['./trial.sh', '--kp=1.5']
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise ValueError(
+                f"{match[0]} in {shlex.join(command)} is no parameter; known are {', '.join(map(str, values))}."
+            )
+        return repr(values[match[1]])
+
+    return [re.sub(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", value, word) for word in command]
+
+
+def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
+    parser = shared.Parser(
+        prog="policysearch new",
+        add_help=False,
+        allow_abbrev=False,
+        description="Start a search of named numbers on a rig; ask, tell, run and status go on with it.",
+    )
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="a new folder")
+    parser.add_argument("--parameters", nargs="+", metavar="P", help=PARAMETERS)
+    parser.add_argument(
+        "--scales",
+        nargs="+",
+        metavar="NAME=S",
+        help="what one unit of the search is, in the parameter's unit, or as an exponent of e where log "
+        "[half the range; without one the initial value]",
+    )
+    parser.add_argument("--method", default="weight_perturbation", help="[%(default)s]", metavar="M")
+    parser.add_argument("--budget", metavar="B", help="40 (trials) or 5updates [1000updates]")
+    parser.add_argument("--seed", default="0", metavar="S", help="of everything random [0]")
+    parser.add_argument("--failure-cost", metavar="C", help="of a trial that fails [worst of its update]")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
+    flags.add(parser.add_argument_group("method"), [METHODS[name] for name in methods], set(), helpful)
+    return parser
+
+
+def _parser(name: str, description: str, usage: str | None = None) -> shared.Parser:
+    parser = shared.Parser(prog=f"policysearch {name}", allow_abbrev=False, description=description, usage=usage)
+    parser.add_argument("folder", metavar="DIR", help="of the search, from policysearch new")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _parse(parser: shared.Parser, given: list[str]) -> argparse.Namespace:
+    arguments, extras = parser.parse_known_args(given)
+    flags.refuse_unknown(extras, parser)
+    return arguments
+
+
+def _opened(folder: str, budget: str | None = None) -> Search:
+    shared.prepare_jax()
+    from policysearch.search import Search
+
+    return Search.open(folder, budget=budget)
+
+
+def _next(search: Search, client: str) -> Trial:
+    if search.done and not search.pending:
+        raise RuntimeError(
+            f"The budget of {search.budget} is spent. A larger one: policysearch run DIR --budget B -- COMMAND, or "
+            "Search.open(folder, budget=…)."
+        )
+    return search.ask(client)
+
+
+def _described(trial: Trial) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "update": trial.update,
+        "index": trial.index,
+        "attempt": trial.attempt,
+        "values": trial.values,
+        "environment_seed": trial.environment_seed,
+    }
+
+
+def _parameter(text: str) -> dict[str, Any]:
+    """kp=1.0:0:5:log as name, initial, bounds and log."""
+    name, _, rest = text.partition("=")
+    words = rest.split(":")
+    log = len(words) == 4 and words.pop() == "log"
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if not name.isidentifier() or len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers[:1])):
+        raise ValueError(f"{text!r} is no parameter; it must look like {PARAMETERS}, such as kp=1.0:0:5.")
+    low, high = numbers[1:] or (-math.inf, math.inf)
+    return {"name": name, "initial": numbers[0], "bounds": (low, high), "log": log}
+
+
+def _scales(given: list[str], numbers: list[dict[str, Any]]) -> list[float]:
+    """What one unit of the search is for each number: as given, else half its range."""
+    chosen = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        chosen[name] = shared.number(f"--scales {name}", value, float)
+    names = [number["name"] for number in numbers]
+    for name in chosen:
+        if name not in names:
+            raise ValueError(unknown("parameter", name, names))
+    scales = []
+    for number in numbers:
+        low, high = number["bounds"]
+        if number["log"]:
+            rule = math.log(high / low) / 2 if 0 < low < high < math.inf else 1.0
+        else:
+            rule = (high - low) / 2 if math.isfinite(high - low) else abs(number["initial"]) or 1.0
+        scales.append(chosen.get(number["name"], rule))
+    return scales
+
+
+def _total(path: Path) -> float:
+    """Sum of the column `cost` of a CSV file.
+
+    Raises:
+        ValueError: no such column, no rows, or a cell that is no number.
+    """
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or rows[0].get("cost") is None:
+        raise ValueError(f"{path} has no rows with a column `cost`; write a header line, then a line a stage.")
+    total = 0.0
+    for line, row in enumerate(rows, 2):
+        try:
+            total += float(row["cost"])
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}, line {line}: the cost is {row['cost']!r}; it must be a number.") from None
+    return total

@@ -1,0 +1,222 @@
+"""`History`: what happened in a run, as rows of one SQLite table that are only ever added. No JAX.
+
+Row i has dᵢ = SHA-256(dᵢ₋₁, kind, body, SHA-256(blob)), so that a changed, missing or swapped row shows. The last dᵢ
+also stands in a small file beside the database: SQLite drops committed rows in silence when its log is damaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+#: kind of row whose blob may be dropped once it is not among the last few of its kind
+PRUNED = "update"
+#: such blobs that are kept
+KEPT = 3
+#: bytes of one of the two slots of the head file
+_SLOT = 160
+_TABLE = """
+CREATE TABLE history (
+    number INTEGER PRIMARY KEY, kind TEXT NOT NULL, trial INTEGER, body BLOB NOT NULL, blob BLOB, blob_digest BLOB,
+    digest BLOB NOT NULL
+);
+CREATE INDEX of_trial ON history (trial) WHERE trial IS NOT NULL;
+"""
+_COLUMNS = "number, kind, trial, body, blob, blob_digest, digest"
+
+
+class Row(NamedTuple):
+    """One thing that happened.
+
+    kind: such as "asked", "told", "update". body: JSON. blob: arrays as bytes, or None (none, or dropped since).
+    trial: number of the trial that it is about, if any.
+    """
+
+    kind: str
+    body: bytes
+    blob: bytes | None = None
+    trial: int | None = None
+
+
+class History:
+    """Adds rows; those of one call are on disk together, or none of them is.
+
+    Args:
+        path: of the database.
+        head: of the small file.
+        create: start an empty one, which must not exist; otherwise go on with one that `read` has checked.
+
+    Raises:
+        FileExistsError: `create` and there is one.
+    """
+
+    def __init__(self, path: Path, head: Path, *, create: bool):
+        if create:
+            path.touch(exist_ok=False)  # of two that start at once, the second one fails here
+        self.path = path
+        self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "locking_mode=NORMAL"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        if create:
+            self._connection.executescript(f"BEGIN; {_TABLE} COMMIT;")
+        last = self._connection.execute("SELECT number, digest FROM history ORDER BY number DESC LIMIT 1").fetchone()
+        self._number: int = 0 if last is None else last[0]
+        self._digest: bytes = b"" if last is None else last[1]
+        rows = self._connection.execute(
+            "SELECT number FROM history WHERE kind = ? AND blob IS NOT NULL ORDER BY number", (PRUNED,)
+        )
+        self._with_blob = [number for (number,) in rows]
+        self._head = os.open(head, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._slot = 0
+        self._write_head()
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add rows, and return when the disk has them.
+
+        Raises:
+            OSError: the disk does not take them (it is full, say); then nothing was added.
+        """
+        number, previous, added = self._number, self._digest, []
+        for row in rows:
+            number += 1
+            blob_digest = None if row.blob is None else hashlib.sha256(row.blob).digest()
+            previous = _digest(previous, row.kind, row.trial, row.body, blob_digest)
+            added.append((number, row.kind, row.trial, row.body, row.blob, blob_digest, previous))
+        heavy = self._with_blob + [entry[0] for entry in added if entry[1] == PRUNED and entry[4] is not None]
+        with self._transaction():
+            self._connection.executemany(f"INSERT INTO history ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", added)
+            old = [(number,) for number in heavy[:-KEPT]]
+            self._connection.executemany("UPDATE history SET blob = NULL WHERE number = ?", old)
+        self._with_blob = heavy[-KEPT:]
+        self._number, self._digest = number, previous
+        self._write_head()
+
+    def of_trial(self, trial: int) -> list[Row]:
+        """What was written about a trial, in order."""
+        found = self._connection.execute(
+            "SELECT kind, body, blob, trial FROM history WHERE trial = ? ORDER BY number", (trial,)
+        )
+        return [Row(*row) for row in found]
+
+    def close(self) -> None:
+        """End the writing; one database file is left without companions, which can be copied as it is."""
+        try:
+            # where somebody is reading, the companions stay
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._connection.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            self._connection.close()
+            os.fsync(self._head)
+            os.close(self._head)
+
+    def _write_head(self) -> None:
+        # two slots in turn, so that a torn write leaves the other one; not synced, because a head that is behind the
+        # database after a power cut only checks fewer rows
+        text = f"{self._number:020d} {bytes(self._digest).hex():64}"
+        check = hashlib.sha256(text.encode()).hexdigest()[:32]
+        os.pwrite(self._head, f"{text} {check}".ljust(_SLOT - 1).encode() + b"\n", self._slot * _SLOT)
+        self._slot ^= 1
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path} cannot be written: {error}.") from error
+
+
+def read(path: Path, head: Path) -> Iterator[Row]:
+    """The rows of a history, each checked before it is given; nothing is written, and a writer may go on.
+
+    Raises:
+        ValueError: something is damaged; the row and the file are named.
+    """
+    known = _read_head(head)  # before the database, which may only have more rows than this
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            yield from _checked(connection, known)
+    except (sqlite3.DatabaseError, OverflowError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}. Restore it from a copy.") from error
+    except _DamageError as error:
+        raise ValueError(f"{path} is damaged: {error}. Restore it from a copy.") from None
+
+
+class _DamageError(Exception):
+    """What disagrees."""
+
+
+def _checked(connection: sqlite3.Connection, known: tuple[int, str] | None) -> Iterator[Row]:
+    found = connection.execute(f"SELECT {_COLUMNS} FROM history ORDER BY number")
+    expected, previous = 0, b""
+    pruned: list[int] = []
+    kept = 0
+    for number, kind, trial, body, blob, blob_digest, digest in found:
+        expected += 1
+        _expect(number == expected, f"row {expected} is missing")
+        _expect(_sane(kind, trial, body, blob, blob_digest, digest), f"row {number} is not what was written")
+        previous = _digest(previous, kind, trial, body, blob_digest)
+        _expect(previous == digest, f"row {number} ({kind}) is not what was written")
+        if blob is not None:
+            same = hashlib.sha256(blob).digest() == blob_digest
+            _expect(same, f"the arrays of row {number} ({kind}) are not what was written")
+        if kind == PRUNED and blob_digest is not None:
+            kept = kept + 1 if blob is not None else 0
+            if blob is None:
+                pruned.append(number)
+        elif blob_digest is not None:
+            _expect(blob is not None, f"the arrays of row {number} ({kind}) are missing")
+        if known is not None and number == known[0]:
+            _expect(bytes(digest).hex() == known[1], f"row {number} ({kind}) is not what was acknowledged")
+        yield Row(kind, body, blob, trial)
+    _expect(expected > 0, "it holds no rows")
+    _expect(not pruned or kept >= KEPT, "the last snapshots are missing")
+    if known is not None:
+        _expect(known[0] <= expected, f"the last {known[0] - expected} of {known[0]} acknowledged rows are missing")
+
+
+def _sane(kind: Any, trial: Any, body: Any, blob: Any, blob_digest: Any, digest: Any) -> bool:
+    arrays = all(value is None or isinstance(value, bytes) for value in (blob, blob_digest))
+    return (
+        isinstance(kind, str)
+        and isinstance(body, bytes)
+        and isinstance(digest, bytes)
+        and (trial is None or isinstance(trial, int))
+        and arrays
+    )
+
+
+def _expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise _DamageError(otherwise)
+
+
+def _digest(previous: bytes, kind: str, trial: int | None, body: bytes, blob_digest: bytes | None) -> bytes:
+    # lengths go in, so that no two different rows give the same bytes
+    head = f"{kind}\n{trial}\n{len(body)}\n{blob_digest is not None}\n".encode()
+    return hashlib.sha256(previous + head + body + (blob_digest or b"")).digest()
+
+
+def _read_head(path: Path) -> tuple[int, str] | None:
+    """Number and digest of the last row that was acknowledged; None where no slot can be read."""
+    try:
+        content = path.read_bytes()[: 2 * _SLOT]
+    except FileNotFoundError:
+        return None
+    slots = []
+    for start in (0, _SLOT):
+        words = content[start : start + _SLOT].decode("ascii", "replace").split()
+        if len(words) == 3 and hashlib.sha256(f"{words[0]} {words[1]}".encode()).hexdigest()[:32] == words[2]:
+            slots.append((int(words[0]), words[1]))
+    return max(slots, default=None)

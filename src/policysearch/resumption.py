@@ -1,0 +1,171 @@
+"""Searches that go on in another process: what they write first, and how they are built again from it.
+
+The folder holds names, numbers and arrays only; a method composed by hand is code, so it must be given again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import msgspec
+
+from policysearch import controller_file, journal, snapshots
+from policysearch.controller import Controller
+from policysearch.initial import from_controller
+from policysearch.journal import Journal, Run
+from policysearch.method import Method
+from policysearch.policies import Policy
+from policysearch.settings import METHODS, Settings, method_settings
+from policysearch.specification import Specification
+
+if TYPE_CHECKING:
+    from policysearch.search import Search
+
+#: configuration of a run whose trials a caller runs; others are of simulated tasks
+RIG = "rig"
+COMPOSED = "composed"
+
+
+def begin(search: Search, folder: Path) -> Journal:
+    """Start the folder of a search whose trials a caller runs.
+
+    Raises:
+        FileExistsError: the folder holds a run already.
+        ValueError: a simulated task, or a policy that no file can hold.
+    """
+    if not isinstance(search.task, Specification):
+        raise ValueError(
+            f"folder= keeps trials that you run yourself; {search.specification.name} is run here. Use "
+            "`policysearch train`, which writes the folder of such a run."
+        )
+    configuration = {
+        "trials": RIG,
+        "task": search.specification.name,
+        "specification": search.specification.plain(),
+        "method": search.method_name,
+        "given": plain(search.given),
+        "settings": search.settings,
+        "budget": str(search.budget),
+        "seed": search.seed,
+        "failure_cost": search.failure_cost,
+        **journal.provenance(),
+    }
+    return Journal(folder, configuration, start=start_of(search), keep=True)
+
+
+def plain(given: Settings | Method) -> dict[str, Any]:
+    """Settings as the user gave them, by name; a method composed by hand has none."""
+    return msgspec.structs.asdict(given) if isinstance(given, Settings) else {}
+
+
+def start_of(search: Search) -> tuple[bytes, bytes]:
+    """The policy of a search before its first update as the bytes of a file, and its state.
+
+    Raises:
+        ValueError: a policy that comes back from its file as another one, such as a class of the user's own.
+    """
+    policy = search.policy
+    data = controller_file.content(policy.controller())
+    back, here = (str(jax.tree.structure(tree)) for tree in (_policy(data), policy))
+    if back != here:
+        raise ValueError(
+            f"A {type(policy).__name__} policy cannot be read back from a file as what it is; leave folder= out, or "
+            "use a policy of this package."
+        )
+    return data, snapshots.encode(search.state)
+
+
+def reopened(
+    kind: type[Search], folder: Path, method: Method | None, budget: str | int | None
+) -> tuple[Search, Journal, Run]:
+    """The search in a folder with its parameters and counts; its open update is still to be restored.
+
+    Raises:
+        ValueError: see `Search.open`.
+    """
+    writer, run = Journal.reopen(folder)
+    try:
+        known = run.configuration
+        if known.get("trials") != RIG:
+            raise ValueError(
+                f"{folder} holds the run of a simulated task. Go on with it by: policysearch resume {folder}"
+            )
+        given = given_method(known, method, folder)
+        search = kind(
+            Specification.from_plain(known["specification"]),
+            given,
+            policy=start_policy(run),
+            budget=known["budget"] if budget is None else budget,
+            seed=known["seed"],
+            failure_cost=known["failure_cost"],
+        )
+        restore(search, run)
+        if budget is not None:
+            writer.amend({"budget": str(search.budget)})
+    except BaseException:
+        writer.close()
+        raise
+    return search, writer, run
+
+
+def restore(search: Search, run: Run) -> None:
+    """Bring a search that was built like the one of a run to where that one was.
+
+    Raises:
+        ValueError: they were not built alike.
+    """
+    before = {name: value for name, value in run.configuration["settings"].items() if value is not None}
+    now = {name: value for name, value in _as_read(search.settings).items() if value is not None}
+    if before != now:
+        names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        changes = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in names)
+        raise ValueError(f"{run.folder} was started with another method: {changes}. Go on with the same one.")
+    if run.state is None:
+        raise ValueError(f"{run.folder} has no snapshot to go on from; start anew with --initial {run.folder}.")
+    state = snapshots.decode(run.state, search.state)
+    if run.counts:
+        search.restore(state, run.counts, run.records[: run.counts["updates"]])
+    else:
+        search.state = state
+
+
+def start_policy(run: Run) -> Policy:
+    """The policy that a run started from, as far as its kind and sizes go; the values are in the snapshots.
+
+    Raises:
+        ValueError: the run has none, because an older version wrote it.
+    """
+    if run.start is None:
+        raise ValueError(f"{run.folder} has nothing to go on from; start anew with --initial {run.folder}.")
+    return _policy(run.start)
+
+
+def _policy(data: bytes) -> Policy:
+    return from_controller(Controller(*controller_file.parse(data, "the policy at the start of the run")))
+
+
+def given_method(known: dict[str, Any], method: Method | None, folder: Path) -> Settings | Method:
+    """The method that a configuration names, with the settings that were given; or the one composed by hand.
+
+    Raises:
+        ValueError: `method` is missing, or given though the configuration names one; or the name is not known.
+    """
+    if (known["method"] == COMPOSED) != (method is not None):
+        raise ValueError(
+            f"{folder} was started with a method composed by hand; give the same one: Search.open(folder, method=…)."
+            if method is None
+            else f"{folder} was started with {known['method']}; its settings are in the folder, leave method= out."
+        )
+    if method is not None:
+        return method
+    if known["method"] not in METHODS:
+        raise ValueError(f"{folder} was started with {known['method']!r}, which this version does not know.")
+    return method_settings(known["method"], known["given"])
+
+
+def _as_read(settings: dict[str, Any]) -> dict[str, Any]:
+    """What JSON makes of settings."""
+    content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(settings))
+    return content

@@ -1,0 +1,104 @@
+"""Runs of simulated tasks that were killed or interrupted end as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from policysearch import journal
+from policysearch.cli import main
+
+KINDS = {
+    "plant, natural gradient": ["lqr", "--method", "natural_gradient", "--rollouts", "10", "--budget", "12updates"],
+    "cost, learned spread": ["bowl", "--method", "cem", "--rollouts", "10", "--budget", "12updates"],
+    "simulator, running scales": [
+        *["CartPole-v1", "--method", "gpomdp", "--rollouts", "4", "--budget", "8updates", "--horizon", "30"],
+        *["--scaling", "running", "--workers", "1", "--evaluation-rollouts", "2"],
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "unused"))
+
+
+class StopError(Exception):
+    """Ends a run in the middle of an update's record."""
+
+
+def cut(monkeypatch, after):
+    """Let `train` die after so many updates; what waited in memory is lost, as in a kill."""
+    written = journal.Journal.add
+
+    def add(self, record, continuation=None):
+        written(self, record, continuation)
+        if record["update"] == after:
+            self._waiting.clear()
+            raise StopError
+
+    monkeypatch.setattr(journal.Journal, "add", add)
+
+
+@pytest.mark.parametrize("arguments", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("interval", [0.0, 1e9], ids=["cut at a snapshot", "cut long after one"])
+def test_a_resumed_run_ends_with_the_same_policy(monkeypatch, capsys, arguments, interval):
+    assert main(["train", *arguments, "--out", "whole"]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "INTERVAL", interval)
+        cut(patched, after=5)
+        with pytest.raises(StopError):
+            main(["train", *arguments, "--out", "cut"])
+    assert main(["resume", "cut"]) == 0
+    whole, again = journal.open_run("whole"), journal.open_run("cut")
+    assert Path("cut/policy.safetensors").read_bytes() == Path("whole/policy.safetensors").read_bytes()
+    assert [r["cost"] for r in again.records] == [r["cost"] for r in whole.records]
+    assert again.result["counts"] == whole.result["counts"]
+    assert "spent its budget" in refused(capsys, "resume", "cut")
+    assert main(["resume", "cut", "--budget", "14updates"]) == 0
+    assert len(journal.open_run("cut").records) == 14
+
+
+def refused(capsys, *arguments):
+    capsys.readouterr()
+    assert main(arguments) == 2
+    return capsys.readouterr().err
+
+
+def test_a_killed_run_is_resumed_and_frees_its_folder(tmp_path):
+    """SIGKILL itself, of a process that trains."""
+    code = (
+        "import os, signal, sys\n"
+        "from policysearch import journal\n"
+        "from policysearch.cli import main\n"
+        "written = journal.Journal.add\n"
+        "def add(self, record, continuation=None):\n"
+        "    written(self, record, continuation)\n"
+        "    if record['update'] == 7:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "journal.Journal.add = add\n"
+        "journal.INTERVAL = 0.0\n"
+        "main(sys.argv[1:])\n"
+    )
+    arguments = KINDS["cost, learned spread"]
+    done = subprocess.run([sys.executable, "-c", code, "train", *arguments, "--out", "killed"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(journal.open_run("killed").records) == 7
+    assert main(["resume", "killed"]) == 0
+    assert main(["train", *arguments, "--out", "whole"]) == 0
+    assert Path("killed/policy.safetensors").read_bytes() == Path("whole/policy.safetensors").read_bytes()
+
+
+def test_what_cannot_be_resumed_is_answered_with_what_to_do(capsys):
+    assert "no folder nowhere" in refused(capsys, "resume", "nowhere")
+    run = journal.Journal("old", {"task": "bowl"})
+    run.add({"update": 1.0})
+    assert f"in use by process {os.getpid()}" in refused(capsys, "resume", "old")
+    run.close()
+    assert "--initial old" in refused(capsys, "resume", "old")

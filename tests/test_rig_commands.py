@@ -1,0 +1,155 @@
+"""Trials from the shell: new, ask, tell, status, run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from policysearch import open_run
+from policysearch.cli import main
+from policysearch.commands.trial_process import run_trial
+
+NEW = ["new", "rig", "--parameters", "kp=1.0:0:5", "kd=0.1:0.01:2:log", "--rollouts", "4", "--budget", "8"]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "unused"))
+
+
+def said(capsys, *arguments):
+    capsys.readouterr()
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys, *arguments):
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def script(text):
+    Path("trial.py").write_text(text)
+    return [sys.executable, "trial.py"]
+
+
+def test_a_search_is_driven_from_the_shell_to_its_end(capsys):
+    said(capsys, *NEW)
+    for number in range(8):
+        trial = json.loads(said(capsys, "ask", "rig"))
+        assert trial == json.loads(said(capsys, "ask", "rig"))  # the same until it is told
+        assert trial["trial"] == number
+        assert 0 <= trial["values"]["kp"] <= 5
+        if number == 1:
+            said(capsys, "tell", "rig", "1", "--failed", "arm stalled")
+        elif number == 2:
+            Path("log.csv").write_text("t,cost\n0,1.0\n1,2.5\n")
+            said(capsys, "tell", "rig", "2", "--rollout", "log.csv")
+        elif number == 4:
+            said(capsys, "tell", "rig", "4", "--lost", "cable", "--retry")
+            assert json.loads(said(capsys, "ask", "rig"))["attempt"] == 2
+            said(capsys, "tell", "rig", "4", "--cost", "2")
+        else:
+            words = said(capsys, "tell", "rig", str(number), "--cost", str((trial["values"]["kp"] - 2.0) ** 2))
+            assert ("update" in words) == (number in (3, 7))
+    assert "budget of 8 is spent" in refused(capsys, "ask", "rig")
+    found = json.loads(said(capsys, "status", "rig", "--json"))
+    assert found["trials"] == {"done": 7, "failed": 1}
+    assert found["updates"] == 2
+    assert found["failures"][0]["reason"] == "arm stalled"
+    assert found["parameters"].keys() == {"kp", "kd"}
+    assert "trial 1 failed, by the policy: arm stalled" in said(capsys, "status", "rig")
+    assert open_run("rig").trials[2].cost == 3.5
+
+
+def test_clients_get_trials_of_their_own(capsys):
+    said(capsys, *NEW)
+    ask = ["ask", "rig", "--client"]
+    assert [json.loads(said(capsys, *ask, name))["trial"] for name in ("a", "b", "a")] == [0, 1, 0]
+    assert "not told yet: trial 1 by b" in said(capsys, "status", "rig")
+
+
+def test_a_command_runs_every_trial_and_its_exit_code_counts(capsys):
+    said(capsys, *NEW)
+    command = script(
+        "import sys\n"
+        "kp, kd = map(float, sys.argv[1:])\n"
+        "open('ran', 'a').write(f'{kp} {kd}\\n')\n"
+        "print('warming up')\n"
+        "count = len(open('ran').readlines())\n"
+        "if count == 3: print('stalled'); sys.exit(7)\n"
+        "if count == 4: print('what'); sys.exit(0)\n"
+        "if count == 6: import time; time.sleep(60)\n"
+        "print((kp - 2) ** 2)\n"
+    )
+    words = refused(capsys, "run", "rig", "--deadline", "20", "--", *command, "{kp}", "{kd}")
+    assert "is 'what'; it must be the cost" in words
+    found = json.loads(said(capsys, "run", "rig", "--deadline", "3", "--json", "--", *command, "{kp}", "{kd}"))
+    # the trial that printed no number ran again
+    ran = Path("ran").read_text().splitlines()
+    assert ran[3] == ran[4]
+    assert len(ran) == 9
+    assert found["trials"] == {"done": 6, "failed": 1, "timed out": 1}
+    assert found["failures"][0]["reason"] == "exit code 7: stalled"
+    assert found["failures"][1]["fault"] == "rig"
+    said(capsys, "run", "rig", "--budget", "12", "--", *command, "{kp}", "{kd}")
+    assert len(open_run("rig").trials) == 12
+
+
+def test_a_deadline_ends_what_a_trial_started():
+    started = time.monotonic()
+    assert run_trial(["sh", "-c", "sleep 60 & sleep 60"], 0.2) == {"timed_out": "no end within 0.2 s"}
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["new"], "Give DIR and --parameters"),
+        (["new", "x", "--parameters", "kp"], "'kp' is no parameter"),
+        (["new", "x", "--parameters", "kp=1:2"], "it must look like NAME=INITIAL"),
+        (["new", "x", "--parameters", "kp=9:0:5"], "kp starts at 9, outside its bounds"),
+        (["new", "x", "--parameters", "kp=1", "--scales", "ki=2"], "'ki' is not a known parameter"),
+        (["new", "x", "--parameters", "kp=1", "--method", "gpomdp"], "needs every stage of a feedback law"),
+        (["new", "x", "--parameters", "kp=1", "--method", "ars", "--kl", "1"], "--kl is not a flag"),
+        (["new", "x", "--parameters", "kp=1", "--budget", "0"], "at least 1"),
+        (["ask", "nowhere"], "no folder nowhere"),
+        (["tell", "rig", "0"], "one of the arguments"),
+        (["tell", "rig", "x", "--cost", "1"], "TRIAL is 'x'"),
+        (["tell", "rig", "0", "--cost", "1"], "Trial 0 is not open"),
+        (["run", "rig"], "run what?"),
+        (["run", "rig", "--", "echo", "{ki}"], "{ki} in echo '{ki}' is no parameter"),
+        (["run", "rig", "--", "./nothing"], "cannot be started"),
+        (["resume", "rig"], "holds trials that you run"),
+    ],
+)
+def test_wrong_input_is_answered_with_what_is_allowed(capsys, arguments, words):
+    if "rig" in arguments:
+        said(capsys, *NEW)
+    assert words in refused(capsys, *arguments)
+    assert not Path("x", "run.sqlite").exists()
+
+
+def test_status_and_help_import_no_jax(capsys):
+    said(capsys, *NEW)
+    code = (
+        "import sys\n"
+        "from policysearch.cli import main\n"
+        "assert main(['status', 'rig']) == 0\n"
+        "for name in ('new', 'ask', 'tell', 'run', 'status', 'resume'):\n"
+        "    try:\n"
+        "        main([name, '--help'])\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        "assert 'jax' not in sys.modules\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
