@@ -6,6 +6,8 @@ from environments import Drift, Grid, Letters, Picky, Spinner
 from policysearch.controller import Controller
 from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
 from policysearch.samplers.workers import Workers
+from policysearch.search import HOPELESS, Search
+from policysearch.settings import ARS
 from policysearch.specification import FAILED, OK, Continuous, Discrete
 
 
@@ -281,3 +283,12 @@ def test_hopper_runs_and_its_alive_bonus_can_be_taken_out():
     assert episode.terminated
     assert episode.total == pytest.approx(episode.length - episode.returns, abs=1e-9)
     env.close()
+
+
+def test_a_search_that_gives_up_names_the_last_thing_that_went_wrong():
+    task = GymnasiumTask("environments:Drift", horizon=30, environment_options={"fault": "nan_reward", "share": 1.0})
+    with Search(task, ARS(directions=1, top=1), budget=1000, workers=1) as search:
+        search.run()
+    assert search.updates == HOPELESS
+    last = search.events[-1].reason
+    assert f"no usable trial (2 failed and 0 lost of the last 2); the last one: {last}" in search.reason

@@ -114,6 +114,7 @@ class Search:
             raise ValueError(f"deadline is {deadline}; it is a number of seconds above 0.")
         self._programs = programs
         self._sampler: Any = None
+        self._past_events: list[Event] = []
         self._trials: Trials | None = None
         self._journal: Journal | None = None
         advice.about_differences(self)
@@ -208,7 +209,7 @@ class Search:
     @property
     def events(self) -> list[Event]:
         """What went wrong with trials on worker processes so far, in the order in which it happened."""
-        return list(getattr(self._sampler, "events", ()))
+        return [*self._past_events, *getattr(self._sampler, "events", ())]
 
     def run(self, on_update: Callable[[Record], None] | None = None) -> None:
         """Update until the budget is spent, `stop` is called, or trial after trial is lost (`reason` says why).
@@ -268,6 +269,7 @@ class Search:
         if self._journal is not None:
             self._journal.close()
         if self._sampler is not None:
+            self._past_events = self.events
             self._sampler.close()
             self._sampler = None
 
@@ -418,6 +420,7 @@ class Search:
             self.stop(
                 f"{HOPELESS} updates in a row had no usable trial "
                 f"({int(numbers['failed'])} failed and {int(numbers['lost'])} lost of the last {self.layout.size})"
+                + (f"; the last one: {self.events[-1].reason}" if self.events else "")
             )
         return record
 
