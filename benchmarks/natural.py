@@ -1,0 +1,94 @@
+"""What a natural direction costs, in plain gradients of the same batch, for networks of three sizes.
+
+Gradient and direction alternate in one process; the figures are medians of their ratios. `10 steps` forces ten
+conjugate-gradient iterations; `default` ends at its own tolerance. Memory: that of the compiled program beside its
+arguments, as XLA counts it, over the gradient's.
+Run: python benchmarks/natural.py [--sizes 64,256,1024] [--samples 2048,16384] [--repetitions 5]
+"""
+
+import argparse
+import functools
+import os
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from policysearch.direction import Natural
+from policysearch.initial import random_layers
+from policysearch.policies import NeuralGaussian
+from policysearch.rollouts import Rollouts
+from policysearch.score import PolicyScore
+
+P, M, T = 17, 6, 256
+
+
+def batch(width, samples):
+    """The score of a batch and advantages that depend on the action noise; p and m of HalfCheetah."""
+    generator = np.random.default_rng(0)
+    policy = NeuralGaussian(random_layers([P, width, width, M], 0), std=0.3 * np.ones(M), learned_std=True)
+    n = samples // T
+    observations = jnp.asarray(generator.normal(size=(n, T, P)), jnp.float32)
+    noise = jnp.asarray(0.3 * generator.normal(size=(n, T, M)), jnp.float32)
+    actions = policy.mode(observations) + noise
+    rollouts = Rollouts(
+        jnp.zeros((n, T)), jnp.ones((n, T), bool), jnp.zeros(n, int), observations=observations, actions=actions
+    )
+    advantages = noise[..., 0] * jnp.tanh(observations[..., 0]) + jnp.asarray(
+        generator.normal(size=(n, T)), jnp.float32
+    )
+    return PolicyScore.of(policy, rollouts), advantages
+
+
+def compiled(function, *arguments):
+    """A compiled function of arrays, and the bytes that it needs beside its arguments."""
+    lowered = eqx.filter_jit(function).lower(*arguments).compile()
+    memory = lowered.compiled.memory_analysis()
+    return functools.partial(lowered, *arguments), memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+
+def seconds(run):
+    """Of one call."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", default="64,256,1024")
+    parser.add_argument("--samples", default="2048,16384")
+    parser.add_argument("--repetitions", type=int, default=5)
+    arguments = parser.parse_args()
+    directions = {
+        "empirical, 10 steps": Natural(None, 0.1, "conjugate_gradient", tolerance=1e-9, iterations=10),
+        "empirical, default": Natural(None, 0.1, "conjugate_gradient"),
+        "analytic, 10 steps": Natural(None, 0.1, "conjugate_gradient", "analytic", tolerance=1e-9, iterations=10),
+        "analytic, default": Natural(None, 0.1, "conjugate_gradient", "analytic"),
+    }
+    print("network    parameters  stages  direction             ratio  (range)        steps  memory ratio")
+    for width in map(int, arguments.sizes.split(",")):
+        for samples in map(int, arguments.samples.split(",")):
+            score, a = batch(width, samples)
+            plain, plain_bytes = compiled(lambda s, a: s.rmv(a) / s.count, score, a)
+            gradient = plain()
+            for name, direction in directions.items():
+                run, used = compiled(lambda d, s, a, g: d(s, a, g), direction, score, a, gradient)
+                steps = int(run()[1]["iterations"])
+                ratios = []
+                for _ in range(arguments.repetitions):
+                    base = seconds(plain)
+                    ratios.append(seconds(run) / base)
+                print(
+                    f"{width:4}x{width:<5} {score.policy.theta().size:10} {samples:7}  {name:20} "
+                    f"{np.median(ratios):6.1f}  ({min(ratios):.1f} to {max(ratios):.1f})".ljust(73)
+                    + f"{steps:6} {used / plain_bytes:8.1f}",
+                    flush=True,
+                )
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()
