@@ -26,11 +26,12 @@ from policysearch import (
 from policysearch.credit import TotalCost
 from policysearch.direction import Euclidean
 from policysearch.explore import ParameterNoise
+from policysearch.history import Row
 from policysearch.journal import DATABASE, HEAD
 from policysearch.method import Method
 from policysearch.specification import Continuous
 from policysearch.step import LearningRate
-from rig_driver import SERVO, cost, gains, servo
+from rig_driver import BUDGET, SERVO, cost, gains, servo
 
 RIG = Specification(
     name="rig",
@@ -304,6 +305,38 @@ def test_a_missing_row_is_named(tmp_path, change):
         Search.open(tmp_path / "run")
     # the refusal freed the run
     assert not (tmp_path / "run" / "run.lock").exists()
+
+
+@pytest.mark.parametrize("stop", range(6, 15))
+def test_a_full_disk_refuses_and_loses_nothing_and_the_search_goes_on(tmp_path, uninterrupted, stop):
+    """The disk fills at one row after another, those of asks, tells and updates."""
+    search = servo(tmp_path / "run")
+    whole, rows = search._journal._history.append, []
+
+    def append(added):
+        rows.append(added)
+        if len(rows) in (stop, stop + 1):
+            connection = search._journal._history._connection
+            connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
+            try:
+                whole([*added, Row("event", b"{}", bytes(10_000))])
+            finally:
+                connection.execute("PRAGMA max_page_count = 1000000")
+        else:
+            whole(added)
+
+    search._journal._history.append = append
+    refusals = 0
+    with search:
+        while not search.done:
+            try:
+                trial = search.pending[0] if search.pending else search.ask()
+                search.tell(trial, cost=cost(trial))
+            except OSError as error:
+                refusals += "is full" in str(error)
+    assert refusals == 2
+    assert len(open_run(tmp_path / "run").trials) == BUDGET
+    assert digest(tmp_path / "run") == uninterrupted
 
 
 # kill -9

@@ -189,6 +189,7 @@ class Journal:
 
     def add_asked(self, trial: TrialRecord) -> None:
         """Keep that a trial was asked, and return when the disk has it."""
+        self.flush()  # an update that the disk did not take comes before the trials of the next one
         names = ("number", "update", "index", "attempt", "client", "asked")
         self._history.append([_about(trial, "asked", names)])
 
