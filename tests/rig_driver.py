@@ -14,6 +14,7 @@ import numpy as np
 from policysearch import Parameters, Search, Specification, WeightPerturbation
 from policysearch.samplers import host  # noqa: F401 - imported before the fork
 
+BUDGET = 24
 SERVO = Specification(name="servo", repeatable=False)
 
 
@@ -21,7 +22,7 @@ def gains():
     return Parameters(["kp", "kd"], [4.0, 0.1], bounds={"kp": (0.1, 100.0)}, log=["kp", "kd"], scale=0.3)
 
 
-def servo(folder, budget=24):
+def servo(folder, budget=BUDGET):
     method = WeightPerturbation(rollouts=4, std=1.0)
     return Search(SERVO, method, policy=gains(), budget=budget, folder=folder)
 

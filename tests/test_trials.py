@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -26,11 +28,12 @@ from policysearch import (
 from policysearch.credit import TotalCost
 from policysearch.direction import Euclidean
 from policysearch.explore import ParameterNoise
+from policysearch.history import Row
 from policysearch.journal import DATABASE, HEAD
 from policysearch.method import Method
 from policysearch.specification import Continuous
 from policysearch.step import LearningRate
-from rig_driver import SERVO, cost, gains, servo
+from rig_driver import BUDGET, SERVO, cost, gains, servo
 
 RIG = Specification(
     name="rig",
@@ -280,10 +283,7 @@ def test_a_flipped_bit_in_the_log_loses_no_acknowledged_row_in_silence(tmp_path)
     search = servo(tmp_path / "run")
     search.tell(search.ask(), cost=1.0)
     search.ask()
-    # as a killed process leaves it: the database closed by nobody
-    for path in list((tmp_path / "run").iterdir()):
-        (tmp_path / "killed").mkdir(exist_ok=True)
-        (tmp_path / "killed" / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")  # as a killed process leaves it: closed by nobody
     search.close()
     assert len(open_run(tmp_path / "killed").trials) == 2
     log = tmp_path / "killed" / f"{DATABASE}-wal"
@@ -304,6 +304,57 @@ def test_a_missing_row_is_named(tmp_path, change):
         Search.open(tmp_path / "run")
     # the refusal freed the run
     assert not (tmp_path / "run" / "run.lock").exists()
+
+
+@pytest.mark.parametrize("stop", range(6, 15))
+def test_a_full_disk_refuses_and_loses_nothing_and_the_search_goes_on(tmp_path, uninterrupted, stop):
+    """The disk fills at one row after another, those of asks, tells and updates."""
+    search = servo(tmp_path / "run")
+    fill(search, {stop, stop + 1})
+    refusals = 0
+    with search:
+        while not search.done:
+            try:
+                trial = search.pending[0] if search.pending else search.ask()
+                search.tell(trial, cost=cost(trial))
+            except OSError as error:
+                refusals += "is full" in str(error)
+    assert refusals == 2
+    assert len(open_run(tmp_path / "run").trials) == BUDGET
+    assert digest(tmp_path / "run") == uninterrupted
+
+
+def test_an_update_that_a_full_disk_refused_is_written_before_the_next_trials(tmp_path):
+    search = servo(tmp_path / "run")
+    fill(search, {9})
+    for _ in range(3):
+        search.tell(search.ask(), cost=1.0)
+    last = search.ask()
+    with pytest.raises(OSError, match="is full"):
+        search.tell(last, cost=1.0)
+    assert search.tell(last, cost=1.0)["update"] == 1
+    assert search.ask().number == 4
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    search.close()
+    with Search.open(tmp_path / "killed") as again:
+        assert (again.updates, [trial.number for trial in again.pending]) == (1, [4])
+
+
+def fill(search, at):
+    """Let the disk be full for these writes of a search, counted from 1."""
+    whole, count = search._journal._history.append, itertools.count(1)
+
+    def append(rows):
+        if next(count) not in at:
+            return whole(rows)
+        connection = search._journal._history._connection
+        connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
+        try:
+            return whole([*rows, Row("event", b"{}", bytes(10_000))])
+        finally:
+            connection.execute("PRAGMA max_page_count = 1000000")
+
+    search._journal._history.append = append
 
 
 # kill -9

@@ -12,7 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 #: kind of row whose blob may be dropped once it is not among the last few of its kind
 PRUNED = "update"
@@ -96,6 +96,11 @@ class History:
         self._number, self._digest = number, previous
         self._write_head()
 
+    def of_kind(self, kind: str) -> Iterator[bytes]:
+        """The bodies of all rows of a kind, in order, as they are."""
+        for (body,) in self._connection.execute("SELECT body FROM history WHERE kind = ? ORDER BY number", (kind,)):
+            yield body
+
     def of_trial(self, trial: int) -> list[Row]:
         """What was written about a trial, in order."""
         found = self._connection.execute(
@@ -160,51 +165,41 @@ class _DamageError(Exception):
 def _checked(connection: sqlite3.Connection, known: tuple[int, str] | None) -> Iterator[Row]:
     found = connection.execute(f"SELECT {_COLUMNS} FROM history ORDER BY number")
     expected, previous = 0, b""
-    pruned: list[int] = []
+    pruned = False
     kept = 0
     for number, kind, trial, body, blob, blob_digest, digest in found:
         expected += 1
-        _expect(number == expected, f"row {expected} is missing")
-        _expect(_sane(kind, trial, body, blob, blob_digest, digest), f"row {number} is not what was written")
+        if number != expected:
+            raise _DamageError(f"row {expected} is missing")
+        if not (type(body) is type(digest) is bytes and type(kind) is str and (trial is None or type(trial) is int)):
+            raise _DamageError(f"row {number} is not what was written")
+        if blob_digest is not None and type(blob_digest) is not bytes:
+            raise _DamageError(f"row {number} is not what was written")
         previous = _digest(previous, kind, trial, body, blob_digest)
-        _expect(previous == digest, f"row {number} ({kind}) is not what was written")
-        if blob is not None:
-            same = hashlib.sha256(blob).digest() == blob_digest
-            _expect(same, f"the arrays of row {number} ({kind}) are not what was written")
-        if kind == PRUNED and blob_digest is not None:
-            kept = kept + 1 if blob is not None else 0
-            if blob is None:
-                pruned.append(number)
-        elif blob_digest is not None:
-            _expect(blob is not None, f"the arrays of row {number} ({kind}) are missing")
-        if known is not None and number == known[0]:
-            _expect(bytes(digest).hex() == known[1], f"row {number} ({kind}) is not what was acknowledged")
+        if previous != digest:
+            raise _DamageError(f"row {number} ({kind}) is not what was written")
+        if blob is not None and (type(blob) is not bytes or hashlib.sha256(blob).digest() != blob_digest):
+            raise _DamageError(f"the arrays of row {number} ({kind}) are not what was written")
+        if blob_digest is not None:
+            if kind == PRUNED:
+                kept = kept + 1 if blob is not None else 0
+                pruned = pruned or blob is None
+            elif blob is None:
+                raise _DamageError(f"the arrays of row {number} ({kind}) are missing")
+        if known is not None and number == known[0] and digest.hex() != known[1]:
+            raise _DamageError(f"row {number} ({kind}) is not what was acknowledged")
         yield Row(kind, body, blob, trial)
-    _expect(expected > 0, "it holds no rows")
-    _expect(not pruned or kept >= KEPT, "the last snapshots are missing")
-    if known is not None:
-        _expect(known[0] <= expected, f"the last {known[0] - expected} of {known[0]} acknowledged rows are missing")
-
-
-def _sane(kind: Any, trial: Any, body: Any, blob: Any, blob_digest: Any, digest: Any) -> bool:
-    arrays = all(value is None or isinstance(value, bytes) for value in (blob, blob_digest))
-    return (
-        isinstance(kind, str)
-        and isinstance(body, bytes)
-        and isinstance(digest, bytes)
-        and (trial is None or isinstance(trial, int))
-        and arrays
-    )
-
-
-def _expect(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise _DamageError(otherwise)
+    if expected == 0:
+        raise _DamageError("it holds no rows")
+    if pruned and kept < KEPT:
+        raise _DamageError("the last snapshots are missing")
+    if known is not None and known[0] > expected:
+        raise _DamageError(f"the last {known[0] - expected} of {known[0]} acknowledged rows are missing")
 
 
 def _digest(previous: bytes, kind: str, trial: int | None, body: bytes, blob_digest: bytes | None) -> bytes:
     # lengths go in, so that no two different rows give the same bytes
-    head = f"{kind}\n{trial}\n{len(body)}\n{blob_digest is not None}\n".encode()
+    head = b"%b\n%b\n%d\n%d\n" % (kind.encode(), str(trial).encode(), len(body), blob_digest is not None)
     return hashlib.sha256(previous + head + body + (blob_digest or b"")).digest()
 
 

@@ -70,6 +70,9 @@ class TrialRecord(msgspec.Struct, kw_only=True):
             setattr(self, name, value)
 
 
+_ASKED = msgspec.json.Decoder(TrialRecord)
+
+
 class Journal:
     """Writes a run's folder, which must not hold a run yet, and owns it until `close`.
 
@@ -186,6 +189,7 @@ class Journal:
 
     def add_asked(self, trial: TrialRecord) -> None:
         """Keep that a trial was asked, and return when the disk has it."""
+        self.flush()  # an update that the disk did not take comes before the trials of the next one
         names = ("number", "update", "index", "attempt", "client", "asked")
         self._history.append([_about(trial, "asked", names)])
 
@@ -201,15 +205,11 @@ class Journal:
 
     def told(self, number: int) -> tuple[TrialRecord, bytes | None] | None:
         """What is on disk of a trial and its arrays, whichever update asked it; None of one never asked."""
-        record, arrays = None, None
+        trials: dict[Any, TrialRecord] = {}
+        arrays: dict[Any, bytes | None] = {}
         for row in self._history.of_trial(number):
-            content = msgspec.json.decode(row.body)
-            if record is None or row.kind == "asked":
-                record = TrialRecord(**content)
-            else:
-                record.add(content)
-            arrays = row.blob
-        return None if record is None else (record, arrays)
+            _take(row, trials, arrays)
+        return (trials[number], arrays.get(number)) if trials else None
 
     def amend(self, configuration: Mapping[str, Any]) -> None:
         """Change some of the configuration, such as the budget, from now on."""
@@ -259,7 +259,10 @@ class Journal:
             try:
                 self.flush()
                 if self._count:
-                    write_metrics(self.folder / METRICS, _replayed(self.folder, every=False).records)
+                    records: list[dict[str, Any]] = []
+                    for body in self._history.of_kind("update"):
+                        _keep_record(records, msgspec.json.decode(body)["record"])
+                    write_metrics(self.folder / METRICS, records)
             finally:
                 self._history.close()
             if not self._count and not self._keep:
@@ -347,11 +350,18 @@ def _find(folder: Path) -> None:
 def _replayed(folder: Path, every: bool) -> Run:
     """What the rows of a history come to; of the trials `every` one, or those of the open update with their arrays."""
     run: dict[str, Any] = {"folder": folder, "configuration": {}, "records": [], "result": {}, "events": []}
-    trials: dict[int, TrialRecord] = {}
-    arrays: dict[int, bytes | None] = {}
+    trials: dict[Any, TrialRecord] = {}
+    arrays: dict[Any, bytes | None] = {}
+    open_rows: list[Row] = []
     path = folder / DATABASE
     try:
         for row in read(path, folder / HEAD):
+            if row.kind in ("asked", "told"):
+                if every:
+                    _take(row._replace(blob=None), trials, arrays)
+                else:
+                    open_rows.append(row)
+                continue
             content = msgspec.json.decode(row.body)
             if row.kind == "configuration":
                 run["configuration"].update(content)
@@ -361,28 +371,36 @@ def _replayed(folder: Path, every: bool) -> Run:
                 run["events"].append(content)
             elif row.kind == "result":
                 run["result"] = content
-            elif row.kind == "asked":
-                trials[content["number"]] = TrialRecord(**content)
-            elif row.kind == "told":
-                trials[content["number"]].add(content)
-                arrays[content["number"]] = row.blob if not every else None
             elif row.kind == "update":
-                record = {name: float("nan") if value is None else value for name, value in content["record"].items()}
-                # what came after the last snapshot was computed again by the process that went on
-                if "update" in record:
-                    del run["records"][int(record["update"]) - 1 :]
-                run["records"].append(record)
+                _keep_record(run["records"], content["record"])
                 run["result"] = {}
                 if "counts" in content:
                     run["counts"], run["state"] = content["counts"], row.blob
-                if not every:
-                    trials.clear()
-                    arrays.clear()
+                open_rows.clear()
             else:
                 raise ValueError(f"{path} has rows of kind {row.kind!r}; update policysearch to read it.")
+        for row in open_rows:
+            _take(row, trials, arrays)
     except (msgspec.DecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}. Restore it from a copy.") from error
     return Run(**run, trials=trials, arrays=arrays)
+
+
+def _take(row: Row, trials: dict[Any, TrialRecord], arrays: dict[Any, bytes | None]) -> None:
+    """Bring what is known of a trial up to date with a row about it."""
+    if row.kind == "asked":
+        trials[row.trial] = _ASKED.decode(row.body)
+    else:
+        trials[row.trial].add(msgspec.json.decode(row.body))
+        arrays[row.trial] = row.blob
+
+
+def _keep_record(records: list[dict[str, Any]], record: dict[str, Any]) -> None:
+    """Add what an update reported; it takes the place of those that a later process computed again."""
+    if "update" in record:
+        # what came after the last snapshot was computed again by the process that went on
+        del records[int(record["update"]) - 1 :]
+    records.append({name: float("nan") if value is None else value for name, value in record.items()})
 
 
 def _about(trial: TrialRecord, kind: str, names: Sequence[str], arrays: bytes | None = None) -> Row:
