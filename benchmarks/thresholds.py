@@ -1,0 +1,200 @@
+"""Rollouts and seconds until `ars` with the paper's settings reaches a return, against a plain reference ARS.
+
+Both run the same settings, seeds and budget of training rollouts. The threshold counts as crossed by one rule for both:
+after every k updates (`EVERY`) the unperturbed policy runs EVALUATION rollouts on fresh environment seeds, the same
+ones for both, and their mean return, survival bonus included, is at least the threshold. Those rollouts and their time
+are counted apart, in neither column. Seconds are wall-clock from the first update, starting workers and compiling
+included. A seed that spends the budget without a crossing has failed: it counts in the success rate and in no median.
+
+Every finished search adds a line to the results file, and what stands there is not run again: an interrupted run goes
+on where it was. The table is made from that file.
+Run: python benchmarks/thresholds.py [--tasks A,B] [--seeds 5] [--workers 2] [--results FILE] [--table]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from reference_ars import PAPER, ReferenceARS
+
+from policysearch.presets import preset
+from policysearch.search import Search
+from policysearch.streams import Purpose, environment_seed
+
+#: return to reach, the paper's
+THRESHOLDS = {"Swimmer-v5": 325.0, "Hopper-v5": 3120.0, "HalfCheetah-v5": 3430.0}
+#: training rollouts of a search at most
+BUDGETS = {"Swimmer-v5": 1000, "Hopper-v5": 6000, "HalfCheetah-v5": 6400}
+#: updates between evaluations: about 20, 80 and 128 training rollouts
+EVERY = {"Swimmer-v5": 10, "Hopper-v5": 5, "HalfCheetah-v5": 2}
+#: rollouts of an evaluation
+EVALUATION = 5
+WHO = ("ours", "reference")
+
+
+class Ours:
+    """The product's search, one update at a time."""
+
+    def __init__(self, name, seed, workers):
+        chosen = preset("paper", "ars", name)
+        self.seed = seed
+        budget = BUDGETS[name]
+        self.search = Search(name, chosen.method, policy=chosen.policy, budget=budget, seed=seed, workers=workers)
+
+    def update(self):
+        self.search.update()
+        return self.search.rollouts, self.search.stages
+
+    def evaluate(self, update):
+        pool = self.search._sampler.workers
+        return pool.evaluate(self.search.policy.controller(), self.seed, EVALUATION, update).returns
+
+    def close(self):
+        self.search.close()
+
+
+class Reference:
+    """The plain loop with the same settings, on evaluation seeds that are those of `Ours`."""
+
+    def __init__(self, name, seed, workers):
+        self.seed = seed
+        self.search = ReferenceARS(name, seed, *PAPER[name])
+        self.env = gymnasium.make(name, disable_env_checker=True)
+
+    def update(self):
+        self.search.update()
+        return self.search.rollouts, self.search.stages
+
+    def evaluate(self, update):
+        seeds = [environment_seed(self.seed, Purpose.EVALUATION, update, index) for index in range(EVALUATION)]
+        return [self.search.rollout(self.search.M, self.env, seed)[0] for seed in seeds]
+
+    def close(self):
+        self.search.env.close()
+        self.env.close()
+
+
+def run(name, who, seed, workers):
+    """One search until it crosses the threshold or its budget is spent; what a line of the results file holds."""
+    size = 2 * PAPER[name][1]
+    search = (Ours if who == "ours" else Reference)(name, seed, workers)
+    seconds, updates, rollouts, curve, load = 0.0, 0, 0, [], []
+    crossed = False
+    try:
+        while not crossed and rollouts + size <= BUDGETS[name]:
+            before = time.perf_counter()
+            rollouts, stages = search.update()
+            seconds += time.perf_counter() - before
+            updates += 1
+            if updates % EVERY[name] == 0:
+                mean = float(np.mean(search.evaluate(updates)))
+                load.append(os.getloadavg()[0])
+                curve.append((rollouts, round(seconds, 2), round(mean, 1)))
+                crossed = mean >= THRESHOLDS[name]
+                print(f"{name} {who} seed {seed}: {rollouts} rollouts {seconds:.0f} s return {mean:.0f}", flush=True)
+    finally:
+        search.close()
+    return {
+        "task": name,
+        "who": who,
+        "seed": seed,
+        "workers": workers if who == "ours" else 1,
+        "threshold": THRESHOLDS[name],
+        "budget": BUDGETS[name],
+        "crossed": crossed,
+        "rollouts": rollouts,
+        "stages": stages,
+        "seconds": seconds,
+        "best": max((mean for _, _, mean in curve), default=None),
+        "load": float(np.mean(load)) if load else os.getloadavg()[0],
+        "curve": curve,
+    }
+
+
+def lines(path):
+    """The searches that are finished, by task, who and seed."""
+    found = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                result = json.loads(line)
+            except json.JSONDecodeError:  # the line that an interruption tore
+                continue
+            found[result["task"], result["who"], result["seed"]] = result
+    return found
+
+
+def mended(path):
+    """End a torn last line, so that the next one stands alone."""
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a") as file:
+            file.write("\n")
+
+
+def spread(values, digits):
+    """Median and range."""
+    if not values:
+        return "–"
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def table(found):
+    """A row for each task and side, over the seeds that both have finished."""
+    print(
+        "| task | threshold | budget | who | success | rollouts | ratio | seconds | ratio | load | failed seeds: best |"
+    )
+    print("|" + "---|" * 11)
+    for name in THRESHOLDS:
+        seeds = sorted(s for n, w, s in found if n == name and w == "ours" and (n, "reference", s) in found)
+        good = {who: [s for s in seeds if found[name, who, s]["crossed"]] for who in WHO}
+        for who in WHO if seeds else ():
+            numbers = {key: [found[name, who, seed][key] for seed in good[who]] for key in ("rollouts", "seconds")}
+            ratios = dict.fromkeys(numbers, "")
+            if who == "ours" and good["ours"] and good["reference"]:
+                for key, values in numbers.items():
+                    theirs = [found[name, "reference", seed][key] for seed in good["reference"]]
+                    ratios[key] = f"{statistics.median(values) / statistics.median(theirs):.2f}"
+            load = statistics.mean(found[name, who, seed]["load"] for seed in seeds)
+            failed = ", ".join(f"{s}: {found[name, who, s]['best']:.0f}" for s in seeds if s not in good[who])
+            print(
+                f"| {name} | {THRESHOLDS[name]:g} | {BUDGETS[name]} | {who} | {len(good[who])}/{len(seeds)} | "
+                f"{spread(numbers['rollouts'], 0)} | {ratios['rollouts']} | {spread(numbers['seconds'], 0)} | "
+                f"{ratios['seconds']} | {load:.1f} | {failed or '–'} |"
+            )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(THRESHOLDS))
+    parser.add_argument("--seeds", type=int, default=5, help="from 0")
+    parser.add_argument("--workers", type=int, default=2, help="of ours; the reference is one process")
+    parser.add_argument("--results", type=Path, default=Path("build/thresholds.jsonl"))
+    parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    mended(arguments.results)
+    found = lines(arguments.results)
+    for name in () if arguments.table else arguments.tasks.split(","):
+        for seed in range(arguments.seeds):
+            for who in WHO:
+                if (name, who, seed) in found:
+                    continue
+                result = run(name, who, seed, arguments.workers)
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                found[name, who, seed] = result
+    table(found)
+
+
+if __name__ == "__main__":
+    main()
