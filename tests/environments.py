@@ -97,6 +97,15 @@ class Steered(Drift):
         return super().reset(seed=seed, options=options)
 
 
+class SlowToMake(Steered):
+    """Takes longer to be made in a worker than a trial may take."""
+
+    def __init__(self, seconds: float, **options: Any):
+        if in_worker():
+            time.sleep(seconds)
+        super().__init__(**options)
+
+
 class Letters(gymnasium.Env):
     """Observation is a letter 10, 11 or 12; actions are 5 and 6; action 6 pays 1. Never ends by itself."""
 

@@ -4,13 +4,15 @@ A trial that raises, dies or hangs does so at each attempt, so that it is lost; 
 """
 
 import itertools
-from collections import namedtuple
+from collections import deque, namedtuple
 
 import numpy as np
 import pytest
 
 from environments import Steered, in_share
 from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.process import WorkerProcess
+from policysearch.samplers.worker import BEAT, note
 from policysearch.search import HOPELESS, Search
 from policysearch.settings import ARS
 from policysearch.streams import Purpose, environment_seed
@@ -166,6 +168,30 @@ def test_trials_that_hang_teach_as_much_as_trials_that_raise_and_soon_have_a_new
     assert len(outcome.events) - 1 <= len(gaps) <= len(outcome.events)
     assert min(gaps) >= DEADLINE
     assert max(gaps) <= DEADLINE + 5.0
+
+
+def test_making_an_environment_anew_is_no_part_of_the_trial_that_has_a_deadline(tmp_path):
+    options = {"seconds": 2 * DEADLINE, "fault": "raise", "share": 1.0, "marker": str(tmp_path / "raised once")}
+    task = GymnasiumTask("environments:SlowToMake", horizon=HORIZON, environment_options=options)
+    with Search(task, METHOD, policy="linear", budget="1updates", workers=1, deadline=DEADLINE) as run:
+        run.run()
+        assert [(event.kind, event.attempt) for event in run.events] == [("raised", 1)]
+        assert run.counts["lost"] == 0
+
+
+def test_a_heartbeat_that_is_read_half_written_accuses_no_trial():
+    worker = object.__new__(WorkerProcess)
+    worker.blocks = deque([[5, 6]])
+    before, after = bytearray(BEAT.size), bytearray(BEAT.size)
+    note(before, -1, ahead=-1000.0)  # the driver has computed for long
+    for trial in (5, 6, -1):
+        note(after, trial)
+        for written in range(BEAT.size + 1):
+            worker.beat = bytes(after[:written] + before[written:])
+            accused, seconds = worker.running()
+            assert accused in (-1, 5, 6)
+            assert seconds < 5.0
+        before[:] = after
 
 
 def test_a_search_whose_every_trial_fails_keeps_its_policy_and_says_so():
