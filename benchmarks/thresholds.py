@@ -8,7 +8,10 @@ included. A seed that spends the budget without a crossing has failed: it counts
 
 Every finished search adds a line to the results file, and what stands there is not run again: an interrupted run goes
 on where it was. The table is made from that file.
-Run: python benchmarks/thresholds.py [--tasks A,B] [--seeds 5] [--workers 2] [--results FILE] [--table]
+
+`--same` runs no race: it gives the reference our perturbations and environment seeds (partners share one), lets both
+make updates from the same parameters, and prints by how much the results differ.
+Run: python benchmarks/thresholds.py [--tasks A,B] [--seeds 5] [--workers 2] [--results FILE] [--table] [--same]
 """
 
 import argparse
@@ -25,7 +28,7 @@ from reference_ars import PAPER, ReferenceARS
 
 from policysearch.presets import preset
 from policysearch.search import Search
-from policysearch.streams import Purpose, environment_seed
+from policysearch.streams import Purpose, environment_seed, perturbations
 
 #: return to reach, the paper's
 THRESHOLDS = {"Swimmer-v5": 325.0, "Hopper-v5": 3120.0, "HalfCheetah-v5": 3430.0}
@@ -117,6 +120,42 @@ def run(name, who, seed, workers):
     }
 
 
+class Same(ReferenceARS):
+    """The reference with the random numbers of ours."""
+
+    def __init__(self, name, seed):
+        super().__init__(name, seed, *PAPER[name])
+        self.seed, self.number, self.random = seed, 0, self
+
+    def standard_normal(self, shape):
+        rows = perturbations(self.seed, self.number, range(shape[0]), self.M.size)
+        self.first = self.rollouts
+        return rows.reshape(shape)
+
+    def rollout(self, M, env=None, seed=None):
+        pair = (self.rollouts - self.first) // 2
+        return super().rollout(M, seed=environment_seed(self.seed, Purpose.ENVIRONMENT, self.number, pair))
+
+    def update(self):
+        super().update()
+        self.number += 1
+
+
+def same(name, seed, workers, updates):
+    """Print the largest difference between an update of ours and one of the reference, relative to the update."""
+    ours, reference = Ours(name, seed, workers), Same(name, seed)
+    worst = 0.0
+    for _ in range(updates):
+        before = reference.M
+        reference.update()
+        ours.update()
+        found = ours.search.policy.controller().theta().reshape(before.shape)
+        worst = max(worst, np.abs(found - reference.M).max() / np.abs(reference.M - before).max())
+        reference.M = found.astype(float)
+    ours.close()
+    print(f"{name}: {updates} updates, largest relative difference {worst:.1e}")
+
+
 def lines(path):
     """The searches that are finished, by task, who and seed."""
     found = {}
@@ -177,8 +216,13 @@ def main():
     parser.add_argument("--workers", type=int, default=2, help="of ours; the reference is one process")
     parser.add_argument("--results", type=Path, default=Path("build/thresholds.jsonl"))
     parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
+    parser.add_argument("--same", action="store_true", help="compare single updates instead")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    if arguments.same:
+        for name in arguments.tasks.split(","):
+            same(name, 0, arguments.workers, 10 if name == "Hopper-v5" else 3)
+        return
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     mended(arguments.results)
     found = lines(arguments.results)
