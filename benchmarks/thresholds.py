@@ -38,14 +38,15 @@ BUDGETS = {"Swimmer-v5": 1000, "Hopper-v5": 6000, "HalfCheetah-v5": 6400}
 EVERY = {"Swimmer-v5": 10, "Hopper-v5": 5, "HalfCheetah-v5": 2}
 #: rollouts of an evaluation
 EVALUATION = 5
-WHO = ("ours", "reference")
+#: who can be asked for; "apart" is ours where partners do not share an environment seed, as in the paper
+WHO = ("ours", "reference", "apart")
 
 
 class Ours:
     """The product's search, one update at a time."""
 
-    def __init__(self, name, seed, workers):
-        chosen = preset("paper", "ars", name)
+    def __init__(self, name, seed, workers, options=None):
+        chosen = preset("paper", "ars", name, options)
         self.seed = seed
         budget = BUDGETS[name]
         self.search = Search(name, chosen.method, policy=chosen.policy, budget=budget, seed=seed, workers=workers)
@@ -86,7 +87,10 @@ class Reference:
 def run(name, who, seed, workers):
     """One search until it crosses the threshold or its budget is spent; what a line of the results file holds."""
     size = 2 * PAPER[name][1]
-    search = (Ours if who == "ours" else Reference)(name, seed, workers)
+    if who == "reference":
+        search = Reference(name, seed, workers)
+    else:
+        search = Ours(name, seed, workers, {"common_random_numbers": False} if who == "apart" else None)
     seconds, updates, rollouts, curve, load = 0.0, 0, 0, [], []
     crossed = False
     try:
@@ -107,7 +111,7 @@ def run(name, who, seed, workers):
         "task": name,
         "who": who,
         "seed": seed,
-        "workers": workers if who == "ours" else 1,
+        "workers": 1 if who == "reference" else workers,
         "threshold": THRESHOLDS[name],
         "budget": BUDGETS[name],
         "crossed": crossed,
@@ -184,19 +188,19 @@ def spread(values, digits):
     return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
-def table(found):
-    """A row for each task and side, over the seeds that both have finished."""
+def table(found, asked):
+    """A row for each task and side, over the seeds that all sides have finished."""
     print(
         "| task | threshold | budget | who | success | rollouts | ratio | seconds | ratio | load | failed seeds: best |"
     )
     print("|" + "---|" * 11)
     for name in THRESHOLDS:
-        seeds = sorted(s for n, w, s in found if n == name and w == "ours" and (n, "reference", s) in found)
-        good = {who: [s for s in seeds if found[name, who, s]["crossed"]] for who in WHO}
-        for who in WHO if seeds else ():
+        seeds = sorted(set.intersection(*({s for n, w, s in found if (n, w) == (name, who)} for who in asked)))
+        good = {who: [s for s in seeds if found[name, who, s]["crossed"]] for who in asked}
+        for who in asked if seeds else ():
             numbers = {key: [found[name, who, seed][key] for seed in good[who]] for key in ("rollouts", "seconds")}
             ratios = dict.fromkeys(numbers, "")
-            if who == "ours" and good["ours"] and good["reference"]:
+            if who != "reference" and good[who] and good.get("reference"):
                 for key, values in numbers.items():
                     theirs = [found[name, "reference", seed][key] for seed in good["reference"]]
                     ratios[key] = f"{statistics.median(values) / statistics.median(theirs):.2f}"
@@ -212,6 +216,7 @@ def table(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", default=",".join(THRESHOLDS))
+    parser.add_argument("--who", default="ours,reference", help=f"of {', '.join(WHO)}")
     parser.add_argument("--seeds", type=int, default=5, help="from 0")
     parser.add_argument("--workers", type=int, default=2, help="of ours; the reference is one process")
     parser.add_argument("--results", type=Path, default=Path("build/thresholds.jsonl"))
@@ -225,10 +230,13 @@ def main():
         return
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     mended(arguments.results)
+    asked = arguments.who.split(",")
+    if unknown := set(asked) - set(WHO):
+        parser.error(f"--who has {', '.join(unknown)}; choose of {', '.join(WHO)}")
     found = lines(arguments.results)
     for name in () if arguments.table else arguments.tasks.split(","):
         for seed in range(arguments.seeds):
-            for who in WHO:
+            for who in asked:
                 if (name, who, seed) in found:
                     continue
                 result = run(name, who, seed, arguments.workers)
@@ -237,7 +245,7 @@ def main():
                     file.flush()
                     os.fsync(file.fileno())
                 found[name, who, seed] = result
-    table(found)
+    table(found, asked)
 
 
 if __name__ == "__main__":
