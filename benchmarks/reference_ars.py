@@ -1,8 +1,8 @@
 """Augmented random search as its paper states it (Mania, Guy & Recht 2018): V1, V2 and their -t forms. No policysearch.
 
-NumPy and Gymnasium in one process, every random number from one seed; partners of a pair do not share their resets, as
-in the paper. Actions are clipped to the environment's limits before they are applied, so that control costs are those
-of what was applied; `--unclipped` applies them as they are.
+NumPy and Gymnasium in one process, every random number from one seed. The paper does not ask that the partners of a
+pair share their resets, and here they do not. Actions are clipped to the environment's limits before they are applied,
+so that control costs are those of what was applied; `--unclipped` applies them as they are.
 Run: python benchmarks/reference_ars.py --environment Swimmer-v5 --seed 0 --threshold 325
 """
 
