@@ -25,6 +25,7 @@ class Drift(gymnasium.Env):
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
     action_space = Box(-1.0, 1.0, (2,), np.float32)
+    effect = 0.1
 
     def __init__(
         self, guilty: tuple[int, ...] = (), fault: str = "", marker: str = "", log: str = "", share: float = 0.0
@@ -51,7 +52,7 @@ class Drift(gymnasium.Env):
     def step(self, action: np.ndarray):
         self.applied.append(action)
         reward = 1.0 - float(self.x @ self.x)
-        self.x = 0.9 * self.x + 0.1 * action + 0.05 * self.np_random.normal(size=2)
+        self.x = 0.9 * self.x + self.effect * action + 0.05 * self.np_random.normal(size=2)
         self.stage += 1
         seen = self.x.copy()
         if self.guilty_now and self.stage == 3 and not (self.marker and Path(self.marker).exists()):
@@ -78,6 +79,31 @@ class Drift(gymnasium.Env):
 def in_share(seed: int, share: float) -> bool:
     """Whether a seed belongs to a given share of all (they are hashed, so their remainders are uniform)."""
     return seed % 1000 < 1000 * share
+
+
+class Steered(Drift):
+    """Drift with actions that matter, quick to learn. `times` is a file: every reset adds its process and the time."""
+
+    effect = 0.5
+
+    def __init__(self, times: str = "", **options: Any):
+        super().__init__(**options)
+        self.times = times
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        if self.times:
+            with open(self.times, "a") as file:
+                print(os.getpid(), time.monotonic(), file=file)
+        return super().reset(seed=seed, options=options)
+
+
+class SlowToMake(Steered):
+    """Takes longer to be made in a worker than a trial may take."""
+
+    def __init__(self, seconds: float, **options: Any):
+        if in_worker():
+            time.sleep(seconds)
+        super().__init__(**options)
 
 
 class Letters(gymnasium.Env):

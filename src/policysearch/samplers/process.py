@@ -37,7 +37,7 @@ class WorkerProcess:
         environment = dict(os.environ) | {f"{name}_NUM_THREADS": "1" for name in _THREADS}
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 (open for as long as the process lives)
-        self.file.write(BEAT.pack(-1, 0.0))
+        self.file.write(BEAT.pack(time.monotonic(), -1))
         self.file.flush()
         self.beat = mmap.mmap(self.file.fileno(), BEAT.size)
         self.connection, theirs = Pipe()
@@ -64,7 +64,7 @@ class WorkerProcess:
 
     def running(self) -> tuple[int, float]:
         """The trial that runs (−1: none) and for how many seconds."""
-        trial, start = BEAT.unpack_from(self.beat)
+        start, trial = BEAT.unpack(self.beat[: BEAT.size])
         if any(trial in block for block in self.blocks):
             return trial, time.monotonic() - start
         return -1, 0.0

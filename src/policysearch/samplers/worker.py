@@ -26,9 +26,20 @@ from policysearch.samplers.gymnasium import Episode, GymnasiumTask, run_rollout
 from policysearch.samplers.jobs import Jobs
 from policysearch.streams import Purpose, action_stream, environment_seed
 
-#: trial that runs (−1: none) and the monotonic time of its start in seconds
-BEAT = struct.Struct("<qd")
+#: the monotonic time in seconds at which a trial began, and which trial (−1: none)
+BEAT = struct.Struct("<dq")
 ATTEMPTS = 2
+#: seconds that an environment may take to be made
+START_DEADLINE = 300.0
+
+
+def note(beat: Any, trial: int, ahead: float = 0.0) -> None:
+    """Write the heartbeat: a trial (−1: none) begins now, or `ahead` seconds from now.
+
+    The time comes first and is never an old one, so that a driver that reads half of it takes no trial for one that
+    has run for hours.
+    """
+    BEAT.pack_into(beat, 0, time.monotonic() + ahead, trial)
 
 
 class _Bench:
@@ -61,9 +72,11 @@ class _Bench:
         if jobs.stochastic:
             noise = controller.noise(action_stream(jobs.seed, jobs.purpose, jobs.update, trial), horizon)
         for attempt in range(used + 1, ATTEMPTS + 1):
-            start = time.monotonic()
-            BEAT.pack_into(self.beat, 0, trial, start)
+            # making the environment anew is no part of the trial and has a deadline of its own
+            note(self.beat, trial, START_DEADLINE)
             env = self.environment()  # not in the `try`: if it cannot be made again, no trial can run
+            note(self.beat, trial)
+            start = time.monotonic()
             try:
                 episode = run_rollout(
                     env,
@@ -108,7 +121,7 @@ def _answer(connection: Connection, bench: _Bench, driver: int) -> None:
             if os.getppid() != driver:
                 return
             results.append(bench.trial(jobs, trial, controller, used))
-        BEAT.pack_into(bench.beat, 0, -1, 0.0)
+        note(bench.beat, -1)
         connection.send(("block", results))
 
 

@@ -21,12 +21,10 @@ from policysearch.controller import Controller
 from policysearch.samplers.gymnasium import GymnasiumTask
 from policysearch.samplers.jobs import Episode, Event, HostRollouts, Jobs, gather
 from policysearch.samplers.process import LOST_CONNECTION, WorkerProcess
-from policysearch.samplers.worker import ATTEMPTS
+from policysearch.samplers.worker import ATTEMPTS, START_DEADLINE
 from policysearch.specification import FAILED, Discrete
 from policysearch.streams import Purpose
 
-#: seconds that an environment may take to be made
-START_DEADLINE = 300.0
 #: seconds that every trial may take, and how many times the slowest good one if that is more
 SHORTEST_DEADLINE = 60.0
 PATIENCE = 20.0
@@ -255,17 +253,18 @@ class Workers:
         while batch.missing:
             for worker in list(self._workers):
                 if not self._hand_out(batch, worker):
-                    idle_deaths += self._bury(batch, worker, "died")
+                    idle_deaths += self._bury(batch, worker, "died", *worker.running())
             for worker, message in self._messages():
                 if not worker.ready or (message and message[0] == "failed"):
                     self._started(worker, message)
                 elif message is None:
-                    idle_deaths += self._bury(batch, worker, "died")
+                    idle_deaths += self._bury(batch, worker, "died", *worker.running())
                 else:
                     self._take(batch, worker, message[1])
             for worker in list(self._workers):
-                if worker.running()[1] > self.deadline:
-                    self._bury(batch, worker, "deadline")
+                trial, seconds = worker.running()
+                if seconds > self.deadline:
+                    self._bury(batch, worker, "deadline", trial, seconds)
             if idle_deaths > 3 * self.count:
                 reason = batch.events[-1].reason
                 raise RuntimeError(f"Workers keep dying outside of trials: {reason}. Is memory short?")
@@ -309,9 +308,8 @@ class Workers:
                 batch.events,
             )
 
-    def _bury(self, batch: _Batch, worker: WorkerProcess, kind: str) -> bool:
-        """Replace a worker and queue its trials again; True if it died outside of any."""
-        guilty, seconds = worker.running()
+    def _bury(self, batch: _Batch, worker: WorkerProcess, kind: str, guilty: int, seconds: float) -> bool:
+        """Replace a worker that ran trial `guilty` (−1: none) and queue its trials again; True if it ran none."""
         stack = worker.stack(ask=kind == "deadline")
         if kind == "died":
             reason = f"its worker ended with {worker.ending()}"

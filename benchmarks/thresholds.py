@@ -1,0 +1,257 @@
+"""Rollouts and seconds until `ars` with the paper's settings reaches a return, against a plain reference ARS.
+
+Both run the same settings, seeds and budget of training rollouts. The threshold counts as crossed by one rule for both:
+after every k updates (`EVERY`) the unperturbed policy runs EVALUATION rollouts on fresh environment seeds, the same
+ones for both, and their mean return, survival bonus included, is at least the threshold. Those rollouts and their time
+are counted apart, in neither column. Seconds are wall-clock from the first update, starting workers and compiling
+included. A seed that spends the budget without a crossing has failed: it counts in the success rate and in no median.
+
+Every finished search adds a line to the results file, and what stands there is not run again: an interrupted run goes
+on where it was. The table is made from that file.
+
+`--same` runs no race: it gives the reference our perturbations and environment seeds (partners share one), lets both
+make updates from the same parameters, and prints by how much the results differ.
+Run: python benchmarks/thresholds.py [--tasks A,B] [--seeds 5] [--workers 2] [--results FILE] [--table] [--same]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from reference_ars import PAPER, ReferenceARS
+
+from policysearch.presets import preset
+from policysearch.search import Search
+from policysearch.streams import Purpose, environment_seed, perturbations
+
+#: return to reach, the paper's
+THRESHOLDS = {"Swimmer-v5": 325.0, "Hopper-v5": 3120.0, "HalfCheetah-v5": 3430.0}
+#: training rollouts of a search at most
+BUDGETS = {"Swimmer-v5": 1000, "Hopper-v5": 6000, "HalfCheetah-v5": 6400}
+#: updates between evaluations: about 20, 80 and 128 training rollouts
+EVERY = {"Swimmer-v5": 10, "Hopper-v5": 5, "HalfCheetah-v5": 2}
+#: updates that `--same` compares; only the first of HalfCheetah, since scaling in float32 changes its later rollouts
+SAME = {"Swimmer-v5": 3, "Hopper-v5": 10, "HalfCheetah-v5": 1}
+#: rollouts of an evaluation
+EVALUATION = 5
+#: who can be asked for; "apart" is ours where partners do not share an environment seed either
+WHO = ("ours", "reference", "apart")
+
+
+class Ours:
+    """The product's search, one update at a time."""
+
+    def __init__(self, name, seed, workers, options=None):
+        chosen = preset("paper", "ars", name, options)
+        self.seed = seed
+        budget = BUDGETS[name]
+        self.search = Search(name, chosen.method, policy=chosen.policy, budget=budget, seed=seed, workers=workers)
+
+    def update(self):
+        self.search.update()
+        return self.search.rollouts, self.search.stages
+
+    def evaluate(self, update):
+        pool = self.search._sampler.workers
+        return pool.evaluate(self.search.policy.controller(), self.seed, EVALUATION, update).returns
+
+    def close(self):
+        self.search.close()
+
+
+class Reference:
+    """The plain loop with the same settings, on evaluation seeds that are those of `Ours`."""
+
+    def __init__(self, name, seed, workers):
+        self.seed = seed
+        self.search = ReferenceARS(name, seed, *PAPER[name])
+        self.env = gymnasium.make(name, disable_env_checker=True)
+
+    def update(self):
+        self.search.update()
+        return self.search.rollouts, self.search.stages
+
+    def evaluate(self, update):
+        seeds = [environment_seed(self.seed, Purpose.EVALUATION, update, index) for index in range(EVALUATION)]
+        return [self.search.rollout(self.search.M, self.env, seed)[0] for seed in seeds]
+
+    def close(self):
+        self.search.env.close()
+        self.env.close()
+
+
+def run(name, who, seed, workers):
+    """One search until it crosses the threshold or its budget is spent; what a line of the results file holds."""
+    size = 2 * PAPER[name][1]
+    if who == "reference":
+        search = Reference(name, seed, workers)
+    else:
+        search = Ours(name, seed, workers, {"common_random_numbers": False} if who == "apart" else None)
+    seconds, updates, rollouts, curve, load = 0.0, 0, 0, [], []
+    crossed = False
+    try:
+        while not crossed and rollouts + size <= BUDGETS[name]:
+            before = time.perf_counter()
+            rollouts, stages = search.update()
+            seconds += time.perf_counter() - before
+            updates += 1
+            if updates % EVERY[name] == 0:
+                mean = float(np.mean(search.evaluate(updates)))
+                load.append(os.getloadavg()[0])
+                curve.append((rollouts, round(seconds, 2), round(mean, 1)))
+                crossed = mean >= THRESHOLDS[name]
+                print(f"{name} {who} seed {seed}: {rollouts} rollouts {seconds:.0f} s return {mean:.0f}", flush=True)
+    finally:
+        search.close()
+    return {
+        "task": name,
+        "who": who,
+        "seed": seed,
+        "workers": 1 if who == "reference" else workers,
+        "threshold": THRESHOLDS[name],
+        "budget": BUDGETS[name],
+        "crossed": crossed,
+        "rollouts": rollouts,
+        "stages": stages,
+        "seconds": seconds,
+        "best": max((mean for _, _, mean in curve), default=None),
+        "load": float(np.mean(load)) if load else os.getloadavg()[0],
+        "curve": curve,
+    }
+
+
+class Same(ReferenceARS):
+    """The reference with the random numbers of ours."""
+
+    def __init__(self, name, seed):
+        super().__init__(name, seed, *PAPER[name])
+        # contacts make another rollout of a rounding in the eighth digit, so that is done as ours does it
+        self.std = float(np.float32(self.std))
+        self.env = gymnasium.wrappers.TransformAction(self.env, np.float32, None)
+        self.seed, self.number, self.random = seed, 0, self
+
+    def standard_normal(self, shape):
+        rows = perturbations(self.seed, self.number, range(shape[0]), self.M.size)
+        self.first = self.rollouts
+        return rows.reshape(shape)
+
+    def rollout(self, M, env=None, seed=None):
+        pair = (self.rollouts - self.first) // 2
+        return super().rollout(M, seed=environment_seed(self.seed, Purpose.ENVIRONMENT, self.number, pair))
+
+    def update(self):
+        super().update()
+        self.number += 1
+
+
+def same(name, seed, workers, updates):
+    """Print the largest difference of each update between ours and the reference, relative to the update."""
+    ours, reference = Ours(name, seed, workers), Same(name, seed)
+    found = []
+    for _ in range(updates):
+        before = reference.M
+        reference.update()
+        ours.update()
+        theirs = ours.search.policy.controller().theta().reshape(before.shape)
+        found.append(np.abs(theirs - reference.M).max() / np.abs(reference.M - before).max())
+        reference.M = theirs.astype(float)
+    ours.close()
+    print(f"{name}: relative differences of {updates} updates {' '.join(f'{x:.0e}' for x in found)}")
+
+
+def lines(path):
+    """The searches that are finished, by task, who and seed."""
+    found = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                result = json.loads(line)
+            except json.JSONDecodeError:  # the line that an interruption tore
+                continue
+            found[result["task"], result["who"], result["seed"]] = result
+    return found
+
+
+def mended(path):
+    """End a torn last line, so that the next one stands alone."""
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a") as file:
+            file.write("\n")
+
+
+def spread(values, digits):
+    """Median and range."""
+    if not values:
+        return "–"
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def table(found, asked):
+    """A row for each task and side, over the seeds that all sides have finished."""
+    print(
+        "| task | threshold | budget | who | success | rollouts | ratio | seconds | ratio | load | failed seeds: best |"
+    )
+    print("|" + "---|" * 11)
+    for name in THRESHOLDS:
+        seeds = sorted(set.intersection(*({s for n, w, s in found if (n, w) == (name, who)} for who in asked)))
+        good = {who: [s for s in seeds if found[name, who, s]["crossed"]] for who in asked}
+        for who in asked if seeds else ():
+            numbers = {key: [found[name, who, seed][key] for seed in good[who]] for key in ("rollouts", "seconds")}
+            ratios = dict.fromkeys(numbers, "")
+            if who != "reference" and good[who] and good.get("reference"):
+                for key, values in numbers.items():
+                    theirs = [found[name, "reference", seed][key] for seed in good["reference"]]
+                    ratios[key] = f"{statistics.median(values) / statistics.median(theirs):.2f}"
+            load = statistics.mean(found[name, who, seed]["load"] for seed in seeds)
+            failed = ", ".join(f"{s}: {found[name, who, s]['best']:.0f}" for s in seeds if s not in good[who])
+            print(
+                f"| {name} | {THRESHOLDS[name]:g} | {BUDGETS[name]} | {who} | {len(good[who])}/{len(seeds)} | "
+                f"{spread(numbers['rollouts'], 0)} | {ratios['rollouts']} | {spread(numbers['seconds'], 0)} | "
+                f"{ratios['seconds']} | {load:.1f} | {failed or '–'} |"
+            )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(THRESHOLDS))
+    parser.add_argument("--who", default="ours,reference", help=f"of {', '.join(WHO)}")
+    parser.add_argument("--seeds", type=int, default=5, help="from 0")
+    parser.add_argument("--workers", type=int, default=2, help="of ours; the reference is one process")
+    parser.add_argument("--results", type=Path, default=Path("build/thresholds.jsonl"))
+    parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
+    parser.add_argument("--same", action="store_true", help="compare single updates instead")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if arguments.same:
+        for name in arguments.tasks.split(","):
+            same(name, 0, arguments.workers, SAME[name])
+        return
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    mended(arguments.results)
+    asked = arguments.who.split(",")
+    if unknown := set(asked) - set(WHO):
+        parser.error(f"--who has {', '.join(unknown)}; choose of {', '.join(WHO)}")
+    found = lines(arguments.results)
+    for name in () if arguments.table else arguments.tasks.split(","):
+        for seed in range(arguments.seeds):
+            for who in asked:
+                if (name, who, seed) in found:
+                    continue
+                result = run(name, who, seed, arguments.workers)
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                found[name, who, seed] = result
+    table(found, asked)
+
+
+if __name__ == "__main__":
+    main()
