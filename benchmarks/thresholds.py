@@ -40,8 +40,9 @@ EVERY = {"Swimmer-v5": 10, "Hopper-v5": 5, "HalfCheetah-v5": 2}
 SAME = {"Swimmer-v5": 3, "Hopper-v5": 10, "HalfCheetah-v5": 1}
 #: rollouts of an evaluation
 EVALUATION = 5
-#: who can be asked for; "apart" is ours where partners do not share an environment seed either
-WHO = ("ours", "reference", "apart")
+#: who can be asked for; "shared" is ours where partners share an environment seed, which the preset leaves out
+WHO = ("ours", "reference", "shared")
+SHARED = {"common_random_numbers": True}
 
 
 class Ours:
@@ -92,7 +93,7 @@ def run(name, who, seed, workers):
     if who == "reference":
         search = Reference(name, seed, workers)
     else:
-        search = Ours(name, seed, workers, {"common_random_numbers": False} if who == "apart" else None)
+        search = Ours(name, seed, workers, SHARED if who == "shared" else None)
     seconds, updates, rollouts, curve, load = 0.0, 0, 0, [], []
     crossed = False
     try:
@@ -152,7 +153,7 @@ class Same(ReferenceARS):
 
 def same(name, seed, workers, updates):
     """Print the largest difference of each update between ours and the reference, relative to the update."""
-    ours, reference = Ours(name, seed, workers), Same(name, seed)
+    ours, reference = Ours(name, seed, workers, SHARED), Same(name, seed)
     found = []
     for _ in range(updates):
         before = reference.M

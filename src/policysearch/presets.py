@@ -27,7 +27,9 @@ _NATURAL = "Rajeswaran, Lowrey, Todorov & Kakade (2017), Towards generalization 
 
 
 def _ars(version: str, directions: int, top: int, step: float, std: float) -> dict[str, Any]:
-    return {"version": version, "directions": directions, "top": top, "step": step, "std": std}
+    # the paper's partners meet different starts; with one direction an update a shared one can hold it on a plateau
+    common = {"common_random_numbers": False}
+    return {"version": version, "directions": directions, "top": top, "step": step, "std": std, **common}
 
 
 _PAPER: dict[str, dict[str, dict[str, Any]]] = {
