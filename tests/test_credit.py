@@ -1,9 +1,10 @@
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import value
+from policysearch import value, value_network
 from policysearch.credit import CentredRanks, CostToGo, TopPairs, TotalCost
 from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.policies import LinearGaussian
@@ -51,7 +52,7 @@ def stages(n, T, seed=0, lengths=None):
 
 def advantages(credit, given, state=None, horizon=1):
     """Advantages and next state."""
-    a, state = compiled(credit, *given, credit.init(horizon) if state is None else state)
+    a, state = compiled(credit, *given, credit.init(horizon, 2) if state is None else state)
     return np.asarray(a), state
 
 
@@ -297,7 +298,109 @@ def test_discounted_advantages_are_those_of_the_textbook():
     for k in reversed(range(T)):
         expected[:, k] = difference[:, k] + gamma * decay * expected[:, k + 1]
     np.testing.assert_allclose(advantages("value", (gamma, decay)), mask * expected[:, :T], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="below 1 it needs 'value'"):
+    with pytest.raises(ValueError, match="below 1 it needs 'value' or 'network'"):
         CostToGo("mean", discounting=(0.9, 0.9))
     with pytest.raises(ValueError, match=r"γ is 1\.5"):
         CostToGo("value", discounting=(1.5, 0.9))
+
+
+#: x' = DECAY x and cost x² for ever, discounted by GAMMA: the cost-to-go is x²/(1 − GAMMA DECAY²)
+DECAY, GAMMA = 0.95, 0.9
+
+
+def decaying(n=40, T=12, ended=(), lengths=None):
+    """Rollouts of that process, cut by the horizon but for those that `ended` by themselves."""
+    x = np.random.default_rng(0).normal(size=n)[:, None] * DECAY ** np.arange(T + 1)
+    lengths = np.full(n, T) if lengths is None else np.asarray(lengths)
+    mask = np.arange(T) < lengths[:, None]
+    seen = np.stack([x, np.ones_like(x)], -1)
+    came = Rollouts(
+        jnp.asarray(np.where(mask, x[:, :T] ** 2, 0.0)),
+        jnp.asarray(mask),
+        jnp.zeros(n, int),
+        jnp.asarray(np.where(mask[..., None], seen[:, :T], 0.0)),
+        jnp.zeros((n, T, 1)),
+        jnp.asarray(np.isin(np.arange(n), ended)),
+        last=jnp.asarray(seen[np.arange(n), lengths]),
+    )
+    return came, PolicyScore.of(POLICY, came), ActionNoise(n)
+
+
+def test_what_follows_a_horizon_that_cut_the_rollout_is_predicted():
+    """The process goes on for ever, so that no stage is better or worse than its value, the last ones included."""
+    given = decaying(lengths=[12] * 30 + [5] * 10)
+    scale = np.asarray(given[0].costs).max()
+    for decay in (0.5, 1.0):
+        a, _ = advantages(CostToGo("value", discounting=(GAMMA, decay), bootstrap=True), given)
+        assert np.abs(a).max() < 2e-3 * scale
+    without, _ = advantages(CostToGo("value", discounting=(GAMMA, 0.5)), given)
+    assert np.abs(without).max() > 0.1 * scale
+
+
+def test_nothing_follows_a_rollout_that_ended_by_itself():
+    given = decaying(ended=[3])
+    a, _ = advantages(CostToGo("value", discounting=(GAMMA, 1.0), bootstrap=True), given)
+    x_last = np.asarray(given[0].observations)[3, -1, 0]
+    # the last stage was expected to be followed by γV(DECAY x)
+    missing = GAMMA * (DECAY * x_last) ** 2 / (1 - GAMMA * DECAY**2)
+    assert a[3, -1] == pytest.approx(-missing, rel=0.1)
+    assert np.abs(np.delete(a, 3, axis=0)).max() < np.abs(a[3]).max()
+
+
+def test_a_bootstrap_needs_the_last_observation_and_a_prediction():
+    came, score, explore = decaying()
+    with pytest.raises(ValueError, match="one observation more"):
+        advantages(
+            CostToGo("value", discounting=(0.9, 1.0), bootstrap=True), (came._replace(last=None), score, explore)
+        )
+    with pytest.raises(ValueError, match="bootstrap with baseline 'mean'"):
+        CostToGo("mean", discounting=(0.9, 1.0), bootstrap=True)
+
+
+def test_the_network_predicts_a_batch_before_it_learns_from_it():
+    credit = CostToGo("network")
+    given = stages(12, 4)
+    first, state = advantages(credit, given, horizon=4)
+    np.testing.assert_allclose(first, to_go(given[0].costs), atol=1e-12)
+    dearer = (given[0]._replace(costs=given[0].costs + 10.0), *given[1:])
+    a, _ = advantages(credit, given, state)
+    b, _ = advantages(credit, dearer, state)
+    np.testing.assert_allclose(b - a, to_go(np.full((12, 4), 10.0)), atol=1e-9)
+
+
+def test_the_network_learns_the_cost_to_go_of_observation_and_time():
+    credit, state = CostToGo("network"), None
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        came, _, explore = stages(64, 4)
+        o = rng.normal(size=(64, 4, 2))
+        came = came._replace(observations=jnp.asarray(o), costs=jnp.asarray(np.tile([5.0, 1.0, 1.0, 3.0], (64, 1))))
+        came = came._replace(costs=came.costs.at[:, 3].add(jnp.asarray(np.abs(o[:, 3, 0]))))
+        a, state = advantages(credit, (came, PolicyScore.of(POLICY, came), explore), state, horizon=4)
+    spread = to_go(came.costs).std(0)
+    # at the last stage |x| is known; before it only its mean
+    assert a[:, 3].std() < 0.4 * spread[3]
+    assert np.abs(a.mean(0)).max() < 0.3
+    assert np.abs(to_go(came.costs).mean(0)).max() > 9
+
+
+def test_another_unit_of_cost_leaves_what_the_network_predicts():
+    state = value_network.init(2, 4)
+    given, fit = stages(30, 4), jax.jit(value_network.fit, static_argnums=4)
+    o, weight = given[0].observations, jnp.ones((30, 4))
+    state = fit(state, o, given[0].costs, weight, True)
+    before, _ = value_network.predicted(state, o, None)
+    frozen = state._replace(fits=jnp.asarray(3))
+    # a fit whose targets are what is predicted already, in another spread, has little to correct
+    after, _ = value_network.predicted(fit(frozen, o, 5.0 + 100.0 * before, weight, True), o, None)
+    assert np.corrcoef(np.ravel(before), np.ravel(after))[0, 1] > 0.9
+
+
+def test_stages_that_do_not_count_teach_the_network_nothing():
+    state, given = value_network.init(2, 4), stages(10, 4)
+    o, weight, fit = given[0].observations, jnp.ones((10, 4)).at[3].set(0), jax.jit(value_network.fit, static_argnums=4)
+    one = fit(state, o, given[0].costs, weight, True)
+    other = fit(state, o.at[3].add(5.0), given[0].costs.at[3].set(1e6), weight, True)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    same = fit(state, o, given[0].costs.at[0, 0].set(jnp.nan), weight, True)
+    jax.tree.map(np.testing.assert_array_equal, same, state)

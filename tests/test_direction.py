@@ -296,7 +296,8 @@ def test_conjugate_gradients_of_a_damped_matrix_end_at_the_error_that_was_asked(
     truth = jnp.linalg.solve(matrix, b)
 
     def reached(iterations):
-        x, _, count = conjugate_gradient(lambda v: matrix @ v, b, tolerance, iterations)
+        x, _, count, convex = conjugate_gradient(lambda v: matrix @ v, b, tolerance, iterations)
+        assert bool(convex)
         left = x - truth
         return float(jnp.sqrt(left @ matrix @ left / (truth @ matrix @ truth))), int(count)
 
@@ -304,3 +305,47 @@ def test_conjugate_gradients_of_a_damped_matrix_end_at_the_error_that_was_asked(
     assert final < tolerance
     # not later than it must: the error that was estimated, DELAY iterations ago, was about the one asked
     assert 0.5 * tolerance < reached(count - DELAY)[0] < 1.2 * tolerance
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("n", [6, 40])
+def test_with_an_intercept_a_constant_is_fitted_beside_the_scores(n, sampled):
+    """Fewer rollouts than parameters and more: least squares with a column of ones, of least norm in w."""
+    policy = LinearGaussian(np.zeros((2, 5)), std=0.5)
+    came = sampled(policy, n, 3, p=5)
+    came = came._replace(outcome=jnp.asarray([2] + [0] * (n - 1)))  # one rollout is lost
+    score = PolicyScore.of(policy, came)
+    a = jnp.asarray(np.random.default_rng(0).normal(size=n) + 7.0) * score.counted
+    w, info = solve(Natural(intercept=True), score, a)
+    rows = dense(score, per_stage=False)[1:]
+    centred, costs = rows - rows.mean(0), np.asarray(a)[1:]
+    truth = np.linalg.lstsq(centred, costs - costs.mean(), rcond=1e-9)[0]
+    np.testing.assert_allclose(w, truth, rtol=1e-6, atol=1e-9)
+    shifted, _ = solve(Natural(intercept=True), score, a + 100.0 * score.counted)
+    np.testing.assert_allclose(shifted, w, rtol=1e-6, atol=1e-8)
+    assert int(info["fallback"]) == 0
+    if n > 11:
+        plain = np.linalg.lstsq(np.column_stack([rows, np.ones(len(rows))]), costs, rcond=None)[0]
+        np.testing.assert_allclose(w, plain[:-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["parameter", "conjugate_gradient"])
+def test_a_solution_that_is_not_finite_gives_way_to_the_gradient_and_is_named(solver, sampled):
+    score, a = problem(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    gradient = score.gradient(a, 2)
+    broken = eqx.tree_at(lambda s: s.observations, score, score.observations * 1e25)  # products overflow
+    w, info = eqx.filter_jit(lambda s, a, g: Natural(solver=solver, damping=0.1)(s, a, g))(broken, a, gradient)
+    np.testing.assert_array_equal(w, gradient)
+    assert int(info["fallback"]) == 1
+
+
+def test_conjugate_gradients_end_at_negative_curvature_with_what_they_had():
+    matrix = jnp.diag(jnp.asarray([2.0, 1.0, -1.0]))
+    x, _, count, convex = conjugate_gradient(lambda v: matrix @ v, jnp.asarray([1.0, 1.0, 0.5]), 1e-6, 50)
+    assert not bool(convex)
+    assert 1 < int(count) < 50
+    assert np.all(np.isfinite(x))
+    assert float(x @ jnp.asarray([1.0, 1.0, 0.5])) > 0
+    x, _, count, convex = conjugate_gradient(lambda v: -v, jnp.ones(3), 1e-6, 50)
+    assert (int(count), bool(convex)) == (1, False)
+    np.testing.assert_array_equal(x, np.zeros(3))

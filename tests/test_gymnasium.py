@@ -100,13 +100,14 @@ def test_total_is_the_discounted_cost_without_the_bonus_and_returns_are_as_paid(
     episode = run_rollout(env, STILL, 3, horizon=30, record=True, survival_bonus=1.0, discount=0.9)
     observations, actions, costs = episode.record
     L = episode.length
+    assert observations.shape == (L + 1, 2)
+    observations = observations[:L]
     assert env.length == L
     # reward 1 − |x|², bonus 1: the cost is |x|²
     expected = (observations**2).sum(axis=1) * 0.9 ** np.arange(L)
     assert np.allclose(costs, expected, atol=1e-12)
     assert episode.total == pytest.approx(expected.sum(), abs=1e-12)
     assert episode.returns == pytest.approx(L - (observations**2).sum(), abs=1e-12)
-    assert observations.shape == (L, 2)
     assert actions.shape == (L, 2)
 
 
@@ -116,7 +117,7 @@ def test_sampled_actions_are_recorded_and_clipped_ones_applied():
     controller = gain([[1.0, 0.0], [0.0, 1.0]], log_std=np.zeros(2))
     episode = run_rollout(env, controller, 1, noise, 30, True)
     observations, actions, _ = episode.record
-    assert np.allclose(actions, observations + noise[: episode.length], atol=1e-12)
+    assert np.allclose(actions, observations[:-1] + noise[: episode.length], atol=1e-12)
     assert np.abs(actions).max() > 1
     assert np.array_equal(env.applied, np.clip(actions, -1, 1).astype(np.float32))
 
@@ -144,9 +145,16 @@ def test_terminated_and_truncated_are_told_apart():
     assert (pendulum.terminated, pendulum.length) == (False, 200)
 
 
+def test_the_record_ends_with_what_was_seen_after_the_last_stage():
+    long = run_rollout(Drift(), STILL, 2, horizon=30, record=True)
+    cut = run_rollout(Drift(), STILL, 2, horizon=3, record=True)
+    assert cut.length == 3
+    assert np.array_equal(cut.record[0], long.record[0][:4])
+
+
 def test_statistics_are_those_of_the_recorded_observations():
     episode = run_rollout(Drift(), STILL, 2, horizon=30, record=True)
-    observations = episode.record[0]
+    observations = episode.record[0][:-1]
     assert np.allclose(episode.mean, observations.mean(axis=0), atol=1e-14)
     assert np.allclose(episode.m2, observations.var(axis=0) * episode.length, atol=1e-14)
 
@@ -208,8 +216,8 @@ def test_discrete_spaces_that_start_elsewhere_are_served():
     controller = Controller({"policy": "softmax"}, {"weight_0": np.array([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])})
     episode = run_rollout(Letters(), controller, 0, None, 7, True)
     observations, actions, costs = episode.record
-    assert np.array_equal(observations.argmax(axis=1), [0, 1, 2, 0, 1, 2, 0])
-    assert np.array_equal(observations.sum(axis=1), np.ones(7))
+    assert np.array_equal(observations.argmax(axis=1), [0, 1, 2, 0, 1, 2, 0, 1])
+    assert np.array_equal(observations.sum(axis=1), np.ones(8))
     assert actions.dtype.kind == "i"
     assert np.array_equal(actions, [0, 1, 0, 0, 1, 0, 0])
     assert np.array_equal(costs, -actions.astype(float))

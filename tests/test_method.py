@@ -24,6 +24,13 @@ ONE_SIDED = ParameterNoise(4, 0.1, two_sided=False)
 
 LEGAL = {
     "natural gradient": (ActionNoise(4), CostToGo(), Natural(), KLStep(0.1)),
+    "episodic natural actor-critic": (ActionNoise(4), TotalCost(), Natural(intercept=True), KLStep(0.1)),
+    "trust region": (
+        ActionNoise(4),
+        CostToGo("network", discounting=(0.9, 0.9), bootstrap=True),
+        Natural(fisher="analytic", damping=0.1),
+        KLStep(0.1, line_search=True),
+    ),
     "natural gradient with momentum": (
         ActionNoise(4),
         CostToGo(),
@@ -54,6 +61,8 @@ REFUSED = [
     ((ActionNoise(4), CostToGo(), Natural(), ADAM), "already preconditioned"),
     ((ONE_SIDED, TotalCost(), Natural(), ADAM), "already preconditioned"),
     ((ParameterNoise(4, 0.1), TotalCost(), Euclidean(), KLStep(0.1)), "A KL step needs"),
+    ((ActionNoise(4), CostToGo(), Natural(intercept=True), LR), "a row a rollout"),
+    ((ONE_SIDED, TotalCost(), Natural(intercept=True), LR), "a row a rollout"),
     ((ActionNoise(4), CentredRanks(), Euclidean(), LR), "whole perturbed rollouts"),
     ((ActionNoise(4), TopPairs(2), Euclidean(), LR), "whole perturbed rollouts"),
     ((ONE_SIDED, TopPairs(2), Euclidean(), LR), "two_sided=True"),
@@ -102,7 +111,8 @@ def batch(method, costs, outcome, policy=POLICY):
     if method.space == "action":
         mask = jnp.ones((n, T), bool)
         seen, acted = rng.normal(size=(n, T, P)), rng.normal(size=(n, T, 1))
-        return None, Rollouts(jnp.asarray(costs), mask, jnp.asarray(outcome), jnp.asarray(seen), jnp.asarray(acted))
+        came = Rollouts(jnp.asarray(costs), mask, jnp.asarray(outcome), jnp.asarray(seen), jnp.asarray(acted))
+        return None, came._replace(last=jnp.asarray(rng.normal(size=(n, P))))
     offsets = method.offsets(method.init(policy, 1), jnp.asarray(rng.normal(size=(layout.perturbations, 3))), layout)
     return offsets, Rollouts(jnp.asarray(costs[:, :1]), jnp.ones((n, 1), bool), jnp.asarray(outcome))
 
@@ -175,8 +185,8 @@ def test_a_failure_costs_what_was_said():
 class Probe(Step):
     """Changes nothing and reports the log-probability that the method scored with."""
 
-    def __call__(self, theta: Any, w: Any, score: Any, quality: Any, state: Any) -> Any:
-        return theta, state, {"log_prob": score.log_prob()}
+    def __call__(self, theta: Any, w: Any, estimate: Any, state: Any) -> Any:
+        return theta, state, {"log_prob": estimate.score.log_prob()}
 
 
 def test_told_data_have_importance_ratio_one_under_the_asked_policy_and_scaling_moves_once_after(sampled):

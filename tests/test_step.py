@@ -11,15 +11,23 @@ from policysearch.policies import LinearGaussian
 from policysearch.quality import Quality
 from policysearch.rollouts import Rollouts
 from policysearch.score import PolicyScore
-from policysearch.step import CLEAR, KLStep, LearningRate, Optimizer
+from policysearch.step import CLEAR, Estimate, KLStep, LearningRate, Optimizer
 
 CLEAR_CUT = Quality(jnp.asarray(1.0), jnp.asarray(jnp.nan))
 
 
+def estimate(score, quality=CLEAR_CUT, a=None):
+    """An estimate from advantages, of ones unless given."""
+    if a is None:
+        a = jnp.ones(score.counted.shape)
+    return Estimate(score, a, score.gradient(a, 1), quality)
+
+
 @eqx.filter_jit
-def move(step, w, score, quality, state):
+def move(step, w, score, quality=CLEAR_CUT, state=None, a=None):
     """New θ, state and info, compiled."""
-    return step(score.policy.theta(), w, score, quality, state)
+    theta = score.policy.theta()
+    return step(theta, w, estimate(score, quality, a), step.init(theta) if state is None else state)
 
 
 @eqx.filter_jit
@@ -41,7 +49,7 @@ def given(policy, sampled, n=20, T=5, seed=0):
 def test_the_step_has_the_kl_that_was_asked_as_predicted_and_as_measured(name, policies, sampled):
     score, w = given(policies[name](), sampled, n=400)
     step = KLStep(0.004, memory=None)
-    theta, _, info = move(step, w, score, CLEAR_CUT, step.init(score.policy.theta()))
+    theta, _, info = move(step, w, score)
     measured = float(kl_between(score, theta))
     assert float(info["kl"]) == pytest.approx(measured, rel=1e-9)
     assert float(info["kl_predicted"]) == pytest.approx(0.004, rel=1e-9)
@@ -75,7 +83,7 @@ def test_a_step_along_an_overfitted_fisher_matrix_is_backed_off(sampled):
         a = came.costs - came.costs.mean()
         w, _ = eqx.filter_jit(lambda s, a: Natural()(s, a, s.gradient(a, 2)))(score, a)
         step = KLStep(asked, memory=None)
-        theta, _, info = move(step, w, score, CLEAR_CUT, step.init(policy.theta()))
+        theta, _, info = move(step, w, score)
         scale = float(np.sqrt(2 * asked * 32 / np.sum(np.asarray(score.mv(w)) ** 2)))
         too_far += float(kl_between(score, policy.theta() - scale * w)) > 1.05 * asked
         shrinks += int(info["shrinks"])
@@ -87,16 +95,15 @@ def test_a_step_along_an_overfitted_fisher_matrix_is_backed_off(sampled):
 @pytest.mark.parametrize("w", [0.0, np.nan, np.inf])
 def test_a_direction_that_is_zero_or_not_finite_gives_no_step(w, sampled):
     score, direction = given(LinearGaussian([[-0.5, 0.3, 0.1]]), sampled)
-    theta, _, info = move(KLStep(0.1), direction * 0 + w, score, CLEAR_CUT, jnp.asarray(jnp.nan))
+    theta, _, info = move(KLStep(0.1), direction * 0 + w, score)
     assert float(info["step_scale"]) == 0.0
-    if w == 0:
-        np.testing.assert_array_equal(theta, score.policy.theta())
+    np.testing.assert_array_equal(theta, score.policy.theta())
 
 
 def test_without_a_single_stage_there_is_no_step(sampled):
     score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]]), sampled)
     empty = eqx.tree_at(lambda s: s.mask, score, jnp.zeros_like(score.mask))
-    theta, _, info = move(KLStep(0.1), w, empty, CLEAR_CUT, jnp.asarray(jnp.nan))
+    theta, _, info = move(KLStep(0.1), w, empty)
     np.testing.assert_array_equal(theta, score.policy.theta())
     assert float(info["step_scale"]) == 0.0
 
@@ -104,7 +111,7 @@ def test_without_a_single_stage_there_is_no_step(sampled):
 @pytest.mark.usefixtures("float64")
 def test_a_learning_rate_caps_the_step_below_the_kl(sampled):
     score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
-    theta, _, info = move(KLStep(0.1, rate=1e-3), w, score, CLEAR_CUT, jnp.asarray(jnp.nan))
+    theta, _, info = move(KLStep(0.1, rate=1e-3), w, score)
     np.testing.assert_allclose(theta, score.policy.theta() - 1e-3 * w, rtol=1e-12)
     assert float(info["kl"]) < 0.1
 
@@ -113,8 +120,8 @@ def test_a_learning_rate_caps_the_step_below_the_kl(sampled):
 def test_steps_shrink_by_the_share_of_signal_averaged_over_updates(sampled):
     score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
     quality = lambda snr: Quality(jnp.asarray(snr + 1.0), jnp.asarray(1.0))  # noqa: E731
-    full = float(move(KLStep(1e-4, memory=None), w, score, quality(0.5), jnp.asarray(jnp.nan))[2]["step_scale"])
-    step, state, average = KLStep(1e-4, memory=0.8), jnp.asarray(jnp.nan), None
+    full = float(move(KLStep(1e-4, memory=None), w, score, quality(0.5))[2]["step_scale"])
+    step, state, average = KLStep(1e-4, memory=0.8), None, None
     for snr in (0.5, 100.0, -0.9, -0.9, -0.9, -0.9, -0.9, -0.9):
         _, state, info = move(step, w, score, quality(snr), state)
         clear = min(snr, CLEAR)
@@ -124,10 +131,51 @@ def test_steps_shrink_by_the_share_of_signal_averaged_over_updates(sampled):
     assert float(info["step_scale"]) == 0.0
 
 
+@pytest.mark.usefixtures("float64")
+def test_steps_that_settle_are_half_as_long_after_so_many_updates(sampled):
+    score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    step, state, scales = KLStep(1e-4, memory=None, settle=3), None, []
+    for _ in range(4):
+        _, state, info = move(step, w, score, state=state)
+        scales.append(float(info["step_scale"]))
+    np.testing.assert_allclose(scales, scales[0] / (1 + np.arange(4) / 3), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("per_stage", [True, False])
+def test_the_surrogate_is_the_importance_weighted_mean_of_the_advantages(per_stage, sampled):
+    score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    a = jnp.asarray(np.random.default_rng(1).normal(size=score.mask.shape if per_stage else len(score.mask)))
+    theta, _, info = move(KLStep(1e-3, memory=None), w, score, a=a)
+    moved = eqx.tree_at(lambda s: s.policy, score, score.policy.with_theta(theta))
+    ratio = np.exp(np.asarray(moved.log_prob()) - np.asarray(score.log_prob()))
+    weight = np.asarray(a if per_stage else a[:, None]) * np.asarray(score.mask)
+    assert float(info["improvement"]) == pytest.approx(-(weight * (ratio - 1)).sum() / len(ratio), rel=1e-9)
+    small = move(KLStep(1e-10, memory=None), w, score, a=a)[2]
+    assert float(small["improvement"]) == pytest.approx(float(small["improvement_predicted"]), rel=1e-3)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_line_search_refuses_to_go_uphill_and_shortens_what_overshoots(sampled):
+    score, _ = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    a = jnp.asarray(np.random.default_rng(1).normal(size=score.mask.shape))
+    gradient = score.gradient(a, 1)
+    theta, _, info = move(KLStep(0.1, memory=None, line_search=True), -gradient, score, a=a)
+    np.testing.assert_array_equal(theta, score.policy.theta())
+    assert float(info["step_scale"]) == float(info["kl"]) == float(info["improvement"]) == 0.0
+    # a KL so large that the surrogate rises again along the gradient
+    far = move(KLStep(50.0, memory=None), gradient, score, a=a)[2]
+    assert float(far["improvement"]) < 0
+    found = move(KLStep(50.0, memory=None, line_search=True), gradient, score, a=a)[2]
+    assert float(found["improvement"]) > 0
+    assert int(found["shrinks"]) > 0
+    assert float(found["step_scale"]) < float(far["step_scale"])
+
+
 def test_a_single_group_counts_as_clear(sampled):
     score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
-    _, state, _ = move(KLStep(1e-4), w, score, CLEAR_CUT, jnp.asarray(jnp.nan))
-    assert float(state) == CLEAR
+    _, state, _ = move(KLStep(1e-4), w, score)
+    assert float(state[0]) == CLEAR
 
 
 def perturbed():
@@ -139,11 +187,11 @@ def perturbed():
 
 def test_a_kl_step_of_perturbed_parameters_is_refused():
     with pytest.raises(TypeError, match="needs a policy's action distribution"):
-        KLStep(0.1)(jnp.ones(3), jnp.ones(3), perturbed(), CLEAR_CUT, jnp.asarray(0.0))
+        KLStep(0.1)(jnp.ones(3), jnp.ones(3), estimate(perturbed()), ())
 
 
 def test_a_learning_rate_moves_by_exactly_rate_times_direction():
-    theta, _, _ = LearningRate([0.1, 1.0, 10.0])(jnp.ones(3), jnp.ones(3), perturbed(), CLEAR_CUT, ())
+    theta, _, _ = LearningRate([0.1, 1.0, 10.0])(jnp.ones(3), jnp.ones(3), estimate(perturbed()), ())
     np.testing.assert_allclose(theta, [0.9, 0.0, -9.0], rtol=1e-6)
 
 
@@ -151,7 +199,7 @@ def test_an_optimiser_descends_and_keeps_its_own_state():
     step, theta = Optimizer(optax.sgd(0.1, momentum=0.9)), jnp.ones(3)
     state, w = step.init(theta), jnp.asarray([1.0, 0.0, -1.0])
     for expected in (1 - 0.1, 1 - 0.1 - 0.19):
-        theta, state, _ = step(theta, w, perturbed(), CLEAR_CUT, state)
+        theta, state, _ = step(theta, w, estimate(perturbed()), state)
         assert float(theta[0]) == pytest.approx(expected, rel=1e-6)
         assert float(theta[1]) == 1.0
 

@@ -1,4 +1,4 @@
-"""What a search warns of: perturbations whose effect is smaller than the noise of a rollout."""
+"""What a search warns of or notes: effects smaller than the noise of a rollout, directions that were replaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from policysearch.direction import FALLBACKS
 from policysearch.explore import Coordinates
+from policysearch.samplers.jobs import Event
 
 if TYPE_CHECKING:
     from policysearch.search import Search
@@ -52,3 +54,10 @@ def about_noise(search: Search) -> None:
         f"update. What raises it: {remedies}.",
         stacklevel=5,
     )
+
+
+def about_direction(search: Search, numbers: dict[str, float]) -> None:
+    """Note among the events of a search that an update did not follow the direction of its method, and why."""
+    reason = FALLBACKS.get(int(numbers.get("fallback", 0)))
+    if reason:
+        search.note(Event(-1, "direction", reason, "", 1))

@@ -14,15 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from policysearch import value
+from policysearch import value, value_network
 from policysearch.explore import Layout, choice, positive, positive_number
-from policysearch.rollouts import Rollouts
+from policysearch.rollouts import OK, Rollouts
 from policysearch.score import PolicyScore, Score
 
 #: baselines of a total cost
 TOTAL_BASELINES = ("none", "reference", "running", "mean", "leave_one_out", "optimal")
 #: baselines of a cost-to-go; all but the first and the last are one number a stage
-STAGE_BASELINES = ("none", "running", "mean", "per_stage_mean", "leave_one_out", "optimal", "value")
+STAGE_BASELINES = ("none", "running", "mean", "per_stage_mean", "leave_one_out", "optimal", "value", "network")
+#: those that predict costs from observations
+PREDICTING = ("value", "network")
 
 #: least share of its last value that the divisor of normalised costs keeps
 SLOWEST_FALL = 0.95
@@ -38,8 +40,8 @@ class Credit(eqx.Module):
     def per_stage(self) -> bool:
         """Whether advantages are (n, T), a row per stage, rather than (n,)."""
 
-    def init(self, horizon: int) -> Any:
-        """State that must persist between updates."""
+    def init(self, horizon: int, size: int = 0) -> Any:
+        """State that must persist between updates, for rollouts of `horizon` stages with `size` observations."""
         return ()
 
     @abc.abstractmethod
@@ -73,7 +75,7 @@ class TotalCost(Credit):
         """A number per rollout."""
         return False
 
-    def init(self, horizon: int) -> Any:
+    def init(self, horizon: int, size: int = 0) -> Any:
         """The running baseline, NaN before the first cost, and the divisor."""
         running = jnp.full((), jnp.nan) if self.baseline == "running" else ()
         return running, jnp.zeros(()) if self.normalise else ()
@@ -119,39 +121,53 @@ class CostToGo(Credit):
         baseline: "none"; "running": one number a stage, used before it is updated; "mean": one number, that of
             all costs-to-go; "per_stage_mean"; "leave_one_out": per stage, the mean of the other rollouts;
             "optimal": the one number of least variance, from the other rollouts; "value": a function of
-            observation and time, fitted to the others (see `value`). Means that include the sample bias by O(1/n).
+            observation and time, fitted to the others (see `value`); "network": a small network of them, used before
+            it is fitted to the batch (see `value_network`). Means that include the sample bias by O(1/n).
         rate: of the running baseline, 0 to 1.
         normalise: divide by the standard deviation of the batch's total costs.
         discounting: (γ, λ), or None for neither: γ discounts the costs that follow, on top of the task's own discount;
             λ is that of generalised advantage estimation (Schulman et al. 2016), which leans on the value baseline as
             far as λ is below 1. Both buy less noise with bias: the gradient is no longer that of the expected cost.
+        bootstrap: where the horizon cut a rollout, what would have followed is predicted from its last observation, as
+            though the task went on for ever; by a baseline that looks at observations alone, not at time. Otherwise
+            nothing follows: J ends at the horizon. Costs must not be discounted by the task itself.
     """
 
     baseline: str = eqx.field(static=True, default="leave_one_out")
     rate: ArrayLike = eqx.field(converter=jnp.asarray, default=0.1)
     normalise: bool = eqx.field(static=True, default=False)
     discounting: Any = eqx.field(converter=_pair, default=None)
+    bootstrap: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         """Refuse unknown baselines, and discounts that mean nothing or that nothing can carry."""
         choice("baseline", self.baseline, STAGE_BASELINES)
         _share("rate", self.rate)
+        if self.bootstrap and (self.discounting is None or self.baseline not in PREDICTING):
+            raise ValueError(
+                f"bootstrap with baseline {self.baseline!r} and discounting {self.discounting}: what follows the "
+                "horizon is predicted by the baseline value or network, and discounted by discounting=(γ, λ)."
+            )
         if self.discounting is not None:
             if len(self.discounting) != 2:
                 raise ValueError(f"discounting is {self.discounting}; give (γ, λ).")
             for name, value in zip(("γ", "λ"), self.discounting, strict=True):
                 _share(name, value)
             decay = self.discounting[1]
-            if self.baseline != "value" and not isinstance(decay, jax.core.Tracer) and decay != 1:
-                raise ValueError(f"λ is {decay} with baseline {self.baseline!r}; below 1 it needs 'value'.")
+            if self.baseline not in PREDICTING and not isinstance(decay, jax.core.Tracer) and decay != 1:
+                raise ValueError(
+                    f"λ is {decay} with baseline {self.baseline!r}; below 1 it needs 'value' or 'network'."
+                )
 
     @property
     def per_stage(self) -> bool:
         """A number per stage."""
         return True
 
-    def init(self, horizon: int) -> Any:
-        """The running baseline of each stage, NaN before the first cost."""
+    def init(self, horizon: int, size: int = 0) -> Any:
+        """The running baseline of each stage, NaN before the first cost; or the network."""
+        if self.baseline == "network":
+            return value_network.init(size, horizon)
         return jnp.full(horizon, jnp.nan) if self.baseline == "running" else ()
 
     def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
@@ -174,24 +190,57 @@ class CostToGo(Credit):
             baseline = (weight * to_go).sum(0) / jnp.maximum(weight.sum(0), 1)
         elif self.baseline == "leave_one_out":
             baseline, _ = _leave_pair_out(to_go, weight, pair, layout.pairs)
-        elif self.baseline == "value":
-            baseline = _fitted_value(score, to_go, weight, pair)
+        elif self.baseline in PREDICTING:
+            return self._predicted(rollouts, score, pair, to_go, weight, state)
         else:
             baseline = _optimal(to_go, weight, score, pair, layout.pairs)[:, None]
+        a = self._scale(costs, score) * weight * (to_go - baseline)
+        first = jnp.broadcast_to(baseline, to_go.shape)[:, 0]
+        return a, state, {"baseline": jnp.mean(first)}
+
+    def _scale(self, costs: Array, score: Score) -> Array:
+        """What advantages are multiplied by."""
         spread = _spread(costs.sum(1), score.counted)
         # rollouts that all cost the same teach nothing; a step of stated KL would follow their rounding errors
         teaches = jnp.isfinite(spread) | (score.counted.sum() < 2)
-        scale = jnp.where(teaches, 1 / spread if self.normalise else 1.0, 0.0)
-        if self.discounting is not None and self.baseline == "value":
-            # after a rollout's last stage nothing more is to come: J ends at the horizon
-            follows = jnp.pad((weight * baseline)[:, 1:], ((0, 0), (0, 1)))
-            gamma, decay = self.discounting
-            difference = weight * (costs + gamma * follows - baseline)
-            a = scale * weight * _discounted(difference, gamma * decay)
+        return jnp.where(teaches, 1 / spread if self.normalise else 1.0, 0.0)
+
+    def _predicted(
+        self, rollouts: Rollouts, score: Score, pair: Array, to_go: Array, weight: Array, state: Any
+    ) -> tuple[Array, Any, Info]:
+        """Advantages by a baseline that predicts costs from observations: V_k of stage k, V_L after the last one."""
+        if not isinstance(score, PolicyScore):
+            raise TypeError("A value baseline needs the observations of sampled actions; perturbed rollouts have none.")
+        costs, scaled = rollouts.costs, score.policy.scaling or (lambda o: o)
+        gamma, decay = (1.0, 1.0) if self.discounting is None else self.discounting
+        observations, end = scaled(score.observations), None
+        if self.bootstrap:
+            if rollouts.last is None:
+                raise ValueError(
+                    "bootstrap needs what was seen after the last stage: pass Rollouts.last, or tell one observation "
+                    "more."
+                )
+            cut = (rollouts.outcome == OK) & (weight.sum(1) > 0)
+            if rollouts.terminated is not None:
+                cut = cut & ~rollouts.terminated
+            end = value.End(scaled(rollouts.last), cut.astype(costs.dtype), jnp.asarray(gamma, costs.dtype))
+        if self.baseline == "value":
+            baseline, after = value.fitted(observations, to_go, weight, pair % value.FOLDS, end)
         else:
-            a = scale * weight * (to_go - baseline)
-        first = jnp.broadcast_to(baseline, to_go.shape)[:, 0]
-        return a, state, {"baseline": jnp.mean(first)}
+            baseline, after = value_network.predicted(state, observations, end)
+        if self.discounting is None:
+            a = weight * (to_go - baseline)
+        else:
+            a = weight * _discounted(self._differences(costs, weight, baseline, after), gamma * decay)
+        if self.baseline == "network":
+            state = value_network.fit(state, observations, a + baseline, weight, end is None)
+        return self._scale(costs, score) * a, state, {"baseline": jnp.mean(baseline[:, 0])}
+
+    def _differences(self, costs: Array, weight: Array, baseline: Array, after: Array) -> Array:
+        """Temporal differences c_k + γV_(k+1) − V_k; `after` the last stage comes nothing, or what was predicted."""
+        at_last = jnp.arange(costs.shape[1]) == weight.sum(1)[:, None] - 1
+        follows = jnp.pad((weight * baseline)[:, 1:], ((0, 0), (0, 1))) + jnp.where(at_last, after[:, None], 0.0)
+        return weight * (costs + self.discounting[0] * follows - baseline)
 
 
 class TopPairs(Credit):
@@ -342,14 +391,6 @@ def _optimal(values: Array, weight: Array, score: Score, pair: Array, pairs: int
     others = denominator.sum() - denominator
     best = jnp.where(others > 0, (numerator.sum() - numerator) / jnp.where(others > 0, others, 1.0), 0.0)
     return best[pair]
-
-
-def _fitted_value(score: Score, to_go: Array, weight: Array, pair: Array) -> Array:
-    if not isinstance(score, PolicyScore):
-        raise TypeError("A value baseline needs the observations of sampled actions; perturbed rollouts have none.")
-    scaling = score.policy.scaling
-    observations = score.observations if scaling is None else scaling(score.observations)
-    return value.fitted(observations, to_go, weight, pair % value.FOLDS)
 
 
 def _spread(total: Array, counted: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from policysearch.initial import fourier_layers, random_layers
 from policysearch.normalize import Scaling
 from policysearch.policies import LinearGaussian, NeuralGaussian, Policy, Softmax
-from policysearch.settings import PolicySettings
+from policysearch.settings import Budget, PolicySettings
 from policysearch.specification import Continuous, Discrete, Specification
 
 #: action noise as a share of half the action range: a regulator pays for noise, a network must find its way; and where
@@ -117,6 +117,18 @@ def default_method(specification: Specification) -> str:
     if specification.reward and isinstance(specification.action, Continuous):
         return "ars"
     return "natural_gradient"
+
+
+def default_budget(specification: Specification, rollouts: int) -> Budget:
+    """How long a search goes on unless told.
+
+    Gymnasium: 2 million stages with continuous actions, 1 million with discrete ones. A plant: 300 updates. A plain
+    cost g(θ): 1000 updates.
+    """
+    if specification.reward:
+        continuous = not isinstance(specification.action, Discrete)
+        return Budget(2_000_000 if continuous else 1_000_000, "stages")
+    return Budget(1000 if specification.action is None else 300, "updates")
 
 
 def default_policy(

@@ -24,6 +24,11 @@ LARGEST_SIDE = 500
 FISHER_STAGES = 4096
 #: iterations that the error estimate looks ahead
 DELAY = 3
+#: why a natural direction was not the solution that was asked for, by `fallback` in what an update reports
+FALLBACKS = {
+    1: "the natural direction was not finite or led uphill: the gradient itself was followed",
+    2: "conjugate gradients met negative curvature: they ended with what they had",
+}
 
 Product = Callable[[Array], Array]
 
@@ -70,6 +75,11 @@ class Natural(Direction):
         tolerance: estimated relative error in the Fisher norm that ends conjugate gradients: 0.1 shortens the predicted
             improvement of a step of stated KL by 0.1²/2, half a percent.
         iterations: of conjugate gradients, at most.
+        intercept: fit a constant beside S w, with a row per rollout: it takes up the mean cost, as a baseline would;
+            the episodic natural actor-critic (Peters & Schaal 2008).
+
+    A solution that is not finite, or that would raise the cost to first order, is not followed: `fallback` in what is
+    reported says what was (`FALLBACKS`).
     """
 
     cutoff: float | None = eqx.field(static=True, default=None)
@@ -78,6 +88,7 @@ class Natural(Direction):
     fisher: str = eqx.field(static=True, default="empirical")
     tolerance: float = eqx.field(static=True, default=0.1)
     iterations: int = eqx.field(static=True, default=50)
+    intercept: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         """Refuse unknown solvers, and cut-offs and damping that mean nothing."""
@@ -87,6 +98,10 @@ class Natural(Direction):
             raise ValueError(f"cutoff is {self.cutoff}; it is a share of the largest eigenvalue, 0 ≤ cutoff < 1.")
         if self.fisher == "analytic" and self.solver == "sample":
             raise ValueError("The analytic Fisher matrix has no rows of samples; use solver 'parameter' or 'auto'.")
+        if self.intercept and (self.fisher == "analytic" or self.solver == "conjugate_gradient"):
+            raise ValueError(
+                "A constant is fitted to rows of samples that are formed: intercept needs fisher 'empirical'."
+            )
         positive_number("damping", self.damping, zero=True)
         positive_number("tolerance", self.tolerance)
         positive("iterations", self.iterations)
@@ -97,28 +112,37 @@ class Natural(Direction):
             return self.solver
         if self.fisher == "analytic":
             return "parameter" if d <= LARGEST_SIDE else "conjugate_gradient"
-        if min(rows, d) > LARGEST_SIDE:
+        if min(rows, d) > LARGEST_SIDE and not self.intercept:
             return "conjugate_gradient"
         return "parameter" if d <= rows else "sample"
 
     def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
         """w = M⁺∇J."""
+        if self.fisher == "analytic" and isinstance(score, PerturbationScore):
+            return gradient / score.fisher(gradient.size // (1 + score.learned)), {}
+        rows = None
+        if self.intercept:
+            rows, a = _centred(score, score.dense(per_stage=False), a)
+            gradient = rows.T @ a / score.count
+        w, info = self._solve(score, a, gradient, rows)
+        downhill = jnp.all(jnp.isfinite(w)) & ((jnp.sum(w * gradient) > 0) | jnp.all(gradient == 0))
+        fallback = jnp.where(downhill, info.pop("fallback", 0), 1)
+        return jnp.where(downhill, w, gradient), {**info, "fallback": fallback}
+
+    def _solve(self, score: Score, a: Array, gradient: Array, rows: Array | None) -> tuple[Array, Info]:
         per_stage = a.ndim == 2
         solver = self.chosen(a.size, gradient.size)
-        root = None
-        if self.fisher == "analytic":
-            if isinstance(score, PerturbationScore):
-                return gradient / score.fisher(gradient.size // (1 + score.learned)), {}
-            root = score.fisher_root(FISHER_STAGES)
+        root = score.fisher_root(FISHER_STAGES) if self.fisher == "analytic" else None
         if solver == "conjugate_gradient":
             return self._conjugate_gradient(*(root or score.products(per_stage)), score.count, gradient)
         if root is not None:
             columns = jax.vmap(root[0])(jnp.eye(gradient.size, dtype=gradient.dtype)).reshape(gradient.size, -1)
             matrix, right = columns @ columns.T, score.count * gradient
         elif solver == "parameter":
-            matrix, right = gram(score, per_stage), score.count * gradient
+            matrix = gram(score, per_stage) if rows is None else rows.T @ rows
+            right = score.count * gradient
         else:
-            rows = score.dense(per_stage)
+            rows = score.dense(per_stage) if rows is None else rows
             matrix, right = rows @ rows.T, a.ravel()
         values, vectors = jnp.linalg.eigh(matrix)
         cutoff = self.cutoff if self.cutoff is not None else (1e-5 if matrix.dtype == jnp.float32 else 1e-12)
@@ -127,7 +151,7 @@ class Natural(Direction):
         inverse = jnp.where(keep, 1.0 / jnp.where(keep, values + shift, 1.0), 0.0)
         parts = vectors.T @ right
         solution = vectors @ (inverse * parts)
-        w = rows.T @ solution if solver == "sample" else solution
+        w = rows.T @ solution if rows is not None and solver == "sample" else solution
         smallest = jnp.min(jnp.where(keep, values, jnp.inf))
         info = {
             "rank": keep.sum(),
@@ -147,15 +171,22 @@ class Natural(Direction):
         probe = jax.random.rademacher(jax.random.key(0), gradient.shape, gradient.dtype)
         mean_eigenvalue = jnp.sum(forward(probe) ** 2) / n / gradient.size
         shift = jnp.maximum(self.damping, 1e-3) * mean_eigenvalue
-        w, residual, count = conjugate_gradient(
+        w, residual, count, convex = conjugate_gradient(
             lambda v: fisher(v) + shift * v, gradient, self.tolerance, self.iterations
         )
-        return w, {"residual": residual, "iterations": count}
+        return w, {"residual": residual, "iterations": count, "fallback": jnp.where(convex, 0, 2)}
+
+
+def _centred(score: Score, rows: Float[Array, "n d"], a: Float[Array, " n"]) -> tuple[Array, Array]:
+    """Rows and advantages less their means over the rollouts: the least-squares fit of a constant takes those up."""
+    weight = score.counted.astype(rows.dtype)
+    a = jnp.where(score.counted, a, 0.0)
+    return weight[:, None] * (rows - rows.sum(0) / score.count), weight * (a - a.sum() / score.count)
 
 
 def conjugate_gradient(
     product: Product, b: Float[Array, " d"], tolerance: float, iterations: int
-) -> tuple[Float[Array, " d"], Array, Array]:
+) -> tuple[Float[Array, " d"], Array, Array, Array]:
     """Solve A x = b for symmetric positive definite A (Hestenes & Stiefel 1952), from x = 0.
 
     Iteration i shortens the squared error in the norm of A by a known amount, so the last few amounts estimate how
@@ -169,30 +200,33 @@ def conjugate_gradient(
         iterations: at most so many.
 
     Returns:
-        x, its relative residual, and the iterations made.
+        x, its relative residual, the iterations made, and whether A was positive along each of them; an iteration where
+        it was not is the last, and is left out of x.
     """
     target = jnp.sum(b * b)
 
     def unsolved(carry: Any) -> Array:
-        _, _, _, squared, count, total, last = carry
+        _, _, _, squared, count, total, last, convex = carry
         rough = (count < DELAY) | (jnp.sum(last) > tolerance**2 * total)
-        return rough & (squared > jnp.finfo(b.dtype).eps ** 2 * target) & (count < iterations)
+        return rough & (squared > jnp.finfo(b.dtype).eps ** 2 * target) & (count < iterations) & convex
 
     def step(carry: Any) -> Any:
-        x, r, p, squared, count, total, last = carry
+        x, r, p, squared, count, total, last, _ = carry
         moved = product(p)
-        length = squared / jnp.maximum(jnp.sum(p * moved), jnp.finfo(b.dtype).tiny)
+        curvature = jnp.sum(p * moved)
+        convex = curvature > 0
+        length = jnp.where(convex, squared / jnp.where(convex, curvature, 1.0), 0.0)
         x, r = x + length * p, r - length * moved
         now = jnp.sum(r * r)
         gained = length * squared
         last = jnp.concatenate([last[1:], gained[None]])
-        return x, r, r + now / squared * p, now, count + 1, total + gained, last
+        return x, r, r + now / squared * p, now, count + 1, total + gained, last, convex
 
     none = jnp.zeros((), b.dtype)
-    start = (jnp.zeros_like(b), b, b, target, jnp.zeros((), int), none, jnp.zeros(DELAY, b.dtype))
-    x, _, _, squared, count, _, _ = jax.lax.while_loop(unsolved, step, start)
+    start = (jnp.zeros_like(b), b, b, target, jnp.zeros((), int), none, jnp.zeros(DELAY, b.dtype), jnp.ones((), bool))
+    x, _, _, squared, count, _, _, convex = jax.lax.while_loop(unsolved, step, start)
     relative = jnp.sqrt(squared / jnp.where(target > 0, target, 1.0))
-    return x, relative, count
+    return x, relative, count, convex
 
 
 def gram(score: Score, per_stage: bool, limit: int = 4_000_000) -> Float[Array, "d d"]:

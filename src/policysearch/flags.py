@@ -147,9 +147,11 @@ def _convert(flag: str, value: Any, hint: Any) -> Any:
 
 
 def _documentation(struct: type[Settings]) -> dict[str, str]:
-    """The text beneath each field, which Python itself does not keep."""
+    """The text beneath each field, which Python itself does not keep; inherited fields have theirs too."""
+    if struct is Settings:
+        return {}
     definition = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(struct)).body[0])
-    texts, last = {}, ""
+    texts, last = _documentation(typing.cast(type[Settings], struct.__base__)), ""
     for statement in definition.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             last = statement.target.id

@@ -22,7 +22,7 @@ from policysearch.explore import Coordinates, Explore, Layout, ParameterNoise
 from policysearch.policies import Parameters, Policy
 from policysearch.regenerated import Regenerated
 from policysearch.rollouts import LOST, OK, Rollouts, settle
-from policysearch.step import KLStep, Optimizer, Refit, Step
+from policysearch.step import Estimate, KLStep, Optimizer, Refit, Step
 
 
 class State(eqx.Module):
@@ -84,7 +84,7 @@ class Method(eqx.Module):
         theta = policy.theta(self.space)
         explore = self.explore.init(theta.size)
         step = self.step.init(_point(theta, explore))
-        state = State(policy, explore, self.credit.init(horizon), step, jnp.zeros((), int))
+        state = State(policy, explore, self.credit.init(horizon, _observations(policy)), step, jnp.zeros((), int))
         # weakly typed numbers become strongly typed after one update, and would compile it a second time
         return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
 
@@ -122,7 +122,7 @@ class Method(eqx.Module):
         # a learned spread is searched beside θ, but how good the gradient is, is said of θ alone
         measured = quality.measure(groups[:, : theta.size])
         point = _point(theta, state.explore)
-        after, step_state, step_info = self.step(point, w, score, measured, state.step)
+        after, step_state, step_info = self.step(point, w, Estimate(score, a, gradient, measured), state.step)
         moved, spread = after[: theta.size], after[theta.size :]
 
         ok = jnp.all(jnp.isfinite(after)) & jnp.any(score.counted)
@@ -193,6 +193,11 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
         )
     if learned and not (analytic or isinstance(direction, Euclidean)):
         return "A learned spread is moved by its gradient or its exact natural gradient: Natural(fisher='analytic')."
+    if getattr(direction, "intercept", False) and (parameter or credit.per_stage):
+        return (
+            "A constant is fitted to a row a rollout of sampled actions; cost-to-go gives a row a stage. Use "
+            "TotalCost, or intercept=False."
+        )
     if isinstance(direction, Natural) and isinstance(step, Optimizer) and step.preconditions:
         return (
             "A natural direction is already preconditioned by the Fisher matrix; an adaptive optimiser would do it "
@@ -225,6 +230,11 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
             "'running' or 'reference'."
         )
     return ""
+
+
+def _observations(policy: Policy) -> int:
+    """p, 0 of named numbers."""
+    return 0 if policy.scaling is None else int(policy.scaling.shift.size)
 
 
 def _point(theta: Array, spread: Any) -> Array:

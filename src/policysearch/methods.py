@@ -9,19 +9,23 @@ cem                  parameter noise, learned   elites                     natur
 reinforce            action noise               total cost − baseline      euclidean       KL step
 gpomdp               action noise               cost-to-go − baseline      euclidean       KL step
 natural_gradient     action noise               cost-to-go − baseline      natural         KL step
+trpo                 action noise               cost-to-go − baseline      natural         KL step, line search
+enac                 action noise               total cost − baseline      natural, const  KL step
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import msgspec
 import numpy as np
 
 from policysearch import settings
-from policysearch.credit import CostToGo, Elites, TopPairs, TotalCost
+from policysearch.credit import PREDICTING, CostToGo, Elites, TopPairs, TotalCost
 from policysearch.defaults import Problem
 from policysearch.direction import Euclidean, LeastSquares, Natural
 from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
@@ -134,6 +138,25 @@ def natural_gradient(given: settings.NaturalGradient, problem: Problem) -> Metho
     )
 
 
+def trpo(given: settings.TRPO, problem: Problem) -> Method:
+    """The natural gradient, each step of it tried on the samples before it is taken."""
+    plain = natural_gradient(given, problem)
+    return eqx.tree_at(lambda method: method.step, plain, _action_step(given, problem, line_search=True))
+
+
+def enac(given: settings.ENAC, problem: Problem) -> Method:
+    """Total costs regressed on whole rollouts' scores and a constant.
+
+    The constant makes any baseline void; the one here is for what is reported of the gradient.
+    """
+    return Method(
+        ActionNoise(given.rollouts or problem.rollouts),
+        TotalCost("leave_one_out"),
+        Natural(given.cutoff, given.damping or 0.0, intercept=True),
+        _action_step(given, problem),
+    )
+
+
 FACTORIES: dict[str, Callable[[Any, Problem], Method]] = {
     "finite_differences": finite_differences,
     "weight_perturbation": weight_perturbation,
@@ -143,6 +166,8 @@ FACTORIES: dict[str, Callable[[Any, Problem], Method]] = {
     "reinforce": reinforce,
     "gpomdp": gpomdp,
     "natural_gradient": natural_gradient,
+    "trpo": trpo,
+    "enac": enac,
 }
 
 #: updates that a shrinking step looks back on: about 1/(1 − memory)
@@ -171,24 +196,28 @@ def resolved(given: settings.Settings | Method, method: Method, problem: Problem
     return chosen
 
 
-def _cost_to_go(given: settings.GPOMDP | settings.NaturalGradient, problem: Problem) -> CostToGo:
-    value = given.baseline == "value"
-    if given.gae_lambda not in (None, 1.0) and not value:
+def _cost_to_go(given: settings.Advantages, problem: Problem) -> CostToGo:
+    predicting = given.baseline in PREDICTING
+    if given.gae_lambda not in (None, 1.0) and not predicting:
         raise ValueError(
-            f"gae_lambda is {given.gae_lambda} with baseline {given.baseline}; it needs the baseline value."
+            f"gae_lambda is {given.gae_lambda} with baseline {given.baseline}; it needs the baseline "
+            f"{' or '.join(PREDICTING)}."
         )
     discount = given.discount or problem.discount
-    gae_lambda = given.gae_lambda or (problem.gae_lambda if value else 1.0)
-    plain = discount == 1 and gae_lambda == 1
-    return CostToGo(given.baseline, discounting=None if plain else (discount, gae_lambda))
+    gae_lambda = given.gae_lambda or (problem.gae_lambda if predicting else 1.0)
+    plain = discount == 1 and gae_lambda == 1 and not given.bootstrap
+    discounting = None if plain else (discount, gae_lambda)
+    return CostToGo(given.baseline, discounting=discounting, bootstrap=given.bootstrap)
 
 
-def _action_step(given: Any, problem: Problem) -> Step:
-    rate = getattr(given, "learning_rate", None)
-    if rate is not None:
-        return LearningRate(rate)
-    shrink = _either(given.shrink, problem.shrink)
-    return KLStep(given.kl or problem.kl, memory=SHRINK_MEMORY if shrink else None)
+def _action_step(given: settings.SampledActions, problem: Problem, line_search: bool = False) -> Step:
+    if given.learning_rate is not None:
+        if line_search:
+            raise ValueError("A line search shortens the step that kl gives; learning_rate leaves nothing to shorten.")
+        return LearningRate(given.learning_rate)
+    memory = SHRINK_MEMORY if _either(given.shrink, problem.shrink) else None
+    settle = math.inf if given.settle is None else float(given.settle)
+    return KLStep(given.kl or problem.kl, memory=memory, settle=settle, line_search=line_search)
 
 
 def _either(value: Any, default: Any) -> Any:

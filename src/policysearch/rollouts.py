@@ -24,6 +24,7 @@ class Rollouts(NamedTuple):
     observations (n, T, p), actions (n, T, m) or (n, T) integers: as *sampled*, before any clipping; None where
         only costs came back.
     terminated (n,): the task ended by itself; False where the horizon cut it.
+    last (n, p): what was there to see after the last stage; None where nobody looked.
     statistics: (count (), mean (p,), sum of squared deviations (p,)) of all observations, where those are wanted
         but not kept.
     """
@@ -35,6 +36,7 @@ class Rollouts(NamedTuple):
     actions: Array | None = None
     terminated: Bool[Array, " n"] | None = None
     statistics: tuple[Array, Array, Array] | None = None
+    last: Float[Array, "n p"] | None = None
 
     @property
     def used(self) -> Bool[Array, " n"]:
@@ -83,8 +85,11 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
     mask = mask | kept
     # with no good rollout to compare with, a failure has no number: leave it out
     outcome = jnp.where(failed & ~jnp.isfinite(target), LOST, outcome)
+    seen_last = None if rollouts.last is None else jnp.where((outcome == OK)[:, None], rollouts.last, 0)
     if observations is not None and actions is not None:
         # a NaN outside the mask would still poison a derivative
         observations = jnp.where(mask[..., None], observations, 0)
         actions = jnp.where(mask.reshape(mask.shape + (1,) * (actions.ndim - 2)), actions, 0)
-    return rollouts._replace(costs=costs, mask=mask, outcome=outcome, observations=observations, actions=actions)
+    return rollouts._replace(
+        costs=costs, mask=mask, outcome=outcome, observations=observations, actions=actions, last=seen_last
+    )

@@ -21,7 +21,7 @@ from policysearch.method import Method, State
 from policysearch.policies import Parameters, Policy
 from policysearch.result import Record, Result
 from policysearch.settings import ARS, METHODS, Budget, PolicySettings, Settings, checked, method_settings
-from policysearch.specification import Discrete, Specification
+from policysearch.specification import Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.python_function import PythonFunction
 
@@ -114,7 +114,8 @@ class Search:
             raise ValueError(f"deadline is {deadline}; it is a number of seconds above 0.")
         self._programs = programs
         self._sampler: Any = None
-        self._past_events: list[Event] = []
+        self._events: list[Event] = []
+        self._drained = 0
         self._trials: Trials | None = None
         self._journal: Journal | None = None
         advice.about_differences(self)
@@ -178,7 +179,11 @@ class Search:
         return defaults.default_policy(self.specification, settings, running=running, seed=self.seed)
 
     def _budget(self, budget: Budget | str | int | None) -> Budget:
-        chosen = Budget.parse(budget) if budget is not None else default_budget(self.specification, self.layout.size)
+        chosen = (
+            Budget.parse(budget)
+            if budget is not None
+            else defaults.default_budget(self.specification, self.layout.size)
+        )
         if chosen.unit == "rollouts" and chosen.amount < self.layout.size:
             raise ValueError(
                 f"A budget of {chosen.amount} rollouts is less than one update of {self.layout.size}; "
@@ -208,8 +213,15 @@ class Search:
 
     @property
     def events(self) -> list[Event]:
-        """What went wrong with trials on worker processes so far, in the order in which it happened."""
-        return [*self._past_events, *getattr(self._sampler, "events", ())]
+        """What went wrong so far with trials on worker processes and with directions, as it happened."""
+        new = getattr(self._sampler, "events", [])[self._drained :]
+        self._drained += len(new)
+        self._events += new
+        return list(self._events)
+
+    def note(self, event: Event) -> None:
+        """Add to the events."""
+        self._events = [*self.events, event]
 
     def run(self, on_update: Callable[[Record], None] | None = None) -> None:
         """Update until the budget is spent, `stop` is called, or trial after trial is lost (`reason` says why).
@@ -269,9 +281,9 @@ class Search:
         if self._journal is not None:
             self._journal.close()
         if self._sampler is not None:
-            self._past_events = self.events
+            self._events = self.events
             self._sampler.close()
-            self._sampler = None
+            self._sampler, self._drained = None, 0
 
     def __enter__(self) -> Search:
         return self
@@ -415,6 +427,7 @@ class Search:
         }
         self.records.append(record)
         advice.about_noise(self)
+        advice.about_direction(self, numbers)
         self.skipped = self.skipped + 1 if numbers["skipped"] else 0
         if self.skipped >= HOPELESS:
             self.stop(
@@ -466,18 +479,6 @@ def train(
     ) as search:
         search.run(on_update)
         return search.result(evaluation_rollouts)
-
-
-def default_budget(specification: Specification, rollouts: int) -> Budget:
-    """How long a search goes on unless told.
-
-    Gymnasium: 2 million stages with continuous actions, 1 million with discrete ones. A plant: 300 updates. A plain
-    cost g(θ): 1000 updates.
-    """
-    if specification.reward:
-        continuous = not isinstance(specification.action, Discrete)
-        return Budget(2_000_000 if continuous else 1_000_000, "stages")
-    return Budget(1000 if specification.action is None else 300, "updates")
 
 
 def _space(given: Settings) -> str:

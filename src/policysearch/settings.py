@@ -19,7 +19,7 @@ NonNegative = Annotated[float, Meta(ge=0, lt=1e300)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Shape = Literal["gaussian", "sphere", "rademacher", "orthogonal"]
 TotalBaseline = Literal["none", "running", "mean", "leave_one_out", "optimal"]
-StageBaseline = Literal["none", "running", "mean", "per_stage_mean", "leave_one_out", "optimal", "value"]
+StageBaseline = Literal["none", "running", "mean", "per_stage_mean", "leave_one_out", "optimal", "value", "network"]
 PerturbationBaseline = Literal["none", "reference", "running", "mean", "leave_one_out"]
 
 
@@ -135,55 +135,48 @@ class CEM(Settings, frozen=True):
     """updates over which the extra std falls to zero"""
 
 
-class Reinforce(Settings, frozen=True):
+class SampledActions(Settings, frozen=True):
+    """What all methods share that sample actions."""
+
+    rollouts: Count | None = None
+    """per update"""
+    kl: Positive | None = None
+    """largest step, nats per stage"""
+    shrink: bool | None = None
+    """shorten steps by the share of noise in the gradient; on for gain matrices on plants"""
+    settle: Count | None = None
+    """updates after which steps are half as long as at first, to settle at an optimum; never by default"""
+    learning_rate: Positive | None = None
+    """η of a plain step along the direction, instead of the step capped by kl"""
+
+
+class Advantages(SampledActions, frozen=True):
+    """What methods share that weigh each action by the cost that follows it."""
+
+    baseline: StageBaseline = "value"
+    """subtracted from the cost-to-go"""
+    discount: Share | None = None
+    """γ of the advantage: below 1 later costs count less, for less noise and some bias"""
+    gae_lambda: Share | None = None
+    """λ of generalised advantage estimation; needs the baseline value or network"""
+    bootstrap: bool = False
+    """where the horizon cuts a rollout, predict what would follow; needs the baseline value or network"""
+
+
+class Reinforce(SampledActions, frozen=True):
     """Likelihood-ratio gradient with total costs (18.16 with the full inner sum; Williams 1992)."""
 
-    rollouts: Count | None = None
-    """per update"""
     baseline: TotalBaseline = "leave_one_out"
     """subtracted from the total cost"""
-    kl: Positive | None = None
-    """largest step, nats per stage"""
-    shrink: bool | None = None
-    """shorten steps by the share of noise in the gradient; on for gain matrices on plants"""
-    learning_rate: Positive | None = None
-    """η of plain gradient descent, instead of the step capped by kl"""
 
 
-class GPOMDP(Settings, frozen=True):
+class GPOMDP(Advantages, frozen=True):
     """Likelihood-ratio gradient with costs-to-go, the causal form (18.16; Baxter & Bartlett 2001)."""
 
-    rollouts: Count | None = None
-    """per update"""
-    baseline: StageBaseline = "value"
-    """subtracted from the cost-to-go"""
-    discount: Share | None = None
-    """γ of the advantage: below 1 later costs count less, for less noise and some bias"""
-    gae_lambda: Share | None = None
-    """λ of generalised advantage estimation; needs the baseline value"""
-    kl: Positive | None = None
-    """largest step, nats per stage"""
-    shrink: bool | None = None
-    """shorten steps by the share of noise in the gradient; on for gain matrices on plants"""
-    learning_rate: Positive | None = None
-    """η of plain gradient descent, instead of the step capped by kl"""
 
-
-class NaturalGradient(Settings, frozen=True):
+class NaturalGradient(Advantages, frozen=True):
     """Natural policy gradient: pseudo-inverse of the Fisher matrix, KL steps (18.35–18.40; Kakade 2001)."""
 
-    rollouts: Count | None = None
-    """per update"""
-    baseline: StageBaseline = "value"
-    """subtracted from the cost-to-go"""
-    discount: Share | None = None
-    """γ of the advantage: below 1 later costs count less, for less noise and some bias"""
-    gae_lambda: Share | None = None
-    """λ of generalised advantage estimation; needs the baseline value"""
-    kl: Positive | None = None
-    """largest step, nats per stage"""
-    shrink: bool | None = None
-    """shorten steps by the share of noise in the gradient; on for gain matrices on plants"""
     cutoff: Annotated[float, Meta(gt=0, lt=1)] | None = None
     """eigenvalues below this share of the largest count as zero"""
     damping: NonNegative | None = None
@@ -192,6 +185,19 @@ class NaturalGradient(Settings, frozen=True):
     """which matrix is decomposed, if any"""
     fisher: Literal["empirical", "analytic"] | None = None
     """the Fisher matrix: of the sampled actions, or averaged over actions exactly; the latter for networks"""
+
+
+class TRPO(NaturalGradient, frozen=True):
+    """Natural gradient whose step is shortened until the surrogate cost falls (Schulman et al. 2015)."""
+
+
+class ENAC(SampledActions, frozen=True):
+    """Episodic natural actor-critic: a row a rollout and a fitted constant (Peters & Schaal 2008)."""
+
+    cutoff: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    """eigenvalues below this share of the largest count as zero"""
+    damping: NonNegative | None = None
+    """added to the Fisher matrix, in units of its mean eigenvalue"""
 
 
 METHODS: dict[str, type[Settings]] = {
@@ -203,6 +209,8 @@ METHODS: dict[str, type[Settings]] = {
     "reinforce": Reinforce,
     "gpomdp": GPOMDP,
     "natural_gradient": NaturalGradient,
+    "trpo": TRPO,
+    "enac": ENAC,
 }
 
 

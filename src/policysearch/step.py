@@ -6,7 +6,8 @@ kl = mean over visited stages of KL(π_old ‖ π_new), nats per stage (18.37, 1
 from __future__ import annotations
 
 import abc
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,17 +24,28 @@ from policysearch.score import PolicyScore, Score
 CLEAR = 3.0
 
 
+#: attempts to shorten a step that goes too far
+MOST_SHRINKS = 20
+
+
+class Estimate(NamedTuple):
+    """What an update knows of its gradient: the score S, advantages a, Sᵀa/n (d,), and how much of that is noise."""
+
+    score: Score
+    advantages: Array
+    gradient: Float[Array, " d"]
+    quality: Quality
+
+
 class Step(eqx.Module):
-    """Moves θ against w; `quality` says how much of the gradient estimate is noise."""
+    """Moves θ against w."""
 
     def init(self, theta: Float[Array, " d"]) -> Any:
         """State that must persist between updates."""
         return ()
 
     @abc.abstractmethod
-    def __call__(
-        self, theta: Array, w: Array, score: Score, quality: Quality, state: Any
-    ) -> tuple[Float[Array, " d"], Any, Info]:
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " d"], Any, Info]:
         """New θ (d,), the next state, and what is worth reporting."""
 
 
@@ -51,9 +63,7 @@ class LearningRate(Step):
         """Refuse rates that are not positive and finite."""
         positive_number("learning rate", self.rate)
 
-    def __call__(
-        self, theta: Array, w: Array, score: Score, quality: Quality, state: Any
-    ) -> tuple[Float[Array, " d"], Any, Info]:
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " d"], Any, Info]:
         """θ − η w."""
         return theta - self.rate * w, state, {}
 
@@ -86,9 +96,7 @@ class Refit(Step):
         """The first std (d,), and how many updates were made."""
         return jnp.exp(theta[theta.size // 2 :]), jnp.zeros(())
 
-    def __call__(
-        self, theta: Array, w: Array, score: Score, quality: Quality, state: Any
-    ) -> tuple[Float[Array, " D"], Any, Info]:
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " D"], Any, Info]:
         """The distribution's new (mean, log σ)."""
         first, count = state
         d = theta.size // 2
@@ -119,9 +127,7 @@ class Optimizer(Step):
         """The optimiser's own state."""
         return self.transformation.init(theta)
 
-    def __call__(
-        self, theta: Array, w: Array, score: Score, quality: Quality, state: Any
-    ) -> tuple[Float[Array, " d"], Any, Info]:
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " d"], Any, Info]:
         """θ plus the optimiser's update."""
         change, state = self.transformation.update(w, state, theta)
         return theta + change, state, {}
@@ -133,68 +139,96 @@ class KLStep(Step):
     After the step the exact KL on the same observations is measured; while it exceeds the limit by more than 5 %, the
     step shrinks, because a Fisher matrix estimated from few rows is too small along its own solution.
 
-    A step of constant KL never settles: near the optimum it is all noise. So its length is multiplied by the share of
-    the gradient estimate that is signal, SNR/(1 + SNR) with the SNR averaged over the last updates, as a shrinkage
-    estimator would; `memory=None` gives steps of exactly `kl`.
+    A step of constant KL never settles: near the optimum it is all noise. Two remedies, both on the step's length:
+    `memory` multiplies it by the share of the gradient estimate that is signal, SNR/(1 + SNR) with the SNR averaged
+    over the last updates, as a shrinkage estimator would; `settle` multiplies it by 1/(1 + t/settle) at update t, the
+    rate of Robbins & Monro (1951).
 
     Args:
         kl: largest KL, nats per stage.
         rate: η on w, another cap; inf for none.
         memory: weight of the past in that average, 0 to 1; None not to shrink.
+        settle: updates after which the length is halved; inf for never.
+        line_search: shorten the step also while the surrogate cost on the same samples, Σ (π_new/π_old − 1) a/n, does
+            not fall; where it falls at no length, θ stays (Schulman et al. 2015).
     """
 
     kl: ArrayLike = eqx.field(converter=jnp.asarray)
     rate: ArrayLike = eqx.field(converter=jnp.asarray, default=jnp.inf)
     memory: float | None = eqx.field(static=True, default=0.8)
+    settle: ArrayLike = eqx.field(converter=jnp.asarray, default=jnp.inf)
+    line_search: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        """Refuse a KL, a rate or a memory that mean nothing."""
+        """Refuse a KL, a rate, a memory or a time to settle that mean nothing."""
         positive_number("kl", self.kl)
         positive_number("rate", self.rate, infinite=True)
+        positive_number("settle", self.settle, infinite=True)
         if self.memory is not None and not 0 <= self.memory < 1:
             raise ValueError(f"memory is {self.memory}; it must lie in 0 ≤ memory < 1, or be None.")
 
     def init(self, theta: Float[Array, " d"]) -> Any:
-        """The average signal-to-noise ratio, NaN before the first update."""
-        return jnp.full((), jnp.nan)
+        """The average signal-to-noise ratio, NaN before the first update, and how many updates were made."""
+        return jnp.full((), jnp.nan), jnp.zeros(())
 
-    def __call__(
-        self, theta: Array, w: Array, score: Score, quality: Quality, state: Any
-    ) -> tuple[Float[Array, " d"], Any, Info]:
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " d"], Any, Info]:
         """θ + Δ; θ itself, with `step_scale` 0, where w is zero or not finite."""
+        score = estimate.score
         if not isinstance(score, PolicyScore):
             raise TypeError("A KL step needs a policy's action distribution; parameter-space methods have none.")
-        policy: Any = score.policy
-        observations, mask = score.observations, score.mask
-        stages = jnp.maximum(mask.sum(), 1)
+        stages = jnp.maximum(score.mask.sum(), 1)
         quadratic = jnp.sum(score.mv(w, per_stage=True) ** 2) / stages
         usable = (quadratic > 0) & jnp.isfinite(quadratic)
         scale = jnp.where(usable, jnp.sqrt(2 * self.kl / jnp.where(usable, quadratic, 1.0)), 0.0)
+        average, count = state
         if self.memory is not None:
             # one clear batch says little of the next, so no single ratio counts for more than CLEAR
+            quality = estimate.quality
             snr = jnp.where(jnp.isnan(quality.noise), CLEAR, jnp.minimum(quality.snr, CLEAR))
-            state = jnp.where(jnp.isnan(state), snr, self.memory * state + (1 - self.memory) * snr)
-            signal = jnp.maximum(state, 0.0)
+            average = jnp.where(jnp.isnan(average), snr, self.memory * average + (1 - self.memory) * snr)
+            signal = jnp.maximum(average, 0.0)
             scale = scale * signal / (1 + signal)
-        scale = jnp.minimum(scale, self.rate)
-        predicted = 0.5 * scale**2 * jnp.where(usable, quadratic, 0.0)
+        scale = jnp.minimum(scale / (1 + count / self.settle), self.rate)
+        first = jnp.where(usable, scale, 0.0)
+        measure = _measure(score, estimate.advantages, theta, w)
 
-        def measure(factor: Array) -> Array:
-            moved = policy.with_theta(theta - factor * w)
-            kl = policy.kl(moved, observations)
-            return jnp.sum(jnp.where(mask, kl, 0.0)) / stages
+        def refused(carry: tuple[Array, Array, Array, Array]) -> Array:
+            factor, kl, gain, shrinks = carry
+            worse = ~(gain > 0) if self.line_search else jnp.zeros((), bool)
+            return (~(kl <= 1.05 * self.kl) | worse) & (shrinks < MOST_SHRINKS) & (factor > 0)
 
-        def too_far(carry: tuple[Array, Array, Array]) -> Array:
-            factor, kl, shrinks = carry
-            return ~(kl <= 1.05 * self.kl) & (shrinks < 20) & (factor > 0)
+        def shrink(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+            factor, kl, _, shrinks = carry
+            far = jnp.clip(jnp.sqrt(self.kl / jnp.maximum(kl, self.kl)), 0.5, 0.98)
+            smaller = factor * jnp.where(kl <= 1.05 * self.kl, 0.7, jnp.where(jnp.isfinite(kl), far, 0.5))
+            return smaller, *measure(smaller), shrinks + 1
 
-        def shrink(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            factor, kl, shrinks = carry
-            ratio = jnp.where(jnp.isfinite(kl), jnp.sqrt(self.kl / jnp.maximum(kl, self.kl)), 0.5)
-            smaller = factor * jnp.clip(ratio, 0.5, 0.98)
-            return smaller, measure(smaller), shrinks + 1
+        start = (scale, *measure(scale), jnp.zeros((), int))
+        scale, kl, gain, shrinks = jax.lax.while_loop(refused, shrink, start)
+        good = jnp.isfinite(kl) & (gain > 0) if self.line_search else jnp.isfinite(kl)
+        scale, kl, gain = (jnp.where(good, x, 0.0) for x in (scale, kl, gain))
+        info = {
+            "kl_predicted": 0.5 * first**2 * jnp.where(usable, quadratic, 0.0),
+            "kl": kl,
+            "improvement_predicted": first * jnp.sum(estimate.gradient * w),
+            "improvement": gain,
+            "step_scale": scale,
+            "shrinks": shrinks,
+        }
+        # where there is no step, θ stays even if w is not finite
+        return jnp.where(scale > 0, theta - scale * w, theta), (average, count + 1), info
 
-        scale, kl, shrinks = jax.lax.while_loop(too_far, shrink, (scale, measure(scale), jnp.zeros((), int)))
-        scale = jnp.where(jnp.isfinite(kl), scale, 0.0)
-        info = {"kl_predicted": predicted, "kl": kl, "step_scale": scale, "shrinks": shrinks}
-        return theta - scale * w, state, info
+
+def _measure(score: PolicyScore, a: Array, theta: Array, w: Array) -> Callable[[Array], tuple[Array, Array]]:
+    """A function of η: mean KL from π_θ to π_(θ − η w) on the visited stages, and by how much the surrogate falls."""
+    mask, stages, actions = score.mask, jnp.maximum(score.mask.sum(), 1), score.actions
+    old = score.policy(score.observations)
+    before = old.log_prob(actions)
+    weight = jnp.where(mask, a if a.ndim == 2 else a[:, None], 0.0) / score.count
+
+    def measure(factor: Array) -> tuple[Array, Array]:
+        new = score.policy.with_theta(theta - factor * w)(score.observations)
+        gain = -jnp.sum(jnp.where(weight != 0, weight * jnp.expm1(new.log_prob(actions) - before), 0.0))
+        return jnp.sum(jnp.where(mask, old.kl(new), 0.0)) / stages, gain
+
+    return measure

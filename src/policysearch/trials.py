@@ -63,7 +63,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 class Told(NamedTuple):
     """What a rig said of one trial, checked: an end of `ENDS` with a reason, a cost, or a recorded rollout.
 
-    arrays: observations (L, p), sampled actions (L, m) or (L,), stage costs (L,) as safetensors; None for a cost.
+    arrays: observations (L, p) or (L + 1, p), sampled actions (L, m) or (L,), stage costs (L,) as safetensors; None for
+        a cost.
     """
 
     status: str
@@ -74,7 +75,7 @@ class Told(NamedTuple):
     arrays: bytes | None = None
 
     @classmethod
-    def of(cls, specification: Specification, space: str, given: dict[str, Any]) -> Told:
+    def of(cls, specification: Specification, method: Method, given: dict[str, Any]) -> Told:
         """From the arguments of `Search.tell`, exactly one of which is not None.
 
         Raises:
@@ -87,7 +88,7 @@ class Told(NamedTuple):
         if name in ENDS:
             return cls(*ENDS[name], str(value), None)
         if name == "cost":
-            if space == "action":
+            if method.space == "action":
                 raise ValueError(
                     "A likelihood-ratio method learns from every stage: tell rollout=(observations, actions, costs)."
                 )
@@ -96,6 +97,11 @@ class Told(NamedTuple):
                 return cls("failed", "policy", f"its cost is {cost}", None)
             return cls("done", None, "", cost)
         observations, actions, costs = _checked(value, specification)
+        if getattr(method.credit, "bootstrap", False) and len(observations) == len(costs):
+            raise ValueError(
+                f"A rollout of {len(costs)} stages came with as many observations; bootstrap needs one more, what was "
+                "seen after the last stage."
+            )
         episode = _recorded(observations, actions, costs, specification)
         good = episode.outcome == OK
         arrays = save({"observations": observations, "actions": actions, "costs": costs})
@@ -244,7 +250,7 @@ class Trials:
         index = number - update.first if update is not None else -1
         record = update.records.get(index) if update is not None else None
         before = None if record is not None else self._before(number)
-        told = Told.of(search.specification, search.method.space, given)
+        told = Told.of(search.specification, search.method, given)
         if retry and told.fault != "rig":
             raise ValueError("retry=True runs a trial again that the rig lost; a trial that ran is not repeated.")
         if before is not None:
@@ -329,10 +335,11 @@ def _checked(rollout: Any, specification: Specification) -> tuple[np.ndarray, np
         raise ValueError(
             f"A rollout's costs have shape {costs.shape}; between 1 and {specification.horizon} stages are allowed."
         )
-    if observations.shape != (length, p) or actions.shape != shape:
+    if observations.shape not in ((length, p), (length + 1, p)) or actions.shape != shape:
         raise ValueError(
             f"A rollout of {length} stages came with observations {observations.shape} and actions {actions.shape}; "
-            f"({length}, {p}) and {shape} are needed, with the actions as sampled, before clipping."
+            f"({length}, {p}), or a row more with what was seen at the end, and {shape} are needed, with the actions "
+            "as sampled, before clipping."
         )
     if not np.all(np.isfinite(observations)) or not np.all(np.isfinite(actions)):
         raise ValueError("A rollout has observations or actions that are not finite; tell failed='…' instead.")
@@ -345,7 +352,8 @@ def _recorded(
     """A rollout with discounted costs."""
     length = len(costs)
     paid = costs * specification.discount ** np.arange(length)
-    total, mean = float(paid.sum()), observations.mean(axis=0)
+    seen = observations[:length]
+    total, mean = float(paid.sum()), seen.mean(axis=0)
     outcome = OK if math.isfinite(total) else FAILED
     return Episode(
         total=total,
@@ -355,6 +363,6 @@ def _recorded(
         reason="" if outcome == OK else "costs that are not finite",
         terminated=False,
         mean=mean,
-        m2=((observations - mean) ** 2).sum(axis=0),
+        m2=((seen - mean) ** 2).sum(axis=0),
         record=(observations, actions, paid),
     )

@@ -256,7 +256,7 @@ def run_rollout(
         Exception: whatever the environment raises, unless a non-finite action caused it.
     """
     inner, limit = _without_time_limit(env, horizon)
-    observations = np.zeros((limit, controller.observation_size))
+    seen = np.zeros((limit + 1, controller.observation_size))
     actions = np.zeros(limit, int) if controller.discrete else np.zeros((limit, controller.action_size))
     rewards = np.zeros(limit)
     write, act = _writer(env.observation_space), _actor(controller, env.action_space, noise, actions)
@@ -265,7 +265,7 @@ def run_rollout(
     k = 0
     observation, _ = env.reset(seed=seed)
     try:
-        for k, row in enumerate(observations):
+        for k, row in enumerate(seen[:limit]):
             write(row, observation)
             observation, reward, terminated, truncated, _ = step(act(k, row))
             rewards[k] = reward
@@ -275,7 +275,8 @@ def run_rollout(
         if np.isfinite(actions[k]).all():
             raise
     length = k + 1
-    observations, actions, rewards = observations[:length], actions[:length], rewards[:length]
+    write(seen[length], observation)
+    observations, actions, rewards = seen[:length], actions[:length], rewards[:length]
     with np.errstate(invalid="ignore", over="ignore"):
         mean = observations.sum(axis=0) / length
         bad, reason = _first_failure(inner, controller, observations, actions, rewards, mean)
@@ -287,7 +288,7 @@ def run_rollout(
         m2 = np.einsum("kp,kp->p", deviations, deviations)
     if reason:
         length = min(bad + 1, length)
-        observations = np.nan_to_num(observations[:length], posinf=0.0, neginf=0.0)
+        seen = np.nan_to_num(seen[: length + 1], posinf=0.0, neginf=0.0)
         actions = np.nan_to_num(actions[:length], posinf=0.0, neginf=0.0)
         costs = costs[:length]
         costs[bad:] = np.nan
@@ -300,7 +301,7 @@ def run_rollout(
         terminated=bool(terminated),
         mean=mean,
         m2=m2,
-        record=(observations, actions, costs) if record else None,
+        record=(seen[: length + 1], actions, costs) if record else None,
     )
 
 

@@ -102,11 +102,14 @@ def to_rollouts(came: HostRollouts, recorded: bool, specification: Specification
     seen = np.zeros((n, T, len(mean)), float_dtype)
     size = (action.size,) if isinstance(action, Continuous) else ()
     acted = np.zeros((n, T, *size), float_dtype if size else int)
+    last = np.zeros((n, len(mean)), float_dtype)
     for index, record in enumerate(came.records):
         if record is not None:
-            length = len(record[2])
-            seen[index, :length], acted[index, :length], costs[index, :length] = record
-            alive[index, :length] = True
+            observations, acted_here, costs_here = record
+            length = len(costs_here)
+            seen[index, :length], acted[index, :length] = observations[:length], acted_here
+            costs[index, :length], alive[index, :length] = costs_here, True
+            last[index] = observations[-1]
     return Rollouts(
         jnp.asarray(costs),
         jnp.asarray(alive),
@@ -115,6 +118,7 @@ def to_rollouts(came: HostRollouts, recorded: bool, specification: Specification
         jnp.asarray(acted),
         terminated,
         statistics,
+        jnp.asarray(last),
     )
 
 

@@ -124,7 +124,8 @@ class Jobs:
 class Event(NamedTuple):
     """Something that went wrong with a trial (−1: with none of them).
 
-    kind: "failed" (the policy's doing), "raised", "died" or "deadline" (faults; the trial runs again).
+    kind: "failed" (the policy's doing), "raised", "died" or "deadline" (faults; the trial runs again); "direction": an
+        update did not follow its method's direction.
     reason, traceback: in words; the traceback of an environment that raised, or "".
     attempt: which attempt of the trial this was, from 1.
     """
@@ -145,7 +146,8 @@ class Episode(NamedTuple):
     outcome, reason: `OK` and "", or `FAILED` and why.
     terminated: the task ended by itself; False where a time limit cut it.
     mean, m2: mean and sum of squared deviations of the observations, (p,); None where they are not known.
-    record: observations (L, p), sampled actions (L, m) or (L,) int, discounted costs (L,), NaN at a failure.
+    record: observations (L + 1, p), the last of which nobody acted on, or (L, p) where it is not known; sampled actions
+        (L, m) or (L,) int; discounted costs (L,), NaN at a failure.
     """
 
     total: float
@@ -175,8 +177,7 @@ class HostRollouts(NamedTuple):
     outcome (n,): `OK`, `FAILED` or `LOST`.
     terminated (n,): the task ended by itself; False where a time limit cut it.
     statistics: (count, mean (p,), sum of squared deviations (p,)) of all observations of the OK rollouts.
-    records: a trial's observations (L, p), sampled actions (L, m) or (L,) and *discounted* costs (L,), the
-        last one NaN where it failed; None where `LOST`, or all None if they were not asked for.
+    records: a trial's `Episode.record`; None where `LOST`, or all None if they were not asked for.
     events: failures and faults, by trial.
     stages: number of stages in all these rollouts.
     """

@@ -91,7 +91,9 @@ def sample(
         noise = action_noise(policy, p, noise_key, (n, T))
         trace = jax.vmap(lambda k, z: simulate(task, policy, k, z))(keys, noise)
         mask = jnp.ones((n, T), bool)
-        return Rollouts(trace.costs, mask, jnp.full(n, OK), trace.observations, trace.actions, jnp.zeros(n, bool))
+        last = jax.vmap(lambda states: task.observe(jax.tree.map(lambda xs: xs[-1], states)))(trace.states)
+        cut = jnp.zeros(n, bool)
+        return Rollouts(trace.costs, mask, jnp.full(n, OK), trace.observations, trace.actions, cut, last=last)
     theta = policy.theta("parameter")
     run = lambda offset, k: _total(task, policy.with_theta(theta + offset, "parameter"), k)  # noqa: E731
     totals, seen = jax.vmap(run)(offsets, keys)
