@@ -6,14 +6,14 @@ d searched parameters, p observations. Stated in `docs/methods.md`; every number
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from policysearch.initial import fourier_layers, random_layers
 from policysearch.normalize import Scaling
-from policysearch.policies import LinearGaussian, NeuralGaussian, Policy, Softmax
-from policysearch.settings import Budget, PolicySettings
+from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+from policysearch.settings import ARS, Budget, PolicySettings, SampledActions, checked
 from policysearch.specification import Continuous, Discrete, Specification
 
 #: action noise as a share of half the action range: a regulator pays for noise, a network must find its way; and where
@@ -21,6 +21,9 @@ from policysearch.specification import Continuous, Discrete, Specification
 LINEAR_STD, NETWORK_STD, UNBOUNDED_STD = 0.1, 0.5, 1.0
 #: perturbation of the action, as a share of half its range, that parameter noise should cause
 PARAMETER_EFFECT = 0.1
+#: stages from which a horizon is long; on those an update takes about so many stages, and advantages look ahead over a
+#: share of the horizon
+LONG, UPDATE_STAGES, AHEAD = 100, 2000, 0.1
 #: perturbation of the arguments of a plain cost g(θ), in their scales
 FUNCTION_STD = 0.1
 
@@ -29,17 +32,23 @@ class Problem(NamedTuple):
     """What the rule looks at.
 
     d: searched parameters. network: the policy is a network. effect: standard deviation of a parameter that moves the
-    action by `PARAMETER_EFFECT` of half its range.
+    action by `PARAMETER_EFFECT` of half its range. biased: the method trades bias for noise wherever a horizon is long.
     """
 
     specification: Specification
     d: int
     network: bool
     effect: float
+    biased: bool = False
 
     @property
     def rollouts(self) -> int:
-        """Rollouts of an update that samples actions: 2.5 d of a gain matrix, 10 to 64; 64 of a network."""
+        """Rollouts of an update that samples actions: 2.5 d of a gain matrix, 10 to 64; 64 of a network.
+
+        Where later costs count less, about 2000 stages, 10 to 64 rollouts.
+        """
+        if self.ahead:
+            return int(np.clip(math.ceil(UPDATE_STAGES / self.specification.horizon), 10, 64))
         return 64 if self.network else int(np.clip(math.ceil(2.5 * self.d), 10, 64))
 
     @property
@@ -49,13 +58,11 @@ class Problem(NamedTuple):
 
     @property
     def kl(self) -> float:
-        """Largest step in nats per stage: 0.1 of a gain matrix, 0.03 of a network, 0.01 of a softmax.
+        """Largest step in nats per stage: 0.1 of a gain matrix, 0.03 of a network or a softmax.
 
         A confident softmax has little KL left to spend, and long steps make it confident too early.
         """
-        if isinstance(self.specification.action, Discrete):
-            return 0.01
-        return 0.03 if self.network else 0.1
+        return 0.03 if self.network or isinstance(self.specification.action, Discrete) else 0.1
 
     @property
     def shrink(self) -> bool:
@@ -64,7 +71,7 @@ class Problem(NamedTuple):
         Those of a network or a softmax do not: their Euclidean ratio says little about the natural direction. Nor do
         those on long horizons, where a search ends with its budget long before it is at an optimum.
         """
-        return not (self.network or self._long or isinstance(self.specification.action, Discrete))
+        return not (self.network or self.ahead or isinstance(self.specification.action, Discrete))
 
     @property
     def damping(self) -> float:
@@ -73,23 +80,29 @@ class Problem(NamedTuple):
 
     @property
     def fisher(self) -> str:
-        """Fisher matrix of the natural gradient: the empirical one of a gain matrix, the policy's own of a network."""
-        return "analytic" if self.network else "empirical"
+        """Fisher matrix of the natural gradient: the empirical one of a gain matrix, else the policy's own."""
+        own = self.network or isinstance(self.specification.action, Discrete)
+        return "analytic" if own else "empirical"
+
+    @property
+    def ahead(self) -> int:
+        """Stages that advantages look ahead: a tenth of a long horizon, of simulators and of biased methods; else 0.
+
+        A cost that the task discounts itself looks ahead no farther than it is meant to.
+        """
+        specification = self.specification
+        wanted = (specification.reward or self.biased) and specification.discount == 1
+        return round(AHEAD * specification.horizon) if wanted and specification.horizon >= LONG else 0
 
     @property
     def discount(self) -> float:
-        """γ of advantages: 0.995 for simulators with continuous actions, whose horizons are long; else 1, unbiased."""
-        return 0.995 if self._long else 1.0
+        """γ of advantages: 1 − 1/ahead; 1 where they look ahead to the end, unbiased."""
+        return 1 - 1 / self.ahead if self.ahead else 1.0
 
     @property
     def gae_lambda(self) -> float:
-        """λ of advantages: 0.97 where γ is below 1 (Schulman et al. 2016); else 1, unbiased."""
-        return 0.97 if self._long else 1.0
-
-    @property
-    def _long(self) -> bool:
-        specification = self.specification
-        return specification.reward and isinstance(specification.action, Continuous) and specification.horizon > 200
+        """λ of advantages: 0.95 where γ is below 1 (Schulman et al. 2016); else 1, unbiased."""
+        return 0.95 if self.ahead else 1.0
 
     @property
     def common(self) -> bool:
@@ -111,12 +124,15 @@ def problem(specification: Specification, policy: Policy, space: str) -> Problem
 
 
 def default_method(specification: Specification) -> str:
-    """Weight perturbation for g(θ), ARS for continuous Gymnasium tasks, the natural gradient for the rest."""
+    """Weight perturbation for g(θ), ARS for continuous Gymnasium tasks, a natural gradient for the rest.
+
+    That is `trpo` for simulators with discrete actions and for plants that want a network.
+    """
     if specification.action is None:
         return "weight_perturbation"
     if specification.reward and isinstance(specification.action, Continuous):
         return "ars"
-    return "natural_gradient"
+    return "trpo" if specification.reward or specification.policy == "network" else "natural_gradient"
 
 
 def default_budget(specification: Specification, rollouts: int) -> Budget:
@@ -131,14 +147,45 @@ def default_budget(specification: Specification, rollouts: int) -> Budget:
     return Budget(1000 if specification.action is None else 300, "updates")
 
 
+def policy_of(task: Any, policy: Policy | PolicySettings | str | None, method: Any, seed: int) -> Policy:
+    """The policy that a search starts from, for a task object or a bare specification; see `Search`.
+
+    Raises:
+        ValueError: settings that the task cannot be served with, or named numbers without initial values.
+    """
+    if isinstance(policy, Policy):
+        return policy
+    specification = getattr(task, "specification", task)
+    if specification.action is None:
+        initial = getattr(task, "initial", None)
+        if initial is None:
+            raise ValueError(
+                f"{specification.name} needs a policy of named numbers with initial values: "
+                "policy=Parameters(names, initial)."
+            )
+        return Parameters([f"x{i}" for i in range(len(initial))], initial, scale=getattr(task, "scale", 1.0))
+    settings = policy
+    if not isinstance(settings, PolicySettings):
+        settings = checked(PolicySettings, {} if policy is None else {"kind": policy}, "a policy setting")
+    running = method.version.startswith("v2") if isinstance(method, ARS) else None
+    sampled = isinstance(method, SampledActions)
+    return default_policy(specification, settings, sampled=sampled, running=running, seed=seed)
+
+
 def default_policy(
-    specification: Specification, settings: PolicySettings, *, running: bool | None = None, seed: int = 0
+    specification: Specification,
+    settings: PolicySettings,
+    *,
+    sampled: bool = False,
+    running: bool | None = None,
+    seed: int = 0,
 ) -> Policy:
     """A policy for a task: linear or network, softmax where actions are discrete.
 
     Args:
         specification: of the task; `action` None gives named numbers x0, x1, …, which need initial values: see `start`.
         settings: what the user asked for.
+        sampled: the method samples actions; then simulators with continuous actions get a network.
         running: what the method asks of the observation scaling (ARS V2: True, V1: False); None for no wish.
         seed: of a network's random weights.
 
@@ -150,7 +197,10 @@ def default_policy(
         raise ValueError(
             f"{specification.name} evaluates parameters; it needs initial values, not a {settings.kind} policy."
         )
-    kind = settings.kind if settings.kind != "auto" else specification.policy
+    kind: str = settings.kind
+    if kind == "auto":
+        simulator = specification.reward and isinstance(action, Continuous)
+        kind = "network" if sampled and simulator else specification.policy
     if kind == "rbf" and isinstance(action, Discrete):
         raise ValueError(f"{specification.name} has discrete actions; use a linear or network policy.")
     scaling = _scaling(specification, settings.scaling, running)

@@ -140,6 +140,7 @@ def natural_gradient(given: settings.NaturalGradient, problem: Problem) -> Metho
 
 def trpo(given: settings.TRPO, problem: Problem) -> Method:
     """The natural gradient, each step of it tried on the samples before it is taken."""
+    problem = problem._replace(biased=True)
     plain = natural_gradient(given, problem)
     return eqx.tree_at(lambda method: method.step, plain, _action_step(given, problem, line_search=True))
 
@@ -205,9 +206,9 @@ def _cost_to_go(given: settings.Advantages, problem: Problem) -> CostToGo:
         )
     discount = given.discount or problem.discount
     gae_lambda = given.gae_lambda or (problem.gae_lambda if predicting else 1.0)
-    plain = discount == 1 and gae_lambda == 1 and not given.bootstrap
-    discounting = None if plain else (discount, gae_lambda)
-    return CostToGo(given.baseline, discounting=discounting, bootstrap=given.bootstrap)
+    bootstrap = _either(given.bootstrap, problem.biased and discount < 1 and predicting)
+    plain = discount == 1 and gae_lambda == 1 and not bootstrap
+    return CostToGo(given.baseline, discounting=None if plain else (discount, gae_lambda), bootstrap=bootstrap)
 
 
 def _action_step(given: settings.SampledActions, problem: Problem, line_search: bool = False) -> Step:

@@ -18,9 +18,16 @@ from policysearch import advice, defaults, methods
 from policysearch.evaluation import evaluate, fit
 from policysearch.initial import start as starting_point
 from policysearch.method import Method, State
-from policysearch.policies import Parameters, Policy
+from policysearch.policies import Policy
 from policysearch.result import Record, Result
-from policysearch.settings import ARS, METHODS, Budget, PolicySettings, Settings, checked, method_settings
+from policysearch.settings import (
+    ARS,
+    METHODS,
+    Budget,
+    PolicySettings,
+    Settings,
+    method_settings,
+)
 from policysearch.specification import Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.python_function import PythonFunction
@@ -84,7 +91,7 @@ class Search:
         if getattr(plant, "survival_bonus", 0.0) is None:
             plant = plant.with_survival_bonus(plant.declared_bonus if isinstance(given, ARS) else 0.0)
         self.task: Any = plant
-        start = self._policy(policy, given)
+        start = defaults.policy_of(plant, policy, given, self.seed)
         if initial is not None:
             start = starting_point(start, initial)
         if isinstance(policy, Policy) or initial is not None:
@@ -158,25 +165,6 @@ class Search:
                 f"method is a {type(method).__name__}; give a name ({', '.join(METHODS)}), its settings, or a Method."
             )
         return method
-
-    def _policy(self, policy: Policy | PolicySettings | str | None, given: Settings | Method) -> Policy:
-        if isinstance(policy, Policy):
-            return policy
-        if self.specification.action is None:
-            initial = getattr(self.task, "initial", None)
-            if initial is None:
-                raise ValueError(
-                    f"{self.specification.name} needs a policy of named numbers with initial values: "
-                    "policy=Parameters(names, initial)."
-                )
-            return Parameters([f"x{i}" for i in range(len(initial))], initial, scale=getattr(self.task, "scale", 1.0))
-        settings = policy
-        if not isinstance(settings, PolicySettings):
-            settings = checked(PolicySettings, {} if policy is None else {"kind": policy}, "a policy setting")
-        running = None
-        if isinstance(given, ARS):
-            running = given.version.startswith("v2")
-        return defaults.default_policy(self.specification, settings, running=running, seed=self.seed)
 
     def _budget(self, budget: Budget | str | int | None) -> Budget:
         chosen = (

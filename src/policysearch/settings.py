@@ -159,8 +159,8 @@ class Advantages(SampledActions, frozen=True):
     """γ of the advantage: below 1 later costs count less, for less noise and some bias"""
     gae_lambda: Share | None = None
     """λ of generalised advantage estimation; needs the baseline value or network"""
-    bootstrap: bool = False
-    """where the horizon cuts a rollout, predict what would follow; needs the baseline value or network"""
+    bootstrap: bool | None = None
+    """where the horizon cuts a rollout, predict what would follow; on for trpo where γ is below 1"""
 
 
 class Reinforce(SampledActions, frozen=True):
@@ -188,7 +188,13 @@ class NaturalGradient(Advantages, frozen=True):
 
 
 class TRPO(NaturalGradient, frozen=True):
-    """Natural gradient whose step is shortened until the surrogate cost falls (Schulman et al. 2015)."""
+    """Natural gradient whose step is shortened until the surrogate cost falls (Schulman et al. 2015).
+
+    On long horizons it trades some bias for much less noise: see discount, gae_lambda and bootstrap.
+    """
+
+    baseline: StageBaseline = "network"
+    """subtracted from the cost-to-go"""
 
 
 class ENAC(SampledActions, frozen=True):
