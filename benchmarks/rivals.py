@@ -5,12 +5,12 @@ The rivals live in an environment of their own (PyTorch's CPU wheel is enough):
     python -m venv build/rivals
     build/rivals/bin/pip install torch==2.13.0 sb3-contrib -e '.[mujoco]'
 
-One rule for all sides: after the first update that ends at or beyond each multiple of EVERY stages, and after the last
-one, the mode of the policy is evaluated on fresh environment seeds, the same ones for all. A Gymnasium task is reached
-when the mean return of 10 rollouts is at least its threshold, a plant of ours when its own criterion holds, in 95 of
-100 rollouts. Neither stages nor seconds of evaluations count. Seconds begin with the making of the search; compiling
-and starting a worker are in them, since compiled programs are forgotten between searches. A seed that spends its
-budget has failed: it is in no median, and slower than all others in the probability of improvement.
+One rule for all sides: after the first update that ends at or beyond each multiple of k stages (see BUDGETS), and after
+the last one, the mode of the policy is evaluated on fresh environment seeds, the same ones for all. A Gymnasium task is
+reached when the mean return of 10 rollouts is at least its threshold, a plant of ours when its own criterion holds, in
+95 of 100 rollouts. Neither stages nor seconds of evaluations count. Seconds begin with the making of the search;
+compiling and starting a worker are in them, since compiled programs are forgotten between searches. A seed that spends
+its budget has failed: it is in no median, and slower than all others in the probability of improvement.
 
 A side is `ours:METHOD` or `sb3:trpo`, `sb3:ars`, with its own defaults; `ours:natural_gradient:kl=0.05` sets something.
 Ours has one worker and PyTorch one thread. To sb3 a plant is a Gymnasium environment that runs a compiled step a stage.
@@ -34,7 +34,7 @@ import numpy as np
 from cells import filled, spread
 from sides import RETURNS, MeanReturn, SuccessShare, parsed
 
-#: training stages at most, up to the end of an update, and stages between evaluations (an update of TRPO takes 2048)
+#: training stages at most, up to the end of an update, and k; an update of TRPO there takes 2048, of ARS 16 rollouts
 BUDGETS = {
     "CartPole-v1": (200_000, 2048),
     "Pendulum-v1": (500_000, 2048),
