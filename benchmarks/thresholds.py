@@ -15,7 +15,7 @@ Run: python benchmarks/thresholds.py [--tasks A,B] [--seeds 5] [--workers 2] [--
 """
 
 import argparse
-import json
+import functools
 import os
 import statistics
 import time
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+from cells import filled, spread
 from reference_ars import PAPER, ReferenceARS
 
 from policysearch.presets import preset
@@ -166,34 +167,6 @@ def same(name, seed, workers, updates):
     print(f"{name}: relative differences of {updates} updates {' '.join(f'{x:.0e}' for x in found)}")
 
 
-def lines(path):
-    """The searches that are finished, by task, who and seed."""
-    found = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                result = json.loads(line)
-            except json.JSONDecodeError:  # the line that an interruption tore
-                continue
-            found[result["task"], result["who"], result["seed"]] = result
-    return found
-
-
-def mended(path):
-    """End a torn last line, so that the next one stands alone."""
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        with path.open("a") as file:
-            file.write("\n")
-
-
-def spread(values, digits):
-    """Median and range."""
-    if not values:
-        return "–"
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
-
-
 def table(found, asked):
     """A row for each task and side, over the seeds that all sides have finished."""
     print(
@@ -234,24 +207,12 @@ def main():
         for name in arguments.tasks.split(","):
             same(name, 0, arguments.workers, SAME[name])
         return
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    mended(arguments.results)
     asked = arguments.who.split(",")
     if unknown := set(asked) - set(WHO):
         parser.error(f"--who has {', '.join(unknown)}; choose of {', '.join(WHO)}")
-    found = lines(arguments.results)
-    for name in () if arguments.table else arguments.tasks.split(","):
-        for seed in range(arguments.seeds):
-            for who in asked:
-                if (name, who, seed) in found:
-                    continue
-                result = run(name, who, seed, arguments.workers)
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                found[name, who, seed] = result
-    table(found, asked)
+    tasks = [] if arguments.table else arguments.tasks.split(",")
+    one = functools.partial(run, workers=arguments.workers)
+    table(filled(arguments.results, tasks, arguments.seeds, asked, one), asked)
 
 
 if __name__ == "__main__":
