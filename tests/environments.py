@@ -62,7 +62,9 @@ class Drift(gymnasium.Env):
         return seen, reward, self.stage >= self.length, False, {}
 
     def misbehave(self, reward: float, seen: np.ndarray) -> float:
-        if self.fault == "raise":
+        if self.fault == "raise then die" and self.log and Path(self.log).read_text().count(str(self.resets[-1])) > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault.startswith("raise"):
             self.spoiled = True
             raise OSError("the simulator's licence was lost")
         if self.fault == "exit":

@@ -119,7 +119,7 @@ def test_a_sign_of_zero_runs_theta_itself(drift):
 
 
 def test_statistics_are_those_of_all_observations(expected):
-    observations = np.concatenate([record[0] for record in expected.records])
+    observations = np.concatenate([record[0][:-1] for record in expected.records])
     count, mean, m2 = expected.statistics
     assert count == expected.stages == len(observations)
     assert np.allclose(mean, observations.mean(axis=0), atol=1e-13)
@@ -248,6 +248,16 @@ def test_after_a_death_the_innocent_trials_of_its_block_run_once_more_at_most(tm
     starts = log.read_text().split()
     counts = [starts.count(str(seed_of(index))) for index in environment]
     assert counts == [2] * 5 + [1] * 7
+
+
+def test_a_trial_that_raises_and_then_kills_its_worker_has_two_attempts_and_both_events(tmp_path):
+    log, seed = tmp_path / "log", seed_of(2)
+    with Workers(task(guilty=(seed,), fault="raise then die", log=str(log)), workers=1) as workers:
+        came = workers.run(jobs(environment=np.arange(N), perturbation=None, sign=None, block=N))
+    assert np.array_equal(np.flatnonzero(came.outcome == LOST), [2])
+    assert [(event.trial, event.kind, event.attempt) for event in came.events] == [(2, "raised", 1), (2, "died", 2)]
+    assert "the simulator's licence was lost" in came.events[0].traceback
+    assert log.read_text().split().count(str(seed)) == 2
 
 
 def test_a_failure_of_the_policy_is_neither_repeated_nor_averaged(expected):

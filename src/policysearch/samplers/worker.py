@@ -45,8 +45,8 @@ def note(beat: Any, trial: int, ahead: float = 0.0) -> None:
 class _Bench:
     """The environment of this process, made again after each fault."""
 
-    def __init__(self, task: GymnasiumTask, beat: mmap.mmap):
-        self.task, self.beat = task, beat
+    def __init__(self, task: GymnasiumTask, beat: mmap.mmap, connection: Connection):
+        self.task, self.beat, self.connection = task, beat, connection
         self.env = task.make()
         self.broken = False
 
@@ -61,11 +61,8 @@ class _Bench:
         with contextlib.suppress(Exception, SystemExit):
             self.env.close()
 
-    def trial(
-        self, jobs: Jobs, trial: int, controller: Controller, used: int
-    ) -> tuple[Episode | None, list[tuple[int, str, str]], float]:
-        """Run one trial, again after a fault: (`Episode` or None, faults, seconds)."""
-        faults: list[tuple[int, str, str]] = []
+    def trial(self, jobs: Jobs, trial: int, controller: Controller, used: int) -> tuple[Episode | None, float]:
+        """Run one trial, again after a fault, which is told at once: (`Episode` or None, seconds)."""
         seed = environment_seed(jobs.seed, jobs.purpose, jobs.update, int(jobs.environment[trial]))
         horizon = self.task.horizon
         noise = None
@@ -89,17 +86,19 @@ class _Bench:
                     self.task.discount,
                 )
             except (Exception, SystemExit) as error:
-                faults.append((attempt, f"{type(error).__name__}: {error}", traceback.format_exc()))
+                # the next attempt may end this process
+                why = f"{type(error).__name__}: {error}"
+                self.connection.send(("fault", (trial, attempt, why, traceback.format_exc())))
                 self.broken = True
             else:
-                return episode, faults, time.monotonic() - start
-        return None, faults, 0.0
+                return episode, time.monotonic() - start
+        return None, 0.0
 
 
 def serve(connection: Connection, beat: mmap.mmap, driver: int) -> None:
     """Make the environment, then answer blocks of trials until the process `driver` closes the connection."""
     try:
-        bench = _Bench(connection.recv(), beat)
+        bench = _Bench(connection.recv(), beat, connection)
         connection.send(("ready", None))
         with contextlib.closing(bench):
             _answer(connection, bench, driver)

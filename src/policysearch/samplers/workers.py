@@ -259,6 +259,10 @@ class Workers:
                     self._started(worker, message)
                 elif message is None:
                     idle_deaths += self._bury(batch, worker, "died", *worker.running())
+                elif message[0] == "fault":
+                    trial, attempt, why, text = message[1]
+                    batch.events.append(Event(trial, "raised", why, text, attempt))
+                    batch.used[trial] = attempt
                 else:
                     self._take(batch, worker, message[1])
             for worker in list(self._workers):
@@ -287,11 +291,9 @@ class Workers:
 
     def _take(self, batch: _Batch, worker: WorkerProcess, results: list[Any]) -> None:
         """Note the results of a worker's first block."""
-        for trial, (episode, faults, seconds) in zip(worker.blocks.popleft(), results, strict=True):
-            batch.events.extend(Event(trial, "raised", why, text, attempt) for attempt, why, text in faults)
+        for trial, (episode, seconds) in zip(worker.blocks.popleft(), results, strict=True):
             if episode is not None and episode.outcome == FAILED:
-                attempt = batch.used[trial] + len(faults) + 1
-                batch.events.append(Event(trial, "failed", episode.reason, "", attempt))
+                batch.events.append(Event(trial, "failed", episode.reason, "", batch.used[trial] + 1))
             self._slowest = max(self._slowest, seconds)
             self._settle(batch, trial, episode)
 
