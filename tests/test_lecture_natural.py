@@ -19,7 +19,7 @@ from policysearch.quality import measure
 from policysearch.rollouts import OK, Rollouts
 from policysearch.samplers import native
 from policysearch.score import PerturbationScore, PolicyScore
-from policysearch.step import KLStep
+from policysearch.step import Estimate, KLStep
 from policysearch.tasks import build
 from policysearch.tasks.bandit import Bandit
 
@@ -149,7 +149,8 @@ def test_18_35_the_multiplier_gives_the_step_that_a_kl_limit_of_half_the_radius_
     gradient = groups.mean(0)
     w, _ = eqx.filter_jit(Natural())(score, a, gradient)
     kl = 1e-4
-    moved, _, info = eqx.filter_jit(KLStep(kl, memory=None))(policy.theta(), w, score, measure(groups), ())
+    taken, estimate = KLStep(kl, memory=None), Estimate(score, a, gradient, measure(groups))
+    moved, _, info = eqx.filter_jit(taken)(policy.theta(), w, estimate, taken.init(gradient))
     S = np.asarray(score.dense())
     step, _ = steepest(np.asarray(gradient), S.T @ S / len(S), 2 * kl)
     np.testing.assert_allclose(moved - policy.theta(), step, rtol=1e-9)

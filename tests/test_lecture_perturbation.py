@@ -20,7 +20,7 @@ from policysearch.quality import measure
 from policysearch.rollouts import OK, Rollouts
 from policysearch.samplers import native
 from policysearch.score import PerturbationScore
-from policysearch.step import LearningRate
+from policysearch.step import Estimate, LearningRate
 from policysearch.streams import SHAPES, shape_rows
 from policysearch.tasks.functions import Bowl
 from policysearch.tasks.task import Function
@@ -85,11 +85,11 @@ def perturbation_score(beta):
 def test_18_19_gradient_descent_converges_below_twice_the_inverse_curvature(rate, converges):
     bowl, theta = Bowl(d=3, condition=10.0), jnp.ones(3)
     step = LearningRate(rate / 10.0)
-    unused = perturbation_score(np.ones((2, 3))), measure(jnp.ones((2, 3)))
-    moved, _, _ = step(theta, jnp.asarray(bowl.gradient(theta)), *unused, ())
+    unused = Estimate(perturbation_score(np.ones((2, 3))), jnp.ones(2), jnp.ones(3), measure(jnp.ones((2, 3))))
+    moved, _, _ = step(theta, jnp.asarray(bowl.gradient(theta)), unused, ())
     np.testing.assert_allclose(moved, 1 - rate / 10 * np.geomspace(1, 10, 3), rtol=1e-12)
     for _ in range(200):
-        theta, _, _ = step(theta, jnp.asarray(bowl.gradient(theta)), *unused, ())
+        theta, _, _ = step(theta, jnp.asarray(bowl.gradient(theta)), unused, ())
     assert bool(bowl.expected_cost(theta) < 1e-3) == converges
 
 

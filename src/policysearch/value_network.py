@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from policysearch.initial import random_layers
@@ -83,6 +82,8 @@ def fit(
         weight: 1 for stages that count, 0 for others.
         timed: whether the prediction may depend on time.
     """
+    import optax  # half a second that searches without a network need not wait
+
     alive = weight.ravel() > 0
     live = jnp.maximum(alive.sum(), 1)
     mean = jnp.sum(weight * target) / live
