@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from policysearch.settings import (
         ARS,
         CEM,
+        ENAC,
         GPOMDP,
         PGPE,
+        TRPO,
         Budget,
         FiniteDifferences,
         NaturalGradient,
@@ -43,9 +45,11 @@ __all__ = [
     "ARS",
     "BUILT_IN",
     "CEM",
+    "ENAC",
     "GPOMDP",
     "LQR",
     "PGPE",
+    "TRPO",
     "ActionNoise",
     "Budget",
     "CentredRanks",
@@ -111,7 +115,7 @@ _HOMES = {
     "samplers.gymnasium": "GymnasiumTask",
     "search": "Result Search train",
     "seeds": "train_seeds",
-    "settings": "ARS Budget CEM FiniteDifferences GPOMDP NaturalGradient PGPE PolicySettings Reinforce "
+    "settings": "ARS Budget CEM ENAC FiniteDifferences GPOMDP NaturalGradient PGPE PolicySettings Reinforce TRPO "
     "WeightPerturbation",
     "specification": "Continuous Discrete Specification",
     "step": "KLStep LearningRate Optimizer Refit",
