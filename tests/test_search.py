@@ -154,7 +154,7 @@ GOOD = (np.zeros((2, 2)), np.zeros((2, 1)), np.zeros(2))
         ({}, "exactly one of"),
         ({"failed": "a", "lost": "b"}, "2 were given"),
         ({"cost": 1.0}, "learns from every stage"),
-        ({"rollout": (np.zeros((2, 3)), GOOD[1], GOOD[2])}, r"\(2, 2\) and \(2, 1\) are needed"),
+        ({"rollout": (np.zeros((2, 3)), GOOD[1], GOOD[2])}, r"\(2, 2\), .* \(2, 1\) are needed"),
         ({"rollout": (GOOD[0], np.zeros(2), GOOD[2])}, "as sampled, before clipping"),
         ({"rollout": (np.zeros((T + 1, 2)), np.zeros((T + 1, 1)), np.zeros(T + 1))}, "between 1 and 20 stages"),
         ({"rollout": (np.zeros((0, 2)), np.zeros((0, 1)), np.zeros(0))}, "between 1 and 20 stages"),
