@@ -49,9 +49,12 @@ def test_advantages_look_ahead_over_a_tenth_of_a_long_horizon_of_a_simulator():
     assert defaults.Problem(rig(horizon=500), 8, True, 0.1, biased=True).discount == 0.98
 
 
-def test_simulators_with_continuous_actions_get_a_network_where_actions_are_sampled():
+def test_simulators_get_a_network_where_actions_are_sampled():
     for method, kind in (("ars", LinearGaussian), ("trpo", NeuralGaussian), ("gpomdp", NeuralGaussian)):
         assert isinstance(defaults.policy_of(rig(reward=True), None, method_settings(method, {}), 0), kind)
+    choices = defaults.policy_of(rig(reward=True, action=Discrete(2)), None, method_settings("trpo", {}), 0)
+    assert isinstance(choices, Softmax)
+    assert choices.depth == 3
     assert isinstance(defaults.policy_of(rig(), None, method_settings("trpo", {}), 0), LinearGaussian)
     assert isinstance(defaults.policy_of(rig(reward=True), "linear", method_settings("trpo", {}), 0), LinearGaussian)
 

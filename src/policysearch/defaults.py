@@ -185,7 +185,7 @@ def default_policy(
     Args:
         specification: of the task; `action` None gives named numbers x0, x1, …, which need initial values: see `start`.
         settings: what the user asked for.
-        sampled: the method samples actions; then simulators with continuous actions get a network.
+        sampled: the method samples actions; then simulators get a network.
         running: what the method asks of the observation scaling (ARS V2: True, V1: False); None for no wish.
         seed: of a network's random weights.
 
@@ -199,8 +199,7 @@ def default_policy(
         )
     kind: str = settings.kind
     if kind == "auto":
-        simulator = specification.reward and isinstance(action, Continuous)
-        kind = "network" if sampled and simulator else specification.policy
+        kind = "network" if sampled and specification.reward else specification.policy
     if kind == "rbf" and isinstance(action, Discrete):
         raise ValueError(f"{specification.name} has discrete actions; use a linear or network policy.")
     scaling = _scaling(specification, settings.scaling, running)
