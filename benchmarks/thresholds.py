@@ -9,6 +9,9 @@ included. A seed that spends the budget without a crossing has failed: it counts
 Every finished search adds a line to the results file, and what stands there is not run again: an interrupted run goes
 on where it was. The table is made from that file.
 
+`--who natural` runs the preset of `natural_gradient` instead. Its budget are the rollouts that Rajeswaran et al. (2017)
+needed with RBF policies, by table 1 of Mania et al. (2018); it is evaluated after every 5th update of 10 rollouts.
+
 `--same` runs no race: it gives the reference our perturbations and environment seeds (partners share one), lets both
 make updates from the same parameters, and prints by how much the results differ.
 Run: python benchmarks/thresholds.py [--tasks A,B] [--seeds 5] [--workers 2] [--results FILE] [--table] [--same]
@@ -41,19 +44,25 @@ EVERY = {"Swimmer-v5": 10, "Hopper-v5": 5, "HalfCheetah-v5": 2}
 SAME = {"Swimmer-v5": 3, "Hopper-v5": 10, "HalfCheetah-v5": 1}
 #: rollouts of an evaluation
 EVALUATION = 5
-#: who can be asked for; "shared" is ours where partners share an environment seed, which the preset leaves out
-WHO = ("ours", "reference", "shared")
+#: who can be asked for; "shared" is ours where partners share an environment seed, which the preset leaves out;
+#: "natural" is the preset of natural_gradient
+WHO = ("ours", "reference", "shared", "natural")
+#: training rollouts of a natural gradient at most, and updates between its evaluations
+NATURAL_BUDGETS, NATURAL_EVERY = {"Swimmer-v5": 1550, "Hopper-v5": 8640, "HalfCheetah-v5": 6000}, 5
 SHARED = {"common_random_numbers": True}
 
 
 class Ours:
     """The product's search, one update at a time."""
 
-    def __init__(self, name, seed, workers, options=None):
-        chosen = preset("paper", "ars", name, options)
+    def __init__(self, name, seed, workers, method="ars", options=None):
+        chosen = preset("paper", method, name, options)
         self.seed = seed
-        budget = BUDGETS[name]
-        self.search = Search(name, chosen.method, policy=chosen.policy, budget=budget, seed=seed, workers=workers)
+        self.budget, self.every = (BUDGETS[name], EVERY[name])
+        if method == "natural_gradient":
+            self.budget, self.every = NATURAL_BUDGETS[name], NATURAL_EVERY
+        self.search = Search(name, chosen.method, policy=chosen.policy, budget=self.budget, seed=seed, workers=workers)
+        self.size = self.search.layout.size
 
     def update(self):
         self.search.update()
@@ -71,7 +80,7 @@ class Reference:
     """The plain loop with the same settings, on evaluation seeds that are those of `Ours`."""
 
     def __init__(self, name, seed, workers):
-        self.seed = seed
+        self.seed, self.budget, self.every, self.size = seed, BUDGETS[name], EVERY[name], 2 * PAPER[name][1]
         self.search = ReferenceARS(name, seed, *PAPER[name])
         self.env = gymnasium.make(name, disable_env_checker=True)
 
@@ -90,20 +99,21 @@ class Reference:
 
 def run(name, who, seed, workers):
     """One search until it crosses the threshold or its budget is spent; what a line of the results file holds."""
-    size = 2 * PAPER[name][1]
     if who == "reference":
         search = Reference(name, seed, workers)
+    elif who == "natural":
+        search = Ours(name, seed, workers, "natural_gradient")
     else:
-        search = Ours(name, seed, workers, SHARED if who == "shared" else None)
+        search = Ours(name, seed, workers, options=SHARED if who == "shared" else None)
     seconds, updates, rollouts, curve, load = 0.0, 0, 0, [], []
     crossed = False
     try:
-        while not crossed and rollouts + size <= BUDGETS[name]:
+        while not crossed and rollouts + search.size <= search.budget:
             before = time.perf_counter()
             rollouts, stages = search.update()
             seconds += time.perf_counter() - before
             updates += 1
-            if updates % EVERY[name] == 0:
+            if updates % search.every == 0:
                 mean = float(np.mean(search.evaluate(updates)))
                 load.append(os.getloadavg()[0])
                 curve.append((rollouts, round(seconds, 2), round(mean, 1)))
@@ -117,7 +127,7 @@ def run(name, who, seed, workers):
         "seed": seed,
         "workers": 1 if who == "reference" else workers,
         "threshold": THRESHOLDS[name],
-        "budget": BUDGETS[name],
+        "budget": search.budget,
         "crossed": crossed,
         "rollouts": rollouts,
         "stages": stages,
@@ -154,7 +164,7 @@ class Same(ReferenceARS):
 
 def same(name, seed, workers, updates):
     """Print the largest difference of each update between ours and the reference, relative to the update."""
-    ours, reference = Ours(name, seed, workers, SHARED), Same(name, seed)
+    ours, reference = Ours(name, seed, workers, options=SHARED), Same(name, seed)
     found = []
     for _ in range(updates):
         before = reference.M
@@ -186,7 +196,8 @@ def table(found, asked):
             load = statistics.mean(found[name, who, seed]["load"] for seed in seeds)
             failed = ", ".join(f"{s}: {found[name, who, s]['best']:.0f}" for s in seeds if s not in good[who])
             print(
-                f"| {name} | {THRESHOLDS[name]:g} | {BUDGETS[name]} | {who} | {len(good[who])}/{len(seeds)} | "
+                f"| {name} | {THRESHOLDS[name]:g} | {found[name, who, seeds[0]]['budget']} | {who} | "
+                f"{len(good[who])}/{len(seeds)} | "
                 f"{spread(numbers['rollouts'], 0)} | {ratios['rollouts']} | {spread(numbers['seconds'], 0)} | "
                 f"{ratios['seconds']} | {load:.1f} | {failed or '–'} |"
             )
