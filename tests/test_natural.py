@@ -198,7 +198,8 @@ def test_an_update_is_finite_or_refused_with_its_reason(direction, name, line_se
         too_small = info["step_norm"] < 1e-6 * np.linalg.norm(theta)
         assert refused or too_small
     else:
-        assert 0 <= info["kl"] <= 1.05 * 0.05
+        # a KL near 0 is rounded in float32
+        assert -1e-6 < info["kl"] <= 1.05 * 0.05
 
 
 @eqx.filter_jit

@@ -83,9 +83,10 @@ class Gaussian(Distribution):
         """Closed form, summed over the m actions."""
         if not isinstance(other, Gaussian):
             raise TypeError(f"KL of a Gaussian is to a Gaussian, not to a {type(other).__name__}.")
-        ratio = jnp.exp(2 * (self.log_std - other.log_std))
+        change = 2 * (self.log_std - other.log_std)
         moved = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
-        return 0.5 * jnp.sum(ratio - 1 - 2 * (self.log_std - other.log_std) + moved, axis=-1)
+        # a small KL would drown in the rounding of exp(change) − 1
+        return 0.5 * jnp.sum(jnp.expm1(change) - change + moved, axis=-1)
 
     def mode(self) -> Float[Array, "*b m"]:
         """The mean."""
