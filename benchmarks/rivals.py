@@ -37,9 +37,9 @@ from sides import RETURNS, MeanReturn, SuccessShare, parsed
 #: training stages at most, up to the end of an update, and k; an update of TRPO there takes 2048, of ARS 16 rollouts
 BUDGETS = {
     "CartPole-v1": (200_000, 2048),
-    "Pendulum-v1": (500_000, 2048),
-    "pendulum": (500_000, 2048),
-    "cartpole-swingup": (1_000_000, 2048),
+    "Pendulum-v1": (200_000, 2048),
+    "pendulum": (200_000, 2048),
+    "cartpole-swingup": (200_000, 2048),
     "Swimmer-v5": (1_000_000, 16_000),
 }
 
