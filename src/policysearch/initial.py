@@ -96,7 +96,8 @@ def start(policy: Policy, initial: Any) -> Policy:
         return _named(policy, initial)
     if not isinstance(policy, LinearGaussian):
         raise ValueError(
-            "Only a gain matrix or named numbers can start from values; give a policy file for a network, or search a gain matrix: policy linear."
+            "Only a gain matrix or named numbers can start from values; give a policy file for a network, or search a "
+            "gain matrix: policy linear."
         )
     return _gain(policy, initial)
 
