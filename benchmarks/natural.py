@@ -75,8 +75,8 @@ def main():
             plain, plain_bytes = compiled(lambda s, a: s.rmv(a) / s.count, score, a)
             gradient = plain()
             for name, direction in directions.items():
-                run, used = compiled(lambda d, s, a, g: d(s, a, g), direction, score, a, gradient)
-                steps = int(run()[1]["iterations"])
+                run, used = compiled(lambda d, s, a, g: d(s, a, g[None]), direction, score, a, gradient)
+                steps = int(run()[2]["iterations"])
                 ratios = []
                 for _ in range(arguments.repetitions):
                     base = seconds(plain)

@@ -15,7 +15,8 @@ from policysearch.score import PolicyScore
 @eqx.filter_jit
 def solve(direction, score, a):
     """Direction and info, compiled."""
-    return direction(score, a, score.gradient(a, 2))
+    w, _, info = direction(score, a, score.group_gradients(a, 2))
+    return w, info
 
 
 def problem(policy, sampled, n=12, T=4):
@@ -204,16 +205,39 @@ def test_compiled_conjugate_gradients_are_those_of_plain_calls():
     )
     a = jnp.asarray(np.where(alive, rng.normal(size=(n, T)), 0.0), jnp.float32)
     gradient = score.rmv(a) / n
-    compiled = eqx.filter_jit(lambda s, g: Natural(None, 0.1, "conjugate_gradient", tolerance=1e-6)(s, a, g))
+    compiled = eqx.filter_jit(lambda s, g: Natural(None, 0.1, "conjugate_gradient", tolerance=1e-6)(s, a, g[None]))
     probe = jax.random.rademacher(jax.random.key(0), gradient.shape, gradient.dtype)
     shift = 0.1 * jnp.sum(score.mv(probe) ** 2) / n / gradient.size
     for _ in range(3):
-        w, info = compiled(score, gradient)
+        w, _, info = compiled(score, gradient)
         residual = score.rmv(score.mv(w)) / n + shift * w - gradient
         relative = float(jnp.linalg.norm(residual) / jnp.linalg.norm(gradient))
         assert relative < 0.02
         assert float(info["residual"]) == pytest.approx(relative, rel=0.2)
         assert int(info["iterations"]) == 50
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "direction",
+    [Natural(), Natural(damping=0.2), Natural(None, 0.2, "sample"), Natural(fisher="analytic"), Natural(intercept=True)],
+    ids=["parameter", "damped", "sample", "analytic", "intercept"],
+)
+def test_what_is_noise_is_measured_in_the_norm_of_the_direction(direction, sampled):
+    score, a = problem(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4, learned_std=True), sampled)
+    a = a.sum(1) if direction.intercept else a
+    groups = np.asarray(score.group_gradients(a, 4))
+    _, quality, _ = eqx.filter_jit(lambda d, s, a: d(s, a, s.group_gradients(a, 4)))(direction, score, a)
+    if direction.fisher == "analytic":
+        matrix = np.asarray(policy_fisher(score)) / 12
+    else:
+        rows = np.asarray(score.dense(not direction.intercept))
+        rows = rows - rows.mean(0) if direction.intercept else rows
+        matrix = rows.T @ rows / 12
+    inverse = np.linalg.inv(matrix + float(direction.damping) * np.trace(matrix) / 4 * np.eye(4))
+    mean, away = groups.mean(0), groups - groups.mean(0)
+    assert float(quality.power) == pytest.approx(mean @ inverse @ mean, rel=1e-6)
+    assert float(quality.noise) == pytest.approx(np.einsum("ji,ik,jk", away, inverse, away) / 12, rel=1e-6)
 
 
 def policy_fisher(score):
@@ -276,9 +300,9 @@ def test_what_lies_outside_the_fisher_matrix_is_reported_and_left_out(policies, 
         ]
     )
     direction = Natural(fisher="analytic", cutoff=1e-9)
-    plain, without = eqx.filter_jit(direction)(score, a, gradient)
+    plain, _, without = eqx.filter_jit(direction)(score, a, gradient[None])
     size = float(jnp.linalg.norm(gradient)) / np.sqrt(k)
-    moved, info = eqx.filter_jit(direction)(score, a, gradient + size * shift)
+    moved, _, info = eqx.filter_jit(direction)(score, a, (gradient + size * shift)[None])
     assert float(without["outside"]) < 1e-12
     assert float(info["outside"]) == pytest.approx(0.5, abs=1e-9)
     np.testing.assert_allclose(moved, plain, rtol=1e-6, atol=1e-9)
@@ -334,7 +358,7 @@ def test_a_solution_that_is_not_finite_gives_way_to_the_gradient_and_is_named(so
     score, a = problem(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
     gradient = score.gradient(a, 2)
     broken = eqx.tree_at(lambda s: s.observations, score, score.observations * 1e25)  # products overflow
-    w, info = eqx.filter_jit(lambda s, a, g: Natural(solver=solver, damping=0.1)(s, a, g))(broken, a, gradient)
+    w, _, info = eqx.filter_jit(lambda s, a, g: Natural(solver=solver, damping=0.1)(s, a, g))(broken, a, gradient[None])
     np.testing.assert_array_equal(w, gradient)
     assert int(info["fallback"]) == 1
 

@@ -26,10 +26,10 @@ from policysearch.step import KLStep
 tell = eqx.filter_jit(lambda method, state, rollouts: method.tell(state, None, rollouts))
 
 
-def step(policy, came, direction=None, credit=None, kl=0.01):
+def step(policy, came, direction=None, credit=None, memory=None):
     """θ before and after an update, and what it reports."""
     n, T = came.costs.shape
-    method = Method(ActionNoise(n), credit or CostToGo("value"), direction or Natural(), KLStep(kl, memory=None))
+    method = Method(ActionNoise(n), credit or CostToGo("value"), direction or Natural(), KLStep(0.01, memory=memory))
     after, info = tell(method, method.init(policy, T), came)
     assert int(info["fallback"]) == 0
     return np.asarray(policy.theta()), np.asarray(after.policy.theta()), info
@@ -85,13 +85,17 @@ class Mapped(Policy):
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("memory", [None, 0.8], ids=["full steps", "steps that shrink"])
 @pytest.mark.parametrize("condition", [10.0, 1e4])
-def test_any_linear_parametrisation_gives_the_same_policy(condition, sampled):
+def test_any_linear_parametrisation_gives_the_same_policy(condition, memory, sampled):
     policy = LinearGaussian([[-0.5, 0.3, 0.1]], bias=[0.2], std=0.4, learned_std=True)
     came = sampled(policy, 60, 4)
+    # costs of which the actions explain a part
+    came = came._replace(costs=came.costs + 0.3 * jnp.where(came.mask, came.actions[..., 0], 0.0))
     mapped = Mapped.of(policy, condition)
-    theta, after, info = step(policy, came)
-    _, z, mapped_info = step(mapped, came, Natural(cutoff=1e-14))
+    theta, after, info = step(policy, came, memory=memory)
+    _, z, mapped_info = step(mapped, came, Natural(cutoff=1e-14), memory=memory)
+    assert (float(info["kl_predicted"]) < 0.009) == (memory is not None)
     np.testing.assert_allclose(mapped.A @ z - theta, after - theta, rtol=1e-6, atol=1e-6 * np.abs(after - theta).max())
     assert float(info["kl"]) == pytest.approx(float(mapped_info["kl"]), rel=1e-6)
     # what is compared is not small by itself: the plain gradient of the mapped policy leads elsewhere

@@ -52,8 +52,8 @@ def angles():
             came = settle(came._replace(outcome=outcome))
             score = method.explore.score(policy, None, came, layout, ())
             a, _, _ = method.credit(came, score, layout, ())
-            gradient = score.gradient(a, 1)
-            return [Natural(fisher=fisher)(score, a, gradient)[0] for fisher in FISHERS]
+            groups = score.group_gradients(a, 1)
+            return [Natural(fisher=fisher)(score, a, groups)[0] for fisher in FISHERS]
 
         def angle(w):
             return np.arccos(np.clip(w @ truth / np.linalg.norm(w) / np.linalg.norm(truth), -1, 1))
@@ -118,7 +118,7 @@ def test_with_a_fixed_step_the_cost_of_a_linear_plant_converges_linearly_to_the_
     rate = 0.15 / curvature[-1]
     slowest = (1 - 2 * rate * curvature[0]) ** 2
     step = LearningRate(rate / std**2)
-    natural = eqx.filter_jit(lambda score, gradient: Natural(fisher="analytic")(score, jnp.zeros((1, 3)), gradient)[0])
+    natural = eqx.filter_jit(lambda score, gradient: Natural(fisher="analytic")(score, jnp.zeros((1, 3)), gradient[None])[0])
     rng = np.random.default_rng(0)
     for _ in range(3):
         K = best
@@ -169,6 +169,6 @@ def test_a_change_of_units_leaves_the_pseudo_inverse_and_not_the_damped_directio
     for scale in (jnp.ones(3), unit):
         other = LinearGaussian(policy.gain / scale, std=0.4)
         score = PolicyScore.of(other, came._replace(observations=came.observations * scale))
-        w, _ = eqx.filter_jit(lambda s: Natural(damping=damping)(s, a, s.gradient(a, 2)))(score)
+        w, _, _ = eqx.filter_jit(lambda s: Natural(damping=damping)(s, a, s.group_gradients(a, 2)))(score)
         found.append(np.asarray(w * scale))
     assert np.allclose(found[0], found[1], rtol=1e-6) == same

@@ -81,7 +81,7 @@ def test_a_step_along_an_overfitted_fisher_matrix_is_backed_off(sampled):
         came = sampled(policy, 32, 1, seed, p=10)
         score = PolicyScore.of(policy, came)
         a = came.costs - came.costs.mean()
-        w, _ = eqx.filter_jit(lambda s, a: Natural()(s, a, s.gradient(a, 2)))(score, a)
+        w, _, _ = eqx.filter_jit(lambda s, a: Natural()(s, a, s.group_gradients(a, 2)))(score, a)
         step = KLStep(asked, memory=None)
         theta, _, info = move(step, w, score)
         scale = float(np.sqrt(2 * asked * 32 / np.sum(np.asarray(score.mv(w)) ** 2)))

@@ -76,7 +76,7 @@ def exact(plant: LQR, policy: LinearGaussian) -> tuple[PolicyScore, jax.Array]:
 @eqx.filter_jit
 def directions(score: PolicyScore, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The natural direction by the policy's own Fisher matrix; KL, to second order, of steps −∇J and −w."""
-    natural, _ = Natural(fisher="analytic")(score, jnp.zeros(score.mask.shape), gradient)
+    natural, _, _ = Natural(fisher="analytic")(score, jnp.zeros(score.mask.shape), gradient[None])
     forward, _ = score.fisher_root(score.mask.size)
     lengths = [0.5 * jnp.sum(forward(w) ** 2) / score.mask.size for w in (gradient, natural)]
     return natural, jnp.stack(lengths)
@@ -279,8 +279,8 @@ def estimates(plant: LQR, policy: Policy, pool: int, n: jax.Array, key: jax.Arra
     came = settle(came._replace(outcome=jnp.where(jnp.arange(pool) < n, OK, LOST)))
     score = method.explore.score(policy, None, came, layout, ())
     a, _, _ = method.credit(came, score, layout, ())
-    gradient = score.gradient(a, 1)
-    return [Natural(fisher=fisher)(score, a, gradient)[0] for fisher in ("empirical", "analytic")]
+    groups = score.group_gradients(a, 1)
+    return [Natural(fisher=fisher)(score, a, groups)[0] for fisher in ("empirical", "analytic")]
 
 
 def _angle(one: jax.Array, other: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from policysearch.credit import Info
 from policysearch.explore import choice, positive, positive_number
+from policysearch.quality import Quality, measure
 from policysearch.score import PerturbationScore, PolicyScore, Score
 
 #: largest side of a matrix that `Natural` decomposes
@@ -37,27 +38,36 @@ class Direction(eqx.Module):
     """Solves for w; descending means moving along −w."""
 
     @abc.abstractmethod
-    def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
-        """w (d,) for advantages `a`, whose gradient estimate Sᵀa/n is given; and what is worth reporting."""
+    def __call__(
+        self, score: Score, a: Array, groups: Float[Array, "m d"]
+    ) -> tuple[Float[Array, " d"], Quality, Info]:
+        """w (d,) for advantages `a`, how much of it is noise, and what is worth reporting.
+
+        Args:
+            score: S.
+            a: advantages, (n, T) or (n,).
+            groups: gradient estimates of independent groups of the batch, whose mean is Sᵀa/n. The quality is that of
+                their mean in the metric in which w is steepest.
+        """
 
 
 class Euclidean(Direction):
     """The gradient estimate itself, Sᵀa/n (18.10)."""
 
-    def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
+    def __call__(self, score: Score, a: Array, groups: Array) -> tuple[Float[Array, " d"], Quality, Info]:
         """w = Sᵀa/n."""
-        return gradient, {}
+        return groups.mean(0), measure(groups), {}
 
 
 class LeastSquares(Direction):
     """w = B⁺a for perturbations B: finite differences (18.18), any set of directions that spans θ."""
 
-    def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
+    def __call__(self, score: Score, a: Array, groups: Array) -> tuple[Float[Array, " d"], Quality, Info]:
         """Minimum-norm least-squares solution of B w ≈ a."""
         # a score divides β by σ²; least squares want β itself
         rows = score.dense(per_stage=False) * getattr(score, "variance", 1.0)
         w, _, rank, _ = jnp.linalg.lstsq(rows, jnp.where(score.counted, a, 0.0))
-        return w, {"rank": rank}
+        return w, measure(groups), {"rank": rank}
 
 
 class Natural(Direction):
@@ -116,25 +126,30 @@ class Natural(Direction):
             return "conjugate_gradient"
         return "parameter" if d <= rows else "sample"
 
-    def __call__(self, score: Score, a: Array, gradient: Array) -> tuple[Float[Array, " d"], Info]:
-        """w = M⁺∇J."""
+    def __call__(self, score: Score, a: Array, groups: Array) -> tuple[Float[Array, " d"], Quality, Info]:
+        """w = M⁺∇J; quality in the norm √(gᵀM⁺g), in which no parametrisation counts."""
+        gradient, rows = groups.mean(0), None
         if self.fisher == "analytic" and isinstance(score, PerturbationScore):
-            return gradient / score.fisher(gradient.size // (1 + score.learned)), {}
-        rows = None
+            fisher = score.fisher(gradient.size // (1 + score.learned))
+            return gradient / fisher, measure(groups / jnp.sqrt(fisher)), {}
         if self.intercept:
             rows, a = _centred(score, score.dense(per_stage=False), a)
             gradient = rows.T @ a / score.count
-        w, info = self._solve(score, a, gradient, rows)
+        w, whitened, info = self._solve(score, a, gradient, groups, rows)
         downhill = jnp.all(jnp.isfinite(w)) & ((jnp.sum(w * gradient) > 0) | jnp.all(gradient == 0))
         fallback = jnp.where(downhill, info.pop("fallback", 0), 1)
-        return jnp.where(downhill, w, gradient), {**info, "fallback": fallback}
+        return jnp.where(downhill, w, gradient), measure(whitened), {**info, "fallback": fallback}
 
-    def _solve(self, score: Score, a: Array, gradient: Array, rows: Array | None) -> tuple[Array, Info]:
+    def _solve(
+        self, score: Score, a: Array, gradient: Array, groups: Array, rows: Array | None
+    ) -> tuple[Array, Array, Info]:
+        """w; the groups where M is the identity; info. Conjugate gradients leave the groups as they are."""
         per_stage = a.ndim == 2
         solver = self.chosen(a.size, gradient.size)
         root = score.fisher_root(FISHER_STAGES) if self.fisher == "analytic" else None
         if solver == "conjugate_gradient":
-            return self._conjugate_gradient(*(root or score.products(per_stage)), score.count, gradient)
+            w, info = self._conjugate_gradient(*(root or score.products(per_stage)), score.count, gradient)
+            return w, groups, info
         if root is not None:
             columns = jax.vmap(root[0])(jnp.eye(gradient.size, dtype=gradient.dtype)).reshape(gradient.size, -1)
             matrix, right = columns @ columns.T, score.count * gradient
@@ -151,7 +166,11 @@ class Natural(Direction):
         inverse = jnp.where(keep, 1.0 / jnp.where(keep, values + shift, 1.0), 0.0)
         parts = vectors.T @ right
         solution = vectors @ (inverse * parts)
-        w = rows.T @ solution if rows is not None and solver == "sample" else solution
+        samples = rows is not None and solver == "sample"
+        w = rows.T @ solution if samples else solution
+        # components along the eigenvectors: Vᵀg, which is Uᵀ(S g)/√λ for S = UΣVᵀ
+        parallel = groups @ rows.T @ vectors / jnp.sqrt(jnp.where(keep, values, 1.0)) if samples else groups @ vectors
+        whitened = parallel * jnp.sqrt(score.count * inverse)
         smallest = jnp.min(jnp.where(keep, values, jnp.inf))
         info = {
             "rank": keep.sum(),
@@ -161,7 +180,7 @@ class Natural(Direction):
             # of the gradient's square what the Fisher matrix has no say on, and the step leaves out
             power = jnp.sum(parts**2)
             info["outside"] = jnp.sum(jnp.where(keep, 0.0, parts**2)) / jnp.where(power > 0, power, 1.0)
-        return w, info
+        return w, whitened, info
 
     def _conjugate_gradient(
         self, forward: Product, transposed: Product, n: Array, gradient: Array

@@ -118,11 +118,11 @@ class Method(eqx.Module):
         theta = policy.theta(self.space)
         groups = score.group_gradients(a, quality.group_count(score.size, theta.size))
         gradient = groups.mean(0)
-        w, direction_info = self.direction(score, a, gradient)
+        w, followed, direction_info = self.direction(score, a, groups)
         # a learned spread is searched beside θ, but how good the gradient is, is said of θ alone
         measured = quality.measure(groups[:, : theta.size])
         point = _point(theta, state.explore)
-        after, step_state, step_info = self.step(point, w, Estimate(score, a, gradient, measured), state.step)
+        after, step_state, step_info = self.step(point, w, Estimate(score, a, gradient, followed), state.step)
         moved, spread = after[: theta.size], after[theta.size :]
 
         ok = jnp.all(jnp.isfinite(after)) & jnp.any(score.counted)

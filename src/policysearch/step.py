@@ -29,7 +29,10 @@ MOST_SHRINKS = 20
 
 
 class Estimate(NamedTuple):
-    """What an update knows of its gradient: the score S, advantages a, Sᵀa/n (d,), and how much of that is noise."""
+    """What an update knows of its gradient: the score S, advantages a, Sᵀa/n (d,).
+
+    quality: how much of it is noise, in the metric of the direction that is followed.
+    """
 
     score: Score
     advantages: Array
