@@ -220,7 +220,13 @@ def test_compiled_conjugate_gradients_are_those_of_plain_calls():
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "direction",
-    [Natural(), Natural(damping=0.2), Natural(None, 0.2, "sample"), Natural(fisher="analytic"), Natural(intercept=True)],
+    [
+        Natural(),
+        Natural(damping=0.2),
+        Natural(None, 0.2, "sample"),
+        Natural(fisher="analytic"),
+        Natural(intercept=True),
+    ],
     ids=["parameter", "damped", "sample", "analytic", "intercept"],
 )
 def test_what_is_noise_is_measured_in_the_norm_of_the_direction(direction, sampled):

@@ -118,7 +118,9 @@ def test_with_a_fixed_step_the_cost_of_a_linear_plant_converges_linearly_to_the_
     rate = 0.15 / curvature[-1]
     slowest = (1 - 2 * rate * curvature[0]) ** 2
     step = LearningRate(rate / std**2)
-    natural = eqx.filter_jit(lambda score, gradient: Natural(fisher="analytic")(score, jnp.zeros((1, 3)), gradient[None])[0])
+    natural = eqx.filter_jit(
+        lambda score, gradient: Natural(fisher="analytic")(score, jnp.zeros((1, 3)), gradient[None])[0]
+    )
     rng = np.random.default_rng(0)
     for _ in range(3):
         K = best

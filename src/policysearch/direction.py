@@ -38,9 +38,7 @@ class Direction(eqx.Module):
     """Solves for w; descending means moving along −w."""
 
     @abc.abstractmethod
-    def __call__(
-        self, score: Score, a: Array, groups: Float[Array, "m d"]
-    ) -> tuple[Float[Array, " d"], Quality, Info]:
+    def __call__(self, score: Score, a: Array, groups: Float[Array, "m d"]) -> tuple[Float[Array, " d"], Quality, Info]:
         """w (d,) for advantages `a`, how much of it is noise, and what is worth reporting.
 
         Args:
