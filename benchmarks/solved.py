@@ -6,6 +6,7 @@ Run: python benchmarks/solved.py [--seeds 5] [--tasks a,b] [--methods a,b] [--fi
 """
 
 import argparse
+import json
 import time
 import warnings
 
@@ -41,17 +42,23 @@ def main():
     parser.add_argument("--tasks", default=",".join(BUILT_IN))
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--first", action="store_true", help="end each search when its criterion first holds")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a word as a method's setting")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a method's setting")
     arguments = parser.parse_args()
-    options = dict(option.split("=", 1) for option in arguments.set)
+    options = {}
+    for option in arguments.set:
+        name, _, text = option.partition("=")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
     warnings.simplefilter("ignore")
     print(
         "task                method               first solved  rollouts (median)  seconds (median)  solved at the end"
     )
     for task in arguments.tasks.split(","):
         for method in arguments.methods.split(","):
+            given = method_settings(method, options)
             try:
-                given = method_settings(method, options)
                 results = [first_solved(task, given, seed, arguments.first) for seed in range(arguments.seeds)]
             except ValueError:
                 continue  # the method does not serve the task
