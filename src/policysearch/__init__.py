@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
     from policysearch.presets import preset
     from policysearch.samplers.gymnasium import GymnasiumTask
-    from policysearch.search import Result, Search, train
+    from policysearch.search import Result, Search
     from policysearch.seeds import train_seeds
     from policysearch.settings import (
         ARS,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from policysearch.tasks.lqr import LQR
     from policysearch.tasks.python_function import PythonFunction
     from policysearch.tasks.task import Function, Task
+    from policysearch.training import train
     from policysearch.trials import Trial
 
 __all__ = [
@@ -113,7 +114,7 @@ _HOMES = {
     "policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
     "presets": "preset",
     "samplers.gymnasium": "GymnasiumTask",
-    "search": "Result Search train",
+    "search": "Result Search",
     "seeds": "train_seeds",
     "settings": "ARS Budget CEM ENAC FiniteDifferences GPOMDP NaturalGradient PGPE PolicySettings Reinforce TRPO "
     "WeightPerturbation",
@@ -123,6 +124,7 @@ _HOMES = {
     "tasks.lqr": "LQR",
     "tasks.python_function": "PythonFunction",
     "tasks.task": "Function Task",
+    "training": "train",
     "trials": "Trial",
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -24,6 +24,8 @@ PARAMETER_EFFECT = 0.1
 #: stages from which a horizon is long; on those an update takes about so many stages, and advantages look ahead over a
 #: share of the horizon
 LONG, UPDATE_STAGES, AHEAD = 100, 2000, 0.1
+#: updates after which the steps of a biased method are half as long
+SETTLE = 100.0
 #: perturbation of the arguments of a plain cost g(θ), in their scales
 FUNCTION_STD = 0.1
 
@@ -48,7 +50,7 @@ class Problem(NamedTuple):
         Where later costs count less, about 2000 stages, 10 to 64 rollouts.
         """
         if self.ahead:
-            return int(np.clip(math.ceil(UPDATE_STAGES / self.specification.horizon), 10, 64))
+            return int(np.clip(math.ceil(UPDATE_STAGES / self.specification.draws), 10, 64))
         return 64 if self.network else int(np.clip(math.ceil(2.5 * self.d), 10, 64))
 
     @property
@@ -74,6 +76,11 @@ class Problem(NamedTuple):
         return not (self.network or self.ahead or isinstance(self.specification.action, Discrete))
 
     @property
+    def settle(self) -> float:
+        """Updates after which a step is half as long: 100 of a biased method, so that it keeps what it finds."""
+        return SETTLE if self.biased else math.inf
+
+    @property
     def damping(self) -> float:
         """Relative damping of the Fisher matrix: none for a gain matrix, 0.1 for a network."""
         return 0.1 if self.network else 0.0
@@ -92,7 +99,7 @@ class Problem(NamedTuple):
         """
         specification = self.specification
         wanted = (specification.reward or self.biased) and specification.discount == 1
-        return round(AHEAD * specification.horizon) if wanted and specification.horizon >= LONG else 0
+        return round(AHEAD * specification.draws) if wanted and specification.draws >= LONG else 0
 
     @property
     def discount(self) -> float:

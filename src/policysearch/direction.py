@@ -164,10 +164,10 @@ class Natural(Direction):
         inverse = jnp.where(keep, 1.0 / jnp.where(keep, values + shift, 1.0), 0.0)
         parts = vectors.T @ right
         solution = vectors @ (inverse * parts)
-        samples = rows is not None and solver == "sample"
-        w = rows.T @ solution if samples else solution
         # components along the eigenvectors: Vᵀg, which is Uᵀ(S g)/√λ for S = UΣVᵀ
-        parallel = groups @ rows.T @ vectors / jnp.sqrt(jnp.where(keep, values, 1.0)) if samples else groups @ vectors
+        w, parallel = solution, groups @ vectors if solver != "sample" else groups
+        if rows is not None and solver == "sample":
+            w, parallel = rows.T @ solution, groups @ rows.T @ vectors / jnp.sqrt(jnp.where(keep, values, 1.0))
         whitened = parallel * jnp.sqrt(score.count * inverse)
         smallest = jnp.min(jnp.where(keep, values, jnp.inf))
         info = {

@@ -40,13 +40,14 @@ Continuation = tuple[dict[str, Any], bytes]
 class TrialRecord(msgspec.Struct, kw_only=True):
     """What is known of a trial.
 
-    status: "asked", "done", "failed", "lost", "abandoned" or "timed out".
+    status: "asked", "done", "failed", "safety stop", "vetoed", "lost", "abandoned" or "timed out".
     fault: whose a trial's failure is: "policy" or "rig"; None of one that did not fail.
     attempt: from 1; more where a lost trial was asked again.
     client: who asked it, or "".
     cost: total, in the task's unit; None where it is not known.
     stages: control steps that happened, as far as they were told.
     asked, told: seconds since 1970.
+    purpose: "gradient", or "measurement" of the policy itself.
     """
 
     number: int
@@ -63,6 +64,7 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     told: float | None = None
     retry: bool = False
     notes: str = ""
+    purpose: str = "gradient"
 
     def add(self, later: Mapping[str, Any]) -> None:
         """Take over what was written later about the same trial."""
@@ -190,18 +192,24 @@ class Journal:
     def add_asked(self, trial: TrialRecord) -> None:
         """Keep that a trial was asked, and return when the disk has it."""
         self.flush()  # an update that the disk did not take comes before the trials of the next one
-        names = ("number", "update", "index", "attempt", "client", "asked")
+        names = ("number", "update", "index", "attempt", "client", "asked", "purpose")
         self._history.append([_about(trial, "asked", names)])
 
-    def add_told(self, trial: TrialRecord, arrays: bytes | None) -> None:
+    def add_told(self, trial: TrialRecord, arrays: bytes | None, halt: str = "") -> None:
         """Keep what a trial brought, and return when the disk has it.
 
         Args:
             trial: with its outcome.
-            arrays: a recorded rollout, see `trials.Told`.
+            arrays: a recorded rollout, see `told.Told`.
+            halt: why the search waits from now on, if it does.
         """
         names = ("number", "attempt", "status", "fault", "reason", "cost", "stages", "told", "retry", "notes")
-        self._history.append([_about(trial, "told", names, arrays)])
+        rows = [_about(trial, "told", names, arrays)]
+        self._history.append([*rows, _halt(halt)] if halt else rows)
+
+    def add_halt(self, reason: str, by: str = "") -> None:
+        """Keep why the search waits, or, with reason "", that it goes on and who said so."""
+        self._history.append([_halt(reason, by)])
 
     def told(self, number: int) -> tuple[TrialRecord, bytes | None] | None:
         """What is on disk of a trial and its arrays, whichever update asked it; None of one never asked."""
@@ -292,7 +300,8 @@ class Run:
     configuration: what was asked, and with which versions. records: one an update. result: what came out,
     or {} of a run that has not finished. events: what went wrong with trials, with the number of their `update`.
     trials: those that a caller ran, by number. start: the first policy as the bytes of a policy file. state: the last
-    snapshot of the search's state, which belongs to the update `updates`; counts: what was counted till then.
+    snapshot of the search's state, which belongs to the update `updates`; counts: what was counted till then. halted:
+    why no trial is handed out, or "".
     """
 
     folder: Path
@@ -305,6 +314,7 @@ class Run:
     start: bytes | None = None
     state: bytes | None = None
     counts: dict[str, Any] = field(default_factory=dict)
+    halted: str = ""
 
     def controller(self) -> Controller:
         """The policy found, as NumPy.
@@ -367,6 +377,8 @@ def _replayed(folder: Path, every: bool) -> Run:
                 run["configuration"].update(content)
             elif row.kind in ("policy", "state"):
                 run["start" if row.kind == "policy" else "state"] = row.blob
+            elif row.kind == "halt":
+                run["halted"] = content["reason"]
             elif row.kind == "event":
                 run["events"].append(content)
             elif row.kind == "result":
@@ -406,6 +418,10 @@ def _keep_record(records: list[dict[str, Any]], record: dict[str, Any]) -> None:
 def _about(trial: TrialRecord, kind: str, names: Sequence[str], arrays: bytes | None = None) -> Row:
     content = {name: getattr(trial, name) for name in names}
     return Row(kind, msgspec.json.encode(content), arrays, trial.number)
+
+
+def _halt(reason: str, by: str = "") -> Row:
+    return Row("halt", msgspec.json.encode({"reason": reason, "by": by, "when": time.time()}))
 
 
 def write_metrics(path: Path, records: list[dict[str, Any]]) -> None:

@@ -47,6 +47,7 @@ class Method(eqx.Module):
         direction: `Euclidean`, `Natural` or `LeastSquares`.
         step: `LearningRate`, `Optimizer` or `KLStep`.
         failure_cost: what a trial that the policy made fail costs; NaN for the worst finite cost of its update.
+        largest_step: most that an update may move θ, () or (d,) for each number; a longer step is shortened as a whole.
 
     Example:
         >>> from policysearch import ActionNoise, CostToGo, KLStep, Natural
@@ -58,6 +59,7 @@ class Method(eqx.Module):
     direction: Direction
     step: Step
     failure_cost: ArrayLike = eqx.field(converter=jnp.asarray, default=jnp.nan)
+    largest_step: ArrayLike = eqx.field(converter=jnp.asarray, default=jnp.inf)
 
     def __check_init__(self):
         """Refuse what theory refuses."""
@@ -124,6 +126,8 @@ class Method(eqx.Module):
         point = _point(theta, state.explore)
         after, step_state, step_info = self.step(point, w, Estimate(score, a, gradient, followed), state.step)
         moved, spread = after[: theta.size], after[theta.size :]
+        excess = jnp.max(jnp.abs(moved - theta) / self.largest_step)
+        moved = jnp.where(excess > 1, theta + (moved - theta) / excess, moved)
 
         ok = jnp.all(jnp.isfinite(after)) & jnp.any(score.counted)
         keep = lambda new, old: jnp.where(ok, new, old)  # noqa: E731

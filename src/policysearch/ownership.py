@@ -14,6 +14,10 @@ import msgspec
 LOCK = "run.lock"
 
 
+class InUseError(RuntimeError):
+    """Another process, or another search of this one, owns the run."""
+
+
 class Ownership:
     """The only right to write into a run's folder, held until `release` or the end of the process.
 
@@ -21,7 +25,7 @@ class Ownership:
         folder: of the run; it exists.
 
     Raises:
-        RuntimeError: another process, or another search of this one, owns the run; its pid and host are named.
+        InUseError: another process, or another search of this one, owns the run; its pid and host are named.
 
     Example:
         >>> import tempfile
@@ -39,7 +43,7 @@ class Ownership:
             except OSError as error:
                 holder = _holder(descriptor)
                 os.close(descriptor)
-                raise RuntimeError(
+                raise InUseError(
                     f"{folder} is in use by {holder}. Wait until that ends, or end it; reading (policysearch status) "
                     "needs no ownership."
                 ) from error

@@ -6,6 +6,7 @@ p observations, m actions, k choices, d searched parameters. Every policy has it
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,6 +98,16 @@ class Policy(eqx.Module):
         if bias in new and mask is None:
             new[bias] = new[bias] + old @ ((scaling.shift - self.scaling.shift) / self.scaling.scale)
         return eqx.tree_at(lambda policy: getattr(policy, holder), self.with_scaling(scaling), new)
+
+    def step_units(self, largest: Any) -> np.ndarray:
+        """The largest step of an update in θ's own units, () or (d,).
+
+        Raises:
+            ValueError: not a number above 0.
+        """
+        if isinstance(largest, Mapping) or not (math.isfinite(largest) and largest > 0):
+            raise ValueError(f"largest_step is {largest!r}; it must be a number above 0, or names of named numbers.")
+        return np.asarray(float(largest))
 
     def _describe(self, kind: str) -> dict[str, Any]:
         # the host only ever perturbs parameters, so its flat view is that of parameter space
@@ -381,6 +392,23 @@ class Parameters(Policy):
         moved = self.scale * self.parameters["values"]
         value = jnp.where(jnp.asarray(self.log), self.initial * jnp.exp(moved), self.initial + moved)
         return jnp.clip(value, self.low, self.high)
+
+    def step_units(self, largest: float | Mapping[str, float]) -> np.ndarray:
+        """See `Policy.step_units`; {name: amount} in the numbers' own units, a factor above 1 where `log`."""
+        if not isinstance(largest, Mapping):
+            return super().step_units(largest)
+        units = np.full(len(self.names), np.inf)
+        for name, amount in largest.items():
+            if name not in self.names:
+                raise ValueError(
+                    f"largest_step: no parameter is named {name!r}; the names are {', '.join(self.names)}."
+                )
+            index = self.names.index(name)
+            least, what = (1.0, "a factor above 1") if self.log[index] else (0.0, "an amount above 0")
+            if not (math.isfinite(amount) and amount > least):
+                raise ValueError(f"largest_step of {name} is {amount}; it must be {what}.")
+            units[index] = (math.log(amount) if self.log[index] else amount) / float(self.scale[index])
+        return units
 
     def values(self) -> dict[str, float]:
         """The numbers by name, in their own units, within their bounds."""

@@ -17,6 +17,7 @@ from policysearch.initial import from_controller
 from policysearch.journal import Journal, Run
 from policysearch.method import Method
 from policysearch.policies import Policy
+from policysearch.samplers.jobs import Event
 from policysearch.settings import METHODS, Settings, method_settings
 from policysearch.specification import Specification
 
@@ -50,6 +51,8 @@ def begin(search: Search, folder: Path) -> Journal:
         "budget": str(search.budget),
         "seed": search.seed,
         "failure_cost": search.failure_cost,
+        "largest_step": search.largest_step,
+        "measure": None if search.measuring is None else [search.measuring.every, search.measuring.trials],
         **journal.provenance(),
     }
     return Journal(folder, configuration, start=start_of(search), keep=True)
@@ -100,6 +103,8 @@ def reopened(
             budget=known["budget"] if budget is None else budget,
             seed=known["seed"],
             failure_cost=known["failure_cost"],
+            largest_step=known.get("largest_step"),
+            measure=known.get("measure"),
         )
         restore(search, run)
         if budget is not None:
@@ -127,6 +132,10 @@ def restore(search: Search, run: Run) -> None:
     state = snapshots.decode(run.state, search.state)
     if run.counts:
         search.restore(state, run.counts, run.records[: run.counts["updates"]])
+        if search.measuring is not None:
+            lost = search.measuring.restore(run.counts["measuring"], run.folder)
+            if lost:
+                search.note(Event(-1, "incumbent", lost, "", 1))
     else:
         search.state = state
 

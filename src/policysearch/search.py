@@ -1,4 +1,4 @@
-"""`Search` runs a method on a task until its budget is spent; `train` does it in one call.
+"""`Search` runs a method on a task until its budget is spent, or takes the trials that a rig ran.
 
 A search is the one mutable object: seed, counts, state. Everything it computes is a function of (seed, update, trial).
 """
@@ -11,31 +11,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
 from policysearch import advice, defaults, methods
 from policysearch.evaluation import evaluate, fit
 from policysearch.initial import start as starting_point
+from policysearch.measuring import Measured, Measuring
 from policysearch.method import Method, State
 from policysearch.policies import Policy
 from policysearch.result import Record, Result
-from policysearch.settings import (
-    ARS,
-    METHODS,
-    Budget,
-    PolicySettings,
-    Settings,
-    method_settings,
-)
+from policysearch.samplers import sampler
+from policysearch.settings import ARS, METHODS, Budget, PolicySettings, Settings, method_settings
 from policysearch.specification import Specification
 from policysearch.tasks import resolve
-from policysearch.tasks.python_function import PythonFunction
 
 if TYPE_CHECKING:
+    from policysearch.controller import Controller
     from policysearch.journal import Journal
     from policysearch.samplers.jobs import Event
-    from policysearch.trials import Trial, Trials
+    from policysearch.trials import Trial, Trials, Veto
 
 #: updates in a row without a usable trial after which a search gives up
 HOPELESS = 10
@@ -60,6 +56,12 @@ class Search:
             None to trace it anew.
         folder: where every trial that you ask and tell is kept on disk, for a bare `Specification`; `Search.open`
             goes on from there. It must not hold a run yet. None keeps nothing.
+        largest_step: of an update, in the policy's own units: a number for all of θ, or {name: amount} of named
+            numbers (of one on a logarithmic scale: the largest factor). A longer step is shortened as a whole.
+        measure: (every, trials): every so many updates so many trials of the policy itself and as many of the best one
+            so far, for a bare `Specification`. They count in the budget and in no gradient; see `incumbent`.
+        veto: asked about each trial before it is handed out: why it must not run, or None. It then counts as failed
+            without having run; where actions are sampled all trials of an update run one policy, and the search waits.
 
     Raises:
         ValueError: names, settings or sizes that do not fit; the sentence says what is allowed.
@@ -79,6 +81,9 @@ class Search:
         deadline: float | None = None,
         programs: Path | None = None,
         folder: str | Path | None = None,
+        largest_step: float | dict[str, float] | None = None,
+        measure: tuple[int, int] | None = None,
+        veto: Veto | None = None,
     ):
         if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}.")
@@ -101,11 +106,13 @@ class Search:
         if failure_cost is not None:
             if not math.isfinite(failure_cost):
                 raise ValueError(f"failure_cost is {failure_cost}; it must be finite.")
-            self.method = _with_failure_cost(self.method, failure_cost)
+            self.method = _with(self.method, "failure_cost", failure_cost)
+        if largest_step is not None:
+            self.method = _with(self.method, "largest_step", start.step_units(largest_step))
         self.settings = methods.resolved(given, self.method, problem)
         if self.specification.reward:
             self.settings["survival_bonus"] = self.task.survival_bonus
-        self.state: State = self.method.init(start, self.specification.horizon)
+        self.state: State = self.method.init(start, self.specification.draws)
         self.layout = self.method.layout(start)
         self.budget = self._budget(budget)
         self.counts = {"gradient": 0, "reference": 0, "evaluation": 0, "failed": 0, "lost": 0}
@@ -113,7 +120,8 @@ class Search:
         self.records: list[Record] = []
         self.reason = ""
         self.skipped = 0
-        self.failure_cost = failure_cost
+        self.failure_cost, self.largest_step, self.veto = failure_cost, largest_step, veto
+        self.measuring = None if measure is None else Measuring(*measure)
         self._started: float | None = None
         self._workers, self._deadline = workers, deadline
         self._broken = False
@@ -126,13 +134,22 @@ class Search:
         self._trials: Trials | None = None
         self._journal: Journal | None = None
         advice.about_differences(self)
+        if self.measuring is not None and not isinstance(plant, Specification):
+            raise ValueError(f"measure= is for trials that you run yourself; for {task} see evaluate.")
         if folder is not None:
             from policysearch import resumption
 
             self._journal = resumption.begin(self, Path(folder))
 
     @classmethod
-    def open(cls, folder: str | Path, *, method: Method | None = None, budget: str | int | None = None) -> Search:
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        method: Method | None = None,
+        budget: str | int | None = None,
+        veto: Veto | None = None,
+    ) -> Search:
         """Go on with a search that keeps its trials in a folder, exactly where it ended or was killed.
 
         The parameters are the same to the bit, the trials of the open update are the same, and what was told of them
@@ -142,6 +159,7 @@ class Search:
             folder: as given to `Search`.
             method: the same `Method` again, if it was composed by hand; no code is read from the folder.
             budget: another one from now on.
+            veto: the same again, if there was one.
 
         Raises:
             FileNotFoundError: there is no run.
@@ -151,8 +169,8 @@ class Search:
         from policysearch import resumption
 
         search, journal, run = resumption.reopened(cls, Path(folder), method, budget)
-        search._journal = journal
-        search._desk.restore(run.trials, run.arrays)
+        search._journal, search.veto = journal, veto
+        search._desk.restore(run.trials, run.arrays, run.halted)
         return search
 
     def _given(self, method: str | Settings | Method | None) -> Settings | Method:
@@ -191,7 +209,8 @@ class Search:
         if self.reason:
             return True
         if self.budget.unit == "rollouts":
-            return self.rollouts + self.layout.size > self.budget.amount
+            measuring = 0 if self.measuring is None else self.measuring.size(self.updates)
+            return self.rollouts + self.layout.size + measuring > self.budget.amount
         return self.share >= 1.0
 
     @property
@@ -233,7 +252,7 @@ class Search:
     def update(self) -> Record:
         """One update on the task's own sampler; returns its record."""
         if self._sampler is None:
-            self._sampler = self._make_sampler()
+            self._sampler = sampler(self.task, self.seed, self._workers, self._deadline, self._programs)
         self._start_clock()
         before = time.perf_counter()
         state, info, stages = self._sampler.update(self.method, self.state, self.layout.size)
@@ -306,6 +325,7 @@ class Search:
         cost: float | None = None,
         rollout: tuple[Any, Any, Any] | None = None,
         failed: str | None = None,
+        safety_stop: str | None = None,
         lost: str | None = None,
         abandoned: str | None = None,
         timed_out: str | None = None,
@@ -318,7 +338,9 @@ class Search:
             trial: what `ask` gave, or its number.
             cost: total cost; not finite means that the policy made the trial fail.
             rollout: (observations (L, p), sampled actions (L, m) or (L,), stage costs (L,)), L up to the horizon.
-            failed: why it failed because of the policy (a safety stop, a divergence).
+            failed: why it failed because of the policy (a divergence, say).
+            safety_stop: why the machine had to be stopped: counts as failed, and no trial is handed out until somebody
+                has looked and calls `release`.
             lost: why the rig failed; the trial is left out, with its partner.
             abandoned: why a person gave it up; counts as lost.
             timed_out: after what time it was given up; counts as lost.
@@ -338,11 +360,55 @@ class Search:
             "cost": cost,
             "rollout": rollout,
             "failed": failed,
+            "safety_stop": safety_stop,
             "lost": lost,
             "abandoned": abandoned,
             "timed_out": timed_out,
         }
         return self._desk.tell(trial, given, retry, notes)
+
+    @property
+    def halted(self) -> str:
+        """Why no trial is handed out; "" while they are."""
+        return self._desk.halted
+
+    def halt(self, reason: str) -> None:
+        """Hand out no trial until `release`, in this process or another."""
+        if not reason:
+            raise ValueError("A search is halted for a reason; give one.")
+        self._desk.halt(reason)
+
+    def release(self, by: str = "") -> None:
+        """Hand out trials again after a safety stop or `halt`.
+
+        Args:
+            by: who has looked at the machine; kept with the run.
+        """
+        self._desk.release(by)
+
+    @property
+    def incumbent(self) -> Measured | None:
+        """The policy with the least measured cost so far, measured again each time; None without `measure`."""
+        return None if self.measuring is None else self.measuring.incumbent
+
+    def go_back(self, controller: Controller | None = None, reason: str = "went back") -> Record:
+        """Give up the open update and go on from another policy; the learning rate's memory of steps starts anew.
+
+        Args:
+            controller: to go on from, of the same kind and sizes; None for the incumbent.
+            reason: kept with the trials that were asked and not told; they count as abandoned.
+
+        Returns:
+            The record of the update that was given up; `skipped` is 1.
+
+        Raises:
+            ValueError: no incumbent was measured, or a policy of another kind.
+        """
+        if controller is None:
+            if self.incumbent is None:
+                raise ValueError("No policy was measured yet: give one, or search with measure=(every, trials).")
+            controller = self.incumbent.controller
+        return self._desk.go_back(controller, reason)
 
     @property
     def _desk(self) -> Trials:
@@ -351,21 +417,6 @@ class Search:
         if self._trials is None:
             self._trials = Trials(self, self._journal)
         return self._trials
-
-    def _make_sampler(self) -> Any:
-        if isinstance(self.task, Specification):
-            raise RuntimeError("A bare specification has no sampler: run the trials yourself with ask() and tell().")
-        if self.specification.reward:
-            from policysearch.samplers.host import Host
-
-            return Host(self.task, self.seed, self._workers, self._deadline)
-        if isinstance(self.task, PythonFunction):
-            from policysearch.samplers.host import InProcess
-
-            return InProcess(self.task, self.seed)
-        from policysearch.samplers.native import Native
-
-        return Native(self.task, self.seed, self._programs)
 
     @property
     def elapsed(self) -> float:
@@ -385,24 +436,36 @@ class Search:
         self.skipped = counts["skipped"] % HOPELESS
         self._start_clock(counts["seconds"])
 
-    def finish(self, state: State, info: dict[str, Any], stages: int, seconds: float) -> Record:
+    def finish(self, state: State, info: dict[str, Any], stages: int, seconds: float, measured: int = 0) -> Record:
         """Move to the next state; see `account`."""
         self.state = state
-        return self.account({name: float(value) for name, value in jax.device_get(info).items()}, stages, seconds)
+        numbers = {name: float(value) for name, value in jax.device_get(info).items()}
+        return self.account(numbers, stages, seconds, measured=measured)
 
-    def account(self, numbers: dict[str, float], stages: int, seconds: float) -> Record:
+    def account(
+        self, numbers: dict[str, float], stages: int, seconds: float, *, rollouts: int | None = None, measured: int = 0
+    ) -> Record:
         """Count an update of `stages` stages in `seconds`, and keep what it reported; returns its record.
 
         For those who make the updates of a search themselves, as `train_seeds` does.
+
+        Args:
+            numbers: by name.
+            stages, seconds: that it took.
+            rollouts: for its gradient; all of an update by default.
+            measured: rollouts of the policy itself beside them.
         """
         self._start_clock(seconds)
         self.updates += 1
-        references = int(self.layout.reference.sum()) if self.method.space == "parameter" else 0
+        whole = rollouts is None
+        size = self.layout.size if rollouts is None else rollouts
+        references = int(self.layout.reference.sum()) if whole and self.method.space == "parameter" else 0
         self.counts["reference"] += references
-        self.counts["gradient"] += self.layout.size - references
+        self.counts["gradient"] += size - references
+        self.counts["evaluation"] += measured
         self.counts["failed"] += int(numbers["failed"])
         self.counts["lost"] += int(numbers["lost"])
-        self.rollouts += self.layout.size
+        self.rollouts += size + measured
         self.stages += stages
         record = {
             "update": float(self.updates),
@@ -426,56 +489,10 @@ class Search:
         return record
 
 
-def train(
-    task: Any,
-    method: str | Settings | Method | None = None,
-    *,
-    policy: Policy | PolicySettings | str | None = None,
-    budget: Budget | str | int | None = None,
-    seed: int = 0,
-    initial: Any = None,
-    workers: int | None = None,
-    failure_cost: float | None = None,
-    deadline: float | None = None,
-    evaluation_rollouts: int | None = None,
-    on_update: Callable[[Record], None] | None = None,
-) -> Result:
-    """Search a policy for a task and evaluate what came out; see `Search` for the arguments.
-
-    Args:
-        evaluation_rollouts: of the evaluation at the end.
-        on_update: called with the record of each update.
-
-    Returns:
-        The last iterate with its evaluation on fresh seeds.
-
-    Example:
-        >>> result = train("bowl", "weight_perturbation", budget=600)
-        >>> result.evaluation.solved
-        True
-    """
-    with Search(
-        task,
-        method,
-        policy=policy,
-        budget=budget,
-        seed=seed,
-        initial=initial,
-        workers=workers,
-        failure_cost=failure_cost,
-        deadline=deadline,
-    ) as search:
-        search.run(on_update)
-        return search.result(evaluation_rollouts)
-
-
 def _space(given: Settings) -> str:
     return "parameter" if given.label() in methods.PARAMETER_SPACE else "action"
 
 
-def _with_failure_cost(method: Method, failure_cost: float) -> Method:
-    """The method with another cost of failure."""
-    import equinox as eqx
-    import jax.numpy as jnp
-
-    return eqx.tree_at(lambda m: m.failure_cost, method, jnp.asarray(failure_cost))
+def _with(method: Method, name: str, value: Any) -> Method:
+    """The method with another number in place of one of its own."""
+    return eqx.tree_at(lambda m: getattr(m, name), method, jax.numpy.asarray(value))

@@ -65,6 +65,7 @@ def continuation(search: Search) -> tuple[dict[str, Any], bytes]:
         "updates": search.updates,
         "skipped": search.skipped,
         "seconds": search.elapsed,
+        "measuring": None if search.measuring is None else search.measuring.plain(),
     }
     return counts, encode(search.state)
 

@@ -62,6 +62,7 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
         evaluation_rollouts: of an evaluation, enough for the criterion; None for 1 where nothing is random, 20 of a
             task thought of in returns, else 100.
         policy: what serves this task unless asked otherwise: "linear" (a gain matrix) or "network".
+        hold: stages for which a rig keeps each action that was drawn; noise at every stage wears actuators out.
     """
 
     name: str
@@ -80,6 +81,16 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
     solved: str = ""
     evaluation_rollouts: int | None = None
     policy: str = "linear"
+    hold: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hold, int) or not 1 <= self.hold <= self.horizon:
+            raise ValueError(f"hold is {self.hold!r}; it is a number of stages, 1 to the horizon of {self.horizon}.")
+
+    @property
+    def draws(self) -> int:
+        """Most actions that are drawn in a rollout."""
+        return -(-self.horizon // self.hold)
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able values; `from_plain` is the way back.

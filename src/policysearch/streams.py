@@ -31,6 +31,7 @@ class Purpose(enum.IntEnum):
     REFERENCE = 5
     NORMALISER = 6
     INITIAL = 7
+    MEASUREMENT = 8
 
 
 def _sequence(seed: int, purpose: int, update: int, index: int) -> np.random.SeedSequence:

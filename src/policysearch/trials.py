@@ -7,31 +7,37 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
-from safetensors.numpy import load, save
 
 from policysearch.controller import Controller
+from policysearch.inbox import Inbox
+from policysearch.initial import from_controller
 from policysearch.journal import Journal, TrialRecord
 from policysearch.method import Method, State
 from policysearch.samplers import host
-from policysearch.samplers.jobs import Episode, HostRollouts, Jobs, gather
+from policysearch.samplers.jobs import Event, HostRollouts, Jobs, gather
 from policysearch.snapshots import continuation
-from policysearch.specification import FAILED, OK, Discrete, Specification
+from policysearch.specification import Specification
 from policysearch.streams import Purpose, environment_seed, stream
+from policysearch.told import Told
 
 if TYPE_CHECKING:
     from policysearch.search import Record, Search
 
-#: how a trial may end without a cost: the word of `Search.tell`, the status that is kept, and whose fault it is
-ENDS = {
-    "failed": ("failed", "policy"),
-    "lost": ("lost", "rig"),
-    "abandoned": ("abandoned", "rig"),
-    "timed_out": ("timed out", "rig"),
-}
+#: why a trial must not run, or None
+Veto = Callable[["Trial"], str | None]
+#: what a trial is for: the gradient, or the cost of the policy itself
+GRADIENT, MEASUREMENT = "gradient", "measurement"
+_GIVEN_UP = {"status": "abandoned", "fault": "rig"}
+#: what an update reports that was given up
+_SKIPPED = {"cost": math.nan, "cost_sem": math.nan, "snr": math.nan, "failed": 0.0, "skipped": 1.0}
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -44,6 +50,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         environment_seed: partners have the same one; for rigs that can repeat a condition.
         noise: standard action noise (T, …) for `Controller.act`, a row a stage; None where the mode runs.
         attempt: from 1; more where it was lost before and is asked again.
+        purpose: "gradient", or "measurement" of the policy as it is.
+        hold: stages for which an action that was drawn is kept.
     """
 
     number: int
@@ -53,6 +61,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     environment_seed: int
     noise: np.ndarray | None = None
     attempt: int = 1
+    purpose: str = GRADIENT
+    hold: int = 1
 
     @property
     def values(self) -> dict[str, float]:
@@ -60,78 +70,16 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return self.controller.values()
 
 
-class Told(NamedTuple):
-    """What a rig said of one trial, checked: an end of `ENDS` with a reason, a cost, or a recorded rollout.
-
-    arrays: observations (L, p) or (L + 1, p), sampled actions (L, m) or (L,), stage costs (L,) as safetensors; None for
-        a cost.
-    """
-
-    status: str
-    fault: str | None
-    reason: str
-    cost: float | None
-    stages: int = 0
-    arrays: bytes | None = None
-
-    @classmethod
-    def of(cls, specification: Specification, method: Method, given: dict[str, Any]) -> Told:
-        """From the arguments of `Search.tell`, exactly one of which is not None.
-
-        Raises:
-            ValueError: none or several of them, or a rollout of the wrong shape.
-        """
-        told = {name: value for name, value in given.items() if value is not None}
-        if len(told) != 1:
-            raise ValueError(f"Tell exactly one of {', '.join(given)}; {len(told)} were given.")
-        (name, value), *_ = told.items()
-        if name in ENDS:
-            return cls(*ENDS[name], str(value), None)
-        if name == "cost":
-            if method.space == "action":
-                raise ValueError(
-                    "A likelihood-ratio method learns from every stage: tell rollout=(observations, actions, costs)."
-                )
-            cost = float(value)
-            if not math.isfinite(cost):
-                return cls("failed", "policy", f"its cost is {cost}", None)
-            return cls("done", None, "", cost)
-        observations, actions, costs = _checked(value, specification)
-        if getattr(method.credit, "bootstrap", False) and len(observations) == len(costs):
-            raise ValueError(
-                f"A rollout of {len(costs)} stages came with as many observations; bootstrap needs one more, what was "
-                "seen after the last stage."
-            )
-        episode = _recorded(observations, actions, costs, specification)
-        good = episode.outcome == OK
-        arrays = save({"observations": observations, "actions": actions, "costs": costs})
-        return cls(
-            "done" if good else "failed",
-            None if good else "policy",
-            episode.reason,
-            episode.total if good else None,
-            len(costs),
-            arrays,
-        )
-
-    def episode(self, specification: Specification) -> Episode | None:
-        """What an update learns from it; None where the rig was at fault."""
-        if self.fault == "rig":
-            return None
-        if self.arrays is not None:
-            arrays = load(self.arrays)
-            return _recorded(arrays["observations"], arrays["actions"], arrays["costs"], specification)
-        return Episode.of_cost(math.nan if self.cost is None else self.cost, self.reason)
-
-
 class OpenUpdate:
     """The trials of one update that a caller runs, and what came back so far; a function of state, seed and results.
 
-    records: trials that were asked, by index. told: what came back, by index; `over` are those that count.
+    records: trials that were asked, by index; those of the gradient, then one for each of `measured`. told: what came
+    back, by index; `over` are those that count.
     """
 
-    def __init__(self, method: Method, state: State, seed: int, first: int):
+    def __init__(self, method: Method, state: State, seed: int, first: int, measured: Sequence[Controller] = ()):
         self.jobs: Jobs = host.jobs(method, state, seed)
+        self.measured = measured
         self.first = first
         self.records: dict[int, TrialRecord] = {}
         self.told: dict[int, Told] = {}
@@ -139,10 +87,17 @@ class OpenUpdate:
         #: asked by nobody in particular before the search was opened again, and not handed out since
         self.unclaimed: list[int] = []
 
+    def __len__(self) -> int:
+        return len(self.jobs) + len(self.measured)
+
     @property
     def complete(self) -> bool:
         """Whether every trial was told."""
-        return len(self.over) == len(self.jobs)
+        return len(self.over) == len(self)
+
+    def purpose(self, index: int) -> str:
+        """What a trial is for."""
+        return GRADIENT if index < len(self.jobs) else MEASUREMENT
 
     def take(self, record: TrialRecord, told: Told) -> None:
         """Keep what came back of a trial, which now has this record."""
@@ -161,35 +116,49 @@ class OpenUpdate:
             if record.retry:
                 return index, True
         index = len(self.records)
-        if index >= len(self.jobs):
+        if index >= len(self):
             raise RuntimeError(
-                f"All {len(self.jobs)} trials of this update are out; "
-                f"{len(self.jobs) - len(self.over)} are still to be told."
+                f"All {len(self)} trials of this update are out; {len(self) - len(self.over)} are still to be told."
             )
         return index, True
 
     def trial(self, index: int, specification: Specification) -> Trial:
         """What to run: the same whenever it is asked for."""
-        jobs, noise = self.jobs, None
-        if jobs.stochastic:
-            generator = stream(jobs.seed, Purpose.ACTION, jobs.update, index)
-            noise = jobs.controller.noise(generator, specification.horizon)
+        jobs, noise, purpose = self.jobs, None, self.purpose(index)
+        if purpose == MEASUREMENT:
+            place = index - len(jobs)
+            controller = self.measured[place]
+            # the policies that are compared meet the same conditions
+            place -= self.measured.index(controller)
+            environment = environment_seed(jobs.seed, Purpose.MEASUREMENT, jobs.update, place)
+        else:
+            controller = next(jobs.controllers([index]))
+            environment = environment_seed(jobs.seed, Purpose.ENVIRONMENT, jobs.update, int(jobs.environment[index]))
+            if jobs.stochastic:
+                generator = stream(jobs.seed, Purpose.ACTION, jobs.update, index)
+                drawn = jobs.controller.noise(generator, specification.draws)
+                noise = np.repeat(drawn, specification.hold, axis=0)[: specification.horizon]
         return Trial(
             number=self.first + index,
             update=jobs.update,
             index=index,
-            controller=next(jobs.controllers([index])),
-            environment_seed=environment_seed(
-                jobs.seed, Purpose.ENVIRONMENT, jobs.update, int(jobs.environment[index])
-            ),
+            controller=controller,
+            environment_seed=environment,
             noise=noise,
             attempt=self.records[index].attempt,
+            purpose=purpose,
+            hold=specification.hold,
         )
 
     def gathered(self, specification: Specification) -> HostRollouts:
-        """Everything told, in the order of the trials."""
+        """What was told of the gradient's trials, in their order."""
         ordered = [self.told[index].episode(specification) for index in range(len(self.jobs))]
         return gather(ordered, [], specification.observation_size)
+
+    def measurements(self) -> list[float | None]:
+        """Costs of the measuring trials, in their order: infinite where the policy failed, None where the rig did."""
+        told = [self.told[index] for index in range(len(self.jobs), len(self))]
+        return [None if t.fault == "rig" else math.inf if t.cost is None else t.cost for t in told]
 
 
 class Trials:
@@ -198,50 +167,73 @@ class Trials:
     def __init__(self, search: Search, journal: Journal | None = None):
         self._search, self._journal = search, journal
         self._open: OpenUpdate | None = None
+        self._inbox = None if journal is None else Inbox(journal.folder)
+        #: why no trial is handed out till a person goes on; "" while they are
+        self.halted = ""
 
     @property
     def pending(self) -> list[Trial]:
         """Trials that were asked and not told, in order."""
+        self.receive()
         update = self._open
         if update is None:
             return []
         waiting = [index for index, record in update.records.items() if record.status == "asked"]
         return [update.trial(index, self._search.specification) for index in waiting]
 
-    def restore(self, records: dict[int, TrialRecord], arrays: dict[int, bytes | None]) -> None:
+    def restore(self, records: dict[int, TrialRecord], arrays: dict[int, bytes | None], halted: str) -> None:
         """Go on with an update of which these trials were asked, some of them told."""
-        if not records:
-            return
-        update = self._new()
-        for number in sorted(records):
-            record = records[number]
-            update.records[record.index] = record
-            if record.status != "asked":
-                update.take(record, _told(record, arrays.get(number)))
-            elif not record.client:
-                update.unclaimed.append(record.index)
-        if update.complete:
-            self._finish()
+        self.halted = halted
+        if records:
+            update = self._new()
+            for number in sorted(records):
+                record = records[number]
+                update.records[record.index] = record
+                if record.status != "asked":
+                    update.take(record, _told(record, arrays.get(number)))
+                elif not record.client:
+                    update.unclaimed.append(record.index)
+            if update.complete:
+                self._finish()
+        self.receive()
 
     def ask(self, client: str) -> Trial:
         """See `Search.ask`."""
         search = self._search
-        update = self._open if self._open is not None else self._new()
-        index, fresh = update.choose(client)
-        if fresh:
-            before = update.records.get(index)
-            record = TrialRecord(
-                number=update.first + index,
-                update=update.jobs.update,
-                index=index,
-                attempt=1 if before is None else before.attempt + 1,
-                client=client,
-                asked=time.time(),
-            )
-            if self._journal is not None:
-                self._journal.add_asked(record)
-            update.records[index] = record
-        return update.trial(index, search.specification)
+        self.receive()
+        while True:
+            self._refuse_halted()
+            update = self._open if self._open is not None else self._new()
+            index, fresh = update.choose(client)
+            if fresh:
+                before = update.records.get(index)
+                record = TrialRecord(
+                    number=update.first + index,
+                    update=update.jobs.update,
+                    index=index,
+                    attempt=1 if before is None else before.attempt + 1,
+                    client=client,
+                    asked=time.time(),
+                    purpose=update.purpose(index),
+                )
+                if self._journal is not None:
+                    self._journal.add_asked(record)
+                update.records[index] = record
+            trial = update.trial(index, search.specification)
+            # a trial that is handed out again may never have been shown to the veto
+            reason = search.veto(trial) if search.veto is not None else None
+            if not reason:
+                return trial
+            if trial.noise is not None:
+                # every trial of the update runs this controller, so that nothing could be learned without it
+                update.unclaimed.insert(0, index)
+                self.halt(f"trial {trial.number} was vetoed: {reason}")
+            else:
+                self.tell(trial, {"vetoed": reason}, False, "")
+                if search.done:
+                    raise RuntimeError(
+                        f"The last trial of the search was vetoed: {reason}. {search.reason or 'The budget is spent'}."
+                    )
 
     def tell(self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str) -> Record | None:
         """See `Search.tell`."""
@@ -250,7 +242,9 @@ class Trials:
         index = number - update.first if update is not None else -1
         record = update.records.get(index) if update is not None else None
         before = None if record is not None else self._before(number)
-        told = Told.of(search.specification, search.method, given)
+        known = record if record is not None else before[0] if before is not None else None
+        learning = known is None or known.purpose == GRADIENT
+        told = Told.of(search.specification, search.method if learning else None, given)
         if retry and told.fault != "rig":
             raise ValueError("retry=True runs a trial again that the rig lost; a trial that ran is not repeated.")
         if before is not None:
@@ -275,14 +269,77 @@ class Trials:
             "told": time.time(),
         }
         over = msgspec.structs.replace(record, **outcome)
+        halt = f"trial {number} ended by a safety stop: {told.reason}" if told.status == "safety stop" else ""
         if self._journal is not None:
-            self._journal.add_told(over, told.arrays)
+            self._journal.add_told(over, told.arrays, halt)
+        self.halted = self.halted or halt
+        if index in update.unclaimed:
+            update.unclaimed.remove(index)
         update.take(over, told)
         return self._finish() if update.complete else None
 
+    def receive(self) -> None:
+        """Take what others left in the folder's inbox; what does not fit becomes an event of the search."""
+        if self._inbox is None:
+            return
+        for message in self._inbox.messages():
+            try:
+                update = self._open
+                index = message.trial - update.first if update is not None else -1
+                if update is not None and index in update.records and update.records[index].attempt != message.attempt:
+                    raise ValueError(_refusal(update.records[index], message.attempt))
+                self.tell(message.trial, message.given, message.retry, message.notes)
+            except ValueError as error:
+                self._search.note(Event(message.trial, "inbox", str(error), "", message.attempt))
+                if self._journal is not None:
+                    self._journal.add_events(self._search.updates, self._search.events)
+            self._inbox.forget(message)
+
+    def halt(self, reason: str) -> None:
+        """Hand out no trial till `release`."""
+        if self._journal is not None:
+            self._journal.add_halt(reason)
+        self.halted = reason
+
+    def release(self, by: str) -> None:
+        """Hand out trials again."""
+        if self._journal is not None:
+            self._journal.add_halt("", by)
+        self.halted = ""
+
+    def go_back(self, controller: Controller, reason: str) -> Record:
+        """Give up the open update, and go on from another policy; see `Search.go_back`."""
+        search, update = self._search, self._open
+        asked = [] if update is None else list(update.records.values())
+        old = search.state.policy
+        policy = from_controller(controller)
+        if str(jax.tree.structure(policy)) != str(jax.tree.structure(old)):
+            raise ValueError(
+                f"This search is of another kind or size of policy than {controller.policy} to go back to."
+            )
+        policy = jax.tree.map(lambda new, now: jnp.asarray(new, now.dtype), policy, old)
+        for record in asked:
+            if record.status == "asked":
+                over = msgspec.structs.replace(record, **_GIVEN_UP, reason=reason, told=time.time())
+                if self._journal is not None:
+                    self._journal.add_told(over, None)
+        self._open = None
+        fresh = search.method.init(policy, search.specification.draws)
+        search.state = eqx.tree_at(lambda state: state.update, fresh, search.state.update + 1)
+        return self._kept(search.account(_SKIPPED | {"lost": float(len(asked))}, 0, 0.0, rollouts=len(asked)))
+
+    def _refuse_halted(self) -> None:
+        if self.halted:
+            folder = "DIR" if self._journal is None else self._journal.folder
+            raise RuntimeError(
+                f"The search waits: {self.halted}. When the rig is safe, a person goes on by Search.release(by=…), or "
+                f"policysearch resume {folder}."
+            )
+
     def _new(self) -> OpenUpdate:
         search = self._search
-        self._open = OpenUpdate(search.method, search.state, search.seed, search.rollouts)
+        due = search.measuring.due(search.updates, search.policy.controller()) if search.measuring is not None else []
+        self._open = OpenUpdate(search.method, search.state, search.seed, search.rollouts, due)
         return self._open
 
     def _finish(self) -> Record:
@@ -292,11 +349,20 @@ class Trials:
         came = update.gathered(search.specification)
         state, info = host.tell(search.method, search.state, update.jobs, came, search.specification)
         self._open = None
-        record = search.finish(state, info, came.stages, 0.0)
+        measured: dict[str, float] = {}
+        if search.measuring is not None:
+            folder = None if self._journal is None else self._journal.folder
+            measured = search.measuring.take(update.measured, update.measurements(), search.updates, folder)
+        return self._kept(search.finish(state, {**info, **measured}, came.stages, 0.0, len(update.measured)))
+
+    def _kept(self, record: Record) -> Record:
+        search = self._search
         if self._journal is not None:
             self._journal.add(record, lambda: continuation(search))
             self._journal.flush()
             self._journal.save(search.policy.controller())
+            if search.measuring is not None:
+                search.measuring.tidy(self._journal.folder)
         return record
 
     def _before(self, number: int) -> tuple[TrialRecord, bytes | None]:
@@ -323,46 +389,3 @@ def _refusal(record: TrialRecord, attempt: int) -> str:
     if attempt != record.attempt:
         return f"Trial {record.number} was asked again: attempt {record.attempt} counts, not attempt {attempt}."
     return f"Trial {record.number} was told already, as {record.status}; another result of it is not taken."
-
-
-def _checked(rollout: Any, specification: Specification) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A told rollout of the right shape: observations and costs of floats, actions as they were sampled."""
-    observations, actions, costs = (np.array(part, order="C") for part in rollout)
-    observations, costs = observations.astype(float), costs.astype(float)
-    length, p, action = len(costs), specification.observation_size, specification.action
-    shape = (length,) if isinstance(action, Discrete) else (length, getattr(action, "size", 0))
-    if costs.ndim != 1 or not 1 <= length <= specification.horizon:
-        raise ValueError(
-            f"A rollout's costs have shape {costs.shape}; between 1 and {specification.horizon} stages are allowed."
-        )
-    if observations.shape not in ((length, p), (length + 1, p)) or actions.shape != shape:
-        raise ValueError(
-            f"A rollout of {length} stages came with observations {observations.shape} and actions {actions.shape}; "
-            f"({length}, {p}), or a row more with what was seen at the end, and {shape} are needed, with the actions "
-            "as sampled, before clipping."
-        )
-    if not np.all(np.isfinite(observations)) or not np.all(np.isfinite(actions)):
-        raise ValueError("A rollout has observations or actions that are not finite; tell failed='…' instead.")
-    return observations, actions, costs
-
-
-def _recorded(
-    observations: np.ndarray, actions: np.ndarray, costs: np.ndarray, specification: Specification
-) -> Episode:
-    """A rollout with discounted costs."""
-    length = len(costs)
-    paid = costs * specification.discount ** np.arange(length)
-    seen = observations[:length]
-    total, mean = float(paid.sum()), seen.mean(axis=0)
-    outcome = OK if math.isfinite(total) else FAILED
-    return Episode(
-        total=total,
-        returns=-float(np.sum(costs)),
-        length=length,
-        outcome=outcome,
-        reason="" if outcome == OK else "costs that are not finite",
-        terminated=False,
-        mean=mean,
-        m2=((seen - mean) ** 2).sum(axis=0),
-        record=(observations, actions, paid),
-    )

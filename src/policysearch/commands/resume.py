@@ -22,6 +22,9 @@ def main(given: list[str]) -> int:
     parser.add_argument("folder", metavar="DIR", help="of the run")
     parser.add_argument("--budget", metavar="B", help="another one: 2000 (rollouts), 2e6stages or 50updates [the old]")
     parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [as before]")
+    rig = parser.add_argument_group("searches on a rig", "hand out trials again after a safety stop")
+    rig.add_argument("--by", default="", metavar="NAME", help="who has looked at the machine; kept with the run")
+    rig.add_argument("--back-to", metavar="P", help="go on from the `incumbent`, or from a policy file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments, extras = parser.parse_known_args(given)
@@ -31,6 +34,11 @@ def main(given: list[str]) -> int:
         Budget.parse(arguments.budget)
 
     record, run = Journal.reopen(arguments.folder)
+    if "trials" in run.configuration:
+        from policysearch.commands import rig as trials
+
+        record.close()
+        return trials.resume(arguments.folder, arguments.by, arguments.back_to, arguments.budget)
     try:
         search = _search(run, arguments.budget, arguments.workers)
         if search.done:
@@ -53,10 +61,6 @@ def main(given: list[str]) -> int:
 def _search(run: Run, budget: str | None, workers: int | None) -> Any:
     """The search of a run, where its last snapshot is."""
     known = run.configuration
-    if "trials" in known:
-        raise ValueError(
-            f"{run.folder} holds trials that you run. Go on by: policysearch ask {run.folder}, or Search.open."
-        )
     if "given" not in known:
         raise ValueError(f"{run.folder} has nothing to go on from; start anew with --initial {run.folder}.")
     programs = shared.prepare_jax()

@@ -10,6 +10,7 @@ import csv
 import math
 import re
 import shlex
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from policysearch import flags
 from policysearch.commands import shared
+from policysearch.inbox import Inbox, Message
 from policysearch.journal import Run, open_run
+from policysearch.ownership import InUseError
 from policysearch.settings import METHODS, Budget, Settings, method_settings, unknown
 
 if TYPE_CHECKING:
     from policysearch.search import Search
     from policysearch.trials import Trial
 
+_MEASURED = ("measured", "measured_error", "incumbent", "incumbent_error", "incumbent_update", "noise")
 PARAMETERS = "NAME=INITIAL, NAME=INITIAL:LOW:HIGH, or NAME=INITIAL:LOW:HIGH:log"
 #: methods for numbers of a rig: those that perturb parameters
 RIG_METHODS = ("finite_differences", "weight_perturbation", "ars", "pgpe", "cem")
@@ -60,6 +64,7 @@ def new(given: list[str]) -> int:
     from policysearch.specification import Specification
 
     names = [number["name"] for number in numbers]
+    largest = _named(arguments.largest_step or [], names, "--largest-step")
     policy = Parameters(
         names,
         [number["initial"] for number in numbers],
@@ -69,6 +74,7 @@ def new(given: list[str]) -> int:
     )
     rig = Specification(name=Path(arguments.folder).resolve().name, repeatable=False)
     options = {"budget": arguments.budget, "seed": seed, "failure_cost": failure_cost, "folder": arguments.folder}
+    options |= {"largest_step": largest or None, "measure": _measure(arguments.measure)}
     with Search(rig, settings, policy=policy, **options) as search:
         print(f"{arguments.folder}: {search.method_name} of {', '.join(names)}, {search.layout.size} trials an update")
     print(f"next: policysearch ask {arguments.folder}")
@@ -94,6 +100,7 @@ def tell(given: list[str]) -> int:
     outcome.add_argument("--cost", metavar="X", help="its total cost")
     outcome.add_argument("--rollout", metavar="FILE", help="a CSV file with a column `cost`, a row a stage")
     outcome.add_argument("--failed", metavar="WHY", help="the parameters made it fail: counts as the worst cost")
+    outcome.add_argument("--safety-stop", metavar="WHY", help="as --failed, and the search waits for: resume DIR")
     outcome.add_argument("--lost", metavar="WHY", help="the rig failed: left out, with its partner")
     outcome.add_argument("--abandoned", metavar="WHY", help="a person gave it up: left out, with its partner")
     parser.add_argument("--retry", action="store_true", help="ask a lost or abandoned trial again")
@@ -101,13 +108,20 @@ def tell(given: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the record of a finished update as JSON")
     arguments = _parse(parser, given)
     number = shared.number("TRIAL", arguments.trial, int)
-    told: dict[str, Any] = {name: getattr(arguments, name) for name in ("failed", "lost", "abandoned")}
+    told: dict[str, Any] = {name: getattr(arguments, name) for name in ("failed", "safety_stop", "lost", "abandoned")}
     told["cost"] = shared.number("--cost", arguments.cost, float)
     if arguments.rollout is not None:
         told["cost"] = _total(Path(arguments.rollout))
-    with _opened(arguments.folder) as search:
-        record = search.tell(number, **told, retry=arguments.retry, notes=arguments.notes)
-        done = search.done
+    try:
+        with _opened(arguments.folder) as search:
+            record = search.tell(number, **told, retry=arguments.retry, notes=arguments.notes)
+            done, halted = search.done, search.halted
+    except InUseError as error:
+        _leave(Path(arguments.folder), number, told, arguments.retry, arguments.notes)
+        print(shared.as_json({"update": None, "left": True}) if arguments.json else f"left for its owner: {error}")
+        return 0
+    if halted:
+        print(f"the search waits: {halted}\nnext, when the rig is safe: policysearch resume {arguments.folder}")
     if arguments.json:
         print(shared.as_json({"update": record}))
     elif record is not None:
@@ -143,6 +157,10 @@ def summary(run: Run) -> dict[str, Any]:
     controller = Controller(*controller_file.parse(data, run.folder))
     trials = run.trials.values()
     last = run.records[-1] if run.records else {}
+    measured: dict[str, Any] = {}
+    for record in run.records:
+        measured |= {name: value for name, value in record.items() if name in _MEASURED}
+    best = run.folder / f"incumbent-{int(measured.get('incumbent_update', -1))}.safetensors"
     return {
         "folder": str(run.folder),
         "method": known["method"],
@@ -156,6 +174,9 @@ def summary(run: Run) -> dict[str, Any]:
         "cost": last.get("cost"),
         "cost_error": last.get("cost_sem"),
         "snr": last.get("snr"),
+        "halted": run.halted,
+        **{name: measured.get(name) for name in _MEASURED},
+        "incumbent_parameters": Controller.load(best).values() if best.exists() else None,
         "failures": [
             {"number": t.number, "status": t.status, "fault": t.fault, "reason": t.reason}
             for t in trials
@@ -177,12 +198,41 @@ def described(found: dict[str, Any]) -> str:
         error = found["cost_error"]
         spread = f" ± {error:.2g}" if error is not None and math.isfinite(error) else ""
         lines.append(f"cost of the last update's trials: {found['cost']:.6g}{spread} (mean ± standard error)")
+    if found["measured"] is not None:
+        lines.append(f"measured: {_cost(found, 'measured')}, noise of a trial {found['noise']:.2g}")
+    if found["incumbent"] is not None:
+        values = ", ".join(f"{name} {value:.6g}" for name, value in (found["incumbent_parameters"] or {}).items())
+        after = f"incumbent, after update {found['incumbent_update']:.0f}"
+        lines.append(f"{after}: {_cost(found, 'incumbent')}; {values or 'its file is gone'}")
+    if found["halted"]:
+        lines.append(f"WAITS: {found['halted']}; when the rig is safe: policysearch resume {found['folder']}")
     for trial in found["pending"]:
         who = f" by {trial['client']}" if trial["client"] else ""
         lines.append(f"not told yet: trial {trial['number']}{who}")
     for trial in found["failures"]:
         lines.append(f"trial {trial['number']} {trial['status']}, by the {trial['fault']}: {trial['reason']}")
     return "\n".join(lines)
+
+
+def _cost(found: dict[str, Any], name: str) -> str:
+    error = found[f"{name}_error"]
+    return f"{found[name]:.6g}" + (f" ± {error:.2g}" if error is not None and math.isfinite(error) else "")
+
+
+def resume(folder: str, by: str, back_to: str | None, budget: str | None) -> int:
+    """`policysearch resume` of a rig's search: hand out trials again; the exit code."""
+    with _opened(folder, budget) as search:
+        halted = search.halted
+        if back_to is not None:
+            from policysearch.controller import Controller
+
+            search.go_back(None if back_to == "incumbent" else Controller.load(Path(back_to)))
+        if halted:
+            search.release(by)
+    if halted:
+        print(f"goes on after: {halted}")
+    print(f"next: policysearch ask {folder}")
+    return 0
 
 
 def run(given: list[str]) -> int:
@@ -196,8 +246,20 @@ def run(given: list[str]) -> int:
     )
     parser.add_argument("--budget", metavar="B", help="another one from now on: 40, or 5updates")
     parser.add_argument("--deadline", metavar="S", help="seconds after which a trial is ended and left out [none]")
+    parser.add_argument(
+        "--veto",
+        metavar="CMD",
+        help="asked before each trial, such as './safe.sh {kp} {kd}': another "
+        "exit code than 0 forbids it, and it counts as failed",
+    )
+    parser.add_argument(
+        "--safety-exit",
+        metavar="CODE",
+        help="exit code of COMMAND that means a safety stop: the search waits for policysearch resume [none]",
+    )
     parser.add_argument("--json", action="store_true", help="print the status at the end as JSON")
     arguments = _parse(parser, own)
+    safety = shared.number("--safety-exit", arguments.safety_exit, int)
     deadline = shared.number("--deadline", arguments.deadline, float)
     if deadline is not None and not 0 < deadline < math.inf:
         raise ValueError(f"--deadline is {deadline}; it is a number of seconds above 0.")
@@ -205,12 +267,15 @@ def run(given: list[str]) -> int:
         Budget.parse(arguments.budget)
     if not command:
         raise ValueError(f"run what? Type: policysearch run {arguments.folder} -- ./trial.sh {{kp}} {{kd}}")
-    from policysearch.commands.trial_process import run_trial
+    from policysearch.commands.trial_process import forbids, run_trial
 
+    veto = shlex.split(arguments.veto or "")
     with _opened(arguments.folder, arguments.budget) as search:
+        if veto:
+            search.veto = lambda trial: forbids(filled(veto, trial.values))
         while not search.done:
             trial = _next(search, "run")
-            record = search.tell(trial, **run_trial(filled(command, trial.values), deadline))
+            record = search.tell(trial, **run_trial(filled(command, trial.values), deadline, safety))
             if record is not None and not arguments.json:
                 print(f"update {int(record['update'])}: mean cost of its trials {record['cost']:.6g}", flush=True)
     found = summary(open_run(arguments.folder))
@@ -259,6 +324,18 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     parser.add_argument("--budget", metavar="B", help="40 (trials) or 5updates [1000updates]")
     parser.add_argument("--seed", default="0", metavar="S", help="of everything random [0]")
     parser.add_argument("--failure-cost", metavar="C", help="of a trial that fails [worst of its update]")
+    parser.add_argument(
+        "--largest-step",
+        nargs="+",
+        metavar="NAME=S",
+        help="of an update, in the parameter's unit, or a factor where log [none]",
+    )
+    parser.add_argument(
+        "--measure",
+        metavar="EVERY:TRIALS",
+        help="measure the parameters themselves, and the best so "
+        "far, by so many trials each after every so many updates [never]",
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
     flags.add(parser.add_argument_group("method"), [METHODS[name] for name in methods], set(), helpful)
@@ -300,9 +377,30 @@ def _described(trial: Trial) -> dict[str, Any]:
         "update": trial.update,
         "index": trial.index,
         "attempt": trial.attempt,
+        "purpose": trial.purpose,
         "values": trial.values,
         "environment_seed": trial.environment_seed,
     }
+
+
+def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: str) -> None:
+    """Leave a result for the process that owns the run, after the same checks as far as they need no search."""
+    record = open_run(folder).trials.get(number)
+    if record is None:
+        raise ValueError(f"Trial {number} was never asked; those that wait are listed by: policysearch status {folder}")
+    given = {name: value for name, value in told.items() if value is not None}
+    Inbox(folder).leave(
+        Message(trial=number, attempt=record.attempt, given=given, retry=retry, notes=notes, left=time.time())
+    )
+
+
+def _measure(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    words = text.split(":")
+    if len(words) != 2 or not all(word.isdigit() for word in words):
+        raise ValueError(f"--measure is {text!r}; it must look like 5:4, after every 5 updates by 4 trials.")
+    return int(words[0]), int(words[1])
 
 
 def _parameter(text: str) -> dict[str, Any]:
@@ -322,14 +420,7 @@ def _parameter(text: str) -> dict[str, Any]:
 
 def _scales(given: list[str], numbers: list[dict[str, Any]]) -> list[float]:
     """What one unit of the search is for each number: as given, else half its range."""
-    chosen = {}
-    for text in given:
-        name, _, value = text.partition("=")
-        chosen[name] = shared.number(f"--scales {name}", value, float)
-    names = [number["name"] for number in numbers]
-    for name in chosen:
-        if name not in names:
-            raise ValueError(unknown("parameter", name, names))
+    chosen = _named(given, [number["name"] for number in numbers], "--scales")
     scales = []
     for number in numbers:
         low, high = number["bounds"]
@@ -339,6 +430,19 @@ def _scales(given: list[str], numbers: list[dict[str, Any]]) -> list[float]:
             rule = (high - low) / 2 if math.isfinite(high - low) else abs(number["initial"]) or 1.0
         scales.append(chosen.get(number["name"], rule))
     return scales
+
+
+def _named(given: Sequence[str], names: Sequence[str], flag: str) -> dict[str, float]:
+    """NAME=NUMBER of known names."""
+    chosen: dict[str, float] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in names:
+            raise ValueError(unknown("parameter", name, list(names)))
+        number = shared.number(f"{flag} {name}", value, float)
+        if number is not None:
+            chosen[name] = number
+    return chosen
 
 
 def _total(path: Path) -> float:

@@ -10,16 +10,20 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+#: seconds that a veto may think
+VETO_SECONDS = 60.0
 
-def run_trial(command: Sequence[str], deadline: float | None) -> dict[str, Any]:
+
+def run_trial(command: Sequence[str], deadline: float | None, safety_exit: int | None = None) -> dict[str, Any]:
     """Run a command to its end, and say what it brought.
 
     Args:
         command: program and arguments; no shell is between.
         deadline: seconds after which it is killed, with all processes that it started; None for none.
+        safety_exit: exit code that means a safety stop; None for none.
 
     Returns:
-        What to give `Search.tell`: cost, or failed or timed_out with the reason.
+        What to give `Search.tell`: cost, or failed, safety_stop or timed_out with the reason.
 
     Raises:
         OSError: the command cannot be started.
@@ -29,6 +33,37 @@ def run_trial(command: Sequence[str], deadline: float | None) -> dict[str, Any]:
         >>> run_trial(["echo", "3.2"], None)
         {'cost': 3.2}
     """
+    code, last = _ended(command, deadline)
+    if code is None:
+        return {"timed_out": f"no end within {deadline:g} s"}
+    if code:
+        name = "safety_stop" if code == safety_exit else "failed"
+        return {name: _how(code, last)}
+    try:
+        return {"cost": float(last)}
+    except ValueError:
+        raise ValueError(
+            f"The last line of {shlex.join(command)} is {repr(last) if last else 'missing'}; it must be the cost, a "
+            "number. The trial is still open."
+        ) from None
+
+
+def forbids(command: Sequence[str]) -> str | None:
+    """Why a command forbids a trial: its last line and exit code; None where that code is 0.
+
+    Example:
+        >>> forbids(["true"])
+        >>> forbids(["false"])
+        'exit code 1'
+    """
+    code, last = _ended(command, VETO_SECONDS)
+    if code is None:
+        return f"{shlex.join(command)} gave no answer within {VETO_SECONDS:g} s"
+    return _how(code, last) if code else None
+
+
+def _ended(command: Sequence[str], deadline: float | None) -> tuple[int | None, str]:
+    """Exit code, None where the deadline came first, and the last line of what it printed."""
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     except OSError as error:
@@ -39,23 +74,17 @@ def run_trial(command: Sequence[str], deadline: float | None) -> dict[str, Any]:
         output, _ = process.communicate(timeout=deadline)
     except subprocess.TimeoutExpired:
         _end(process)
-        return {"timed_out": f"no end within {deadline:g} s"}
+        return None, ""
     except BaseException:
         _end(process)
         raise
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    if process.returncode:
-        said = f": {lines[-1]}" if lines else ""
-        code = process.returncode
-        how = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
-        return {"failed": how + said}
-    try:
-        return {"cost": float(lines[-1])}
-    except (IndexError, ValueError):
-        last = repr(lines[-1]) if lines else "missing"
-        raise ValueError(
-            f"The last line of {shlex.join(command)} is {last}; it must be the cost, a number. The trial is still open."
-        ) from None
+    return process.returncode, lines[-1] if lines else ""
+
+
+def _how(code: int, last: str) -> str:
+    how = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
+    return f"{how}: {last}" if last else how
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -97,7 +97,8 @@ def to_rollouts(came: HostRollouts, recorded: bool, specification: Specification
     if not recorded:
         mask = jnp.ones((n, 1), bool)
         return Rollouts(array(came.totals)[:, None], mask, outcome, terminated=terminated, statistics=statistics)
-    T = padded_horizon(int(came.lengths.max(initial=1)), specification.horizon)
+    longest = max((len(record[2]) for record in came.records if record is not None), default=1)
+    T = padded_horizon(longest, specification.draws)
     costs, alive = np.zeros((n, T), float_dtype), np.zeros((n, T), bool)
     seen = np.zeros((n, T, len(mean)), float_dtype)
     size = (action.size,) if isinstance(action, Continuous) else ()
