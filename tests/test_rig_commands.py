@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from policysearch import open_run
+from policysearch import Search, open_run
 from policysearch.cli import main
 from policysearch.commands.trial_process import run_trial
 
@@ -129,7 +130,6 @@ def test_a_deadline_ends_what_a_trial_started():
         (["run", "rig"], "run what?"),
         (["run", "rig", "--", "echo", "{ki}"], "{ki} in echo '{ki}' is no parameter"),
         (["run", "rig", "--", "./nothing"], "cannot be started"),
-        (["resume", "rig"], "holds trials that you run"),
     ],
 )
 def test_wrong_input_is_answered_with_what_is_allowed(capsys, arguments, words):
@@ -153,3 +153,55 @@ def test_status_and_help_import_no_jax(capsys):
         "assert 'jax' not in sys.modules\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_a_safety_stop_waits_for_a_person_who_may_go_back_to_the_incumbent(capsys):
+    said(capsys, *NEW[:-2], "--measure", "1:2", "--largest-step", "kp=0.5", "--budget", "40")
+    for number in range(6):
+        trial = json.loads(said(capsys, "ask", "rig"))
+        assert trial["purpose"] == ("gradient" if number < 4 else "measurement")
+        said(capsys, "tell", "rig", str(number), "--cost", str((trial["values"]["kp"] - 2.0) ** 2))
+    found = json.loads(said(capsys, "status", "rig", "--json"))
+    assert found["measured"] == found["incumbent"] == pytest.approx(1.0, rel=1e-5)
+    assert found["incumbent_parameters"] == pytest.approx({"kp": 1.0, "kd": 0.1})
+    assert 0 < abs(found["parameters"]["kp"] - 1.0) <= 0.5001
+    said(capsys, "ask", "rig")
+    assert "policysearch resume rig" in said(capsys, "tell", "rig", "6", "--safety-stop", "the arm hit its stop")
+    assert "hit its stop" in refused(capsys, "ask", "rig")
+    assert "WAITS: trial 6 ended by a safety stop" in said(capsys, "status", "rig")
+    assert "goes on after" in said(capsys, "resume", "rig", "--by", "Ada", "--back-to", "incumbent")
+    assert json.loads(said(capsys, "status", "rig", "--json"))["parameters"] == pytest.approx({"kp": 1.0, "kd": 0.1})
+    assert json.loads(said(capsys, "ask", "rig"))["trial"] == 7
+    assert "incumbent, after update 0: 1 ± 0; kp 1, kd 0.1" in said(capsys, "status", "rig")
+
+
+def test_a_result_told_beside_a_living_owner_is_left_for_it(capsys):
+    said(capsys, *NEW)
+    with Search.open("rig") as owner:
+        trials = [owner.ask() for _ in range(4)]
+        assert "left for its owner" in said(capsys, "tell", "rig", "1", "--cost", "2.5")
+        assert json.loads(said(capsys, "tell", "rig", "2", "--failed", "stalled", "--json")) == {
+            "update": None,
+            "left": True,
+        }
+        assert "never asked" in refused(capsys, "tell", "rig", "9", "--cost", "1")
+        assert [trial.number for trial in owner.pending] == [0, 3]
+        for trial in (trials[0], trials[3]):
+            owner.tell(trial, cost=1.0)
+        assert owner.updates == 1
+    assert open_run("rig").trials[1].cost == 2.5
+
+
+def test_a_command_may_forbid_trials_and_one_may_stop_the_machine(capsys):
+    said(capsys, *NEW[:-1], "400")
+    check = [sys.executable, "-c", "import sys; print('too high'); sys.exit(float(sys.argv[1]) > 1.0)"]
+    veto = shlex.join([*check, "{kp}"])
+    trial = script("import os, sys; n = len(os.listdir('.')); open(f'{n}.ran', 'w'); print(1.0); sys.exit(7 * (n > 8))")
+    words = refused(capsys, "run", "rig", "--veto", veto, "--safety-exit", "7", "--", *trial)
+    assert "exit code 7: 1.0" in words
+    found = json.loads(said(capsys, "status", "rig", "--json"))
+    assert found["trials"]["safety stop"] == 1
+    assert all(
+        failure["reason"] == "exit code 1: too high" for failure in found["failures"] if failure["status"] == "vetoed"
+    )
+    assert found["trials"].get("vetoed", 0) >= 1

@@ -1,7 +1,8 @@
 """`Measuring`: what the policy itself costs, measured every so many updates; the best one, and the noise of a trial.
 
 The least of many noisy costs is mostly luck. So the best policy so far (the incumbent) is measured again beside each
-new one, on the same conditions, and what it cost before is pooled with that: luck does not last.
+new one, on the same conditions, and what it cost before is pooled with that; it gives way to one whose mean cost is
+less by more than their difference in standard errors, noise/√trials.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Measuring:
         current = Measured(measured[0], update, tuple(batches[0]))
         if self.incumbent is not None:
             self.incumbent = self.incumbent._replace(costs=(*self.incumbent.costs, *batches[1]))
-        if self.incumbent is None or current.cost < self.incumbent.cost:
+        if self.incumbent is None or self._bound(current) < self._bound(self.incumbent):
             self.incumbent = current if math.isfinite(current.cost) else None
             if folder is not None and self.incumbent is not None:
                 self.incumbent.controller.save(_path(folder, update))
@@ -109,6 +110,10 @@ class Measuring:
                 "incumbent_update": float(self.incumbent.update),
             }
         return numbers
+
+    def _bound(self, policy: Measured) -> float:
+        noise = self.noise / math.sqrt(len(policy.costs)) if self._freedom and policy.costs else 0.0
+        return policy.cost + noise
 
     def plain(self) -> dict[str, Any]:
         """What must persist, as JSON-able values; the incumbent's policy is a file of its own."""

@@ -40,6 +40,8 @@ def main(given: list[str]) -> int:
         record.close()
         return trials.resume(arguments.folder, arguments.by, arguments.back_to, arguments.budget)
     try:
+        if arguments.by or arguments.back_to is not None:
+            raise ValueError(f"--by and --back-to are for searches on a rig; {run.folder} is of a simulated task.")
         search = _search(run, arguments.budget, arguments.workers)
         if search.done:
             raise ValueError(
