@@ -53,6 +53,30 @@ def test_rig_example_lowers_the_cost_and_meets_both_kinds_of_trouble(tmp_path):
     assert int(counts[3]) > 0
 
 
+def test_a_search_whose_driver_is_killed_on_a_rig_that_fails_ends_as_if_nothing_had_happened(tmp_path):
+    text = output("rig.py", tmp_path)
+    assert text.count("killed the driver") == 3
+    assert int(re.search(r"asked again: (\d+)", text)[1]) > 0
+    assert "without any trouble: the same" in text
+
+
+def test_the_shell_drives_the_same_rig(tmp_path):
+    command = [sys.executable, "-m", "policysearch"]
+    run = lambda *words: subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, check=True)  # noqa: E731
+    run("new", "servo", "--parameters", "kp=4:0.1:100:log", "kd=0.1:0.01:5:log", "--scales", "kp=0.3", "kd=0.3")
+    trial = [str(ROOT / "examples" / "rig_trial.sh"), "{kp}", "{kd}"]
+    going = ["run", "servo", "--budget", "40", "--deadline", "5", "--attempts", "3", "--", *trial]
+    process = subprocess.Popen([*command, *going], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()  # an update is made
+    process.kill()
+    process.communicate()
+    run(*going)
+    kept = policysearch.open_run(tmp_path / "servo").trials.values()
+    assert len(kept) == 40
+    assert all(trial.status != "asked" for trial in kept)
+    assert {trial.fault for trial in kept if trial.status in ("lost", "timed out")} <= {"rig"}
+
+
 def test_composed_method_solves_and_a_wrong_one_is_refused(tmp_path):
     text = output("compose_a_method.py", tmp_path, "300updates")
     assert "solved: True" in text

@@ -205,3 +205,13 @@ def test_a_command_may_forbid_trials_and_one_may_stop_the_machine(capsys):
         failure["reason"] == "exit code 1: too high" for failure in found["failures"] if failure["status"] == "vetoed"
     )
     assert found["trials"].get("vetoed", 0) >= 1
+
+
+def test_a_trial_that_the_rig_lost_is_run_again_as_often_as_is_allowed(capsys):
+    said(capsys, *NEW[:-1], "4")
+    counting = "import os, sys; n = len(os.listdir('.')); open(f'{n}.ran', 'w'); print(2.0); "
+    trial = script(counting + "sys.exit(75 * (n in (3, 5, 6, 7)))")
+    said(capsys, "run", "rig", "--attempts", "3", "--", *trial)
+    kept = open_run("rig").trials
+    assert [(t.status, t.attempt) for t in kept.values()] == [("done", 1), ("done", 2), ("lost", 3), ("done", 1)]
+    assert kept[2].reason == "exit code 75: 2.0"

@@ -241,11 +241,14 @@ def run(given: list[str]) -> int:
     parser = _parser(
         "run",
         "Run a command for every trial: {kp} in it stands for the value of kp. Its last line on standard output is the "
-        "cost; an exit code other than 0 means that the parameters made the trial fail.",
+        "cost. An exit code other than 0 means that the parameters made the trial fail; 75, that the rig did.",
         "policysearch run DIR [--budget N] [--deadline S] -- COMMAND ...",
     )
     parser.add_argument("--budget", metavar="B", help="another one from now on: 40, or 5updates")
     parser.add_argument("--deadline", metavar="S", help="seconds after which a trial is ended and left out [none]")
+    parser.add_argument(
+        "--attempts", default="1", metavar="N", help="at most, of a trial that the rig lost or that did not end [1]"
+    )
     parser.add_argument(
         "--veto",
         metavar="CMD",
@@ -259,6 +262,7 @@ def run(given: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the status at the end as JSON")
     arguments = _parse(parser, own)
+    attempts = shared.number("--attempts", arguments.attempts, int) or 1
     safety = shared.number("--safety-exit", arguments.safety_exit, int)
     deadline = shared.number("--deadline", arguments.deadline, float)
     if deadline is not None and not 0 < deadline < math.inf:
@@ -275,7 +279,9 @@ def run(given: list[str]) -> int:
             search.veto = lambda trial: forbids(filled(veto, trial.values))
         while not search.done:
             trial = _next(search, "run")
-            record = search.tell(trial, **run_trial(filled(command, trial.values), deadline, safety))
+            told = run_trial(filled(command, trial.values), deadline, safety)
+            again = trial.attempt < attempts and not told.keys().isdisjoint(("lost", "timed_out"))
+            record = search.tell(trial, **told, retry=again)
             if record is not None and not arguments.json:
                 print(f"update {int(record['update'])}: mean cost of its trials {record['cost']:.6g}", flush=True)
     found = summary(open_run(arguments.folder))

@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+#: exit code of a trial that the rig lost: EX_TEMPFAIL of sysexits.h
+RIG_EXIT = 75
 #: seconds that a veto may think
 VETO_SECONDS = 60.0
 
@@ -23,7 +25,7 @@ def run_trial(command: Sequence[str], deadline: float | None, safety_exit: int |
         safety_exit: exit code that means a safety stop; None for none.
 
     Returns:
-        What to give `Search.tell`: cost, or failed, safety_stop or timed_out with the reason.
+        What to give `Search.tell`: cost, or failed, safety_stop, lost (exit code 75) or timed_out with the reason.
 
     Raises:
         OSError: the command cannot be started.
@@ -37,7 +39,7 @@ def run_trial(command: Sequence[str], deadline: float | None, safety_exit: int |
     if code is None:
         return {"timed_out": f"no end within {deadline:g} s"}
     if code:
-        name = "safety_stop" if code == safety_exit else "failed"
+        name = "safety_stop" if code == safety_exit else "lost" if code == RIG_EXIT else "failed"
         return {name: _how(code, last)}
     try:
         return {"cost": float(last)}
