@@ -70,8 +70,8 @@ class Problem(NamedTuple):
     def shrink(self) -> bool:
         """A gain matrix's steps shrink by the gradient's share of noise, so that they settle at the optimum.
 
-        Those of a network or a softmax do not: their Euclidean ratio says little about the natural direction. Nor do
-        those on long horizons, where a search ends with its budget long before it is at an optimum.
+        Those of a network or a softmax do not: conjugate gradients know their Euclidean ratio only. Nor do those on
+        long horizons, where a search ends with its budget long before it is at an optimum.
         """
         return not (self.network or self.ahead or isinstance(self.specification.action, Discrete))
 
