@@ -1,8 +1,8 @@
 """What a natural direction costs, in plain gradients of the same batch, for networks of three sizes.
 
 Gradient and direction alternate in one process; the figures are medians of their ratios. `10 steps` forces ten
-conjugate-gradient iterations; `default` ends at its own tolerance. Memory: that of the compiled program beside its
-arguments, as XLA counts it, over the gradient's.
+conjugate-gradient iterations; `default` ends at its own tolerance; the last row of a size has a row a rollout of 64
+stages. Memory: that of the compiled program beside its arguments, as XLA counts it, over the gradient's.
 Run: python benchmarks/natural.py [--sizes 64,256,1024] [--samples 2048,16384] [--repetitions 5]
 """
 
@@ -23,13 +23,15 @@ from policysearch.rollouts import Rollouts
 from policysearch.score import PolicyScore
 
 P, M, T = 17, 6, 256
+#: stages of a rollout where a rollout is a row
+SHORT = 64
 
 
-def batch(width, samples):
+def batch(width, samples, stages=T):
     """The score of a batch and advantages that depend on the action noise; p and m of HalfCheetah."""
     generator = np.random.default_rng(0)
     policy = NeuralGaussian(random_layers([P, width, width, M], 0), std=0.3 * np.ones(M), learned_std=True)
-    n = samples // T
+    n, T = samples // stages, stages
     observations = jnp.asarray(generator.normal(size=(n, T, P)), jnp.float32)
     noise = jnp.asarray(0.3 * generator.normal(size=(n, T, M)), jnp.float32)
     actions = policy.mode(observations) + noise
@@ -56,6 +58,27 @@ def seconds(run):
     return time.perf_counter() - start
 
 
+def compared(width, samples, directions, repetitions, rows=False):
+    """Print what each direction costs; with `rows` of shorter rollouts, whose advantages are summed over stages."""
+    score, a = batch(width, samples, SHORT if rows else T)
+    plain, plain_bytes = compiled(lambda s, a: s.rmv(a) / s.count, score, a)
+    gradient = plain()
+    a = a.sum(1) if rows else a
+    for name, direction in directions.items():
+        run, used = compiled(lambda d, s, a, g: d(s, a, g[None]), direction, score, a, gradient)
+        steps = int(run()[2].get("iterations", 0))
+        ratios = []
+        for _ in range(repetitions):
+            base = seconds(plain)
+            ratios.append(seconds(run) / base)
+        print(
+            f"{width:4}x{width:<5} {score.policy.theta().size:10} {samples:7}  {name:21} "
+            f"{np.median(ratios):6.1f}  ({min(ratios):.1f} to {max(ratios):.1f})".ljust(74)
+            + f"{steps:6} {used / plain_bytes:8.1f}",
+            flush=True,
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="64,256,1024")
@@ -68,25 +91,13 @@ def main():
         "analytic, 10 steps": Natural(None, 0.1, "conjugate_gradient", "analytic", tolerance=1e-9, iterations=10),
         "analytic, default": Natural(None, 0.1, "conjugate_gradient", "analytic"),
     }
-    print("network    parameters  stages  direction             ratio  (range)        steps  memory ratio")
+    by_rollout = {"sample, row a rollout": Natural(None, 0.1, "sample")}
+    print("network    parameters  stages  direction              ratio  (range)        steps  memory ratio")
     for width in map(int, arguments.sizes.split(",")):
         for samples in map(int, arguments.samples.split(",")):
-            score, a = batch(width, samples)
-            plain, plain_bytes = compiled(lambda s, a: s.rmv(a) / s.count, score, a)
-            gradient = plain()
-            for name, direction in directions.items():
-                run, used = compiled(lambda d, s, a, g: d(s, a, g[None]), direction, score, a, gradient)
-                steps = int(run()[2]["iterations"])
-                ratios = []
-                for _ in range(arguments.repetitions):
-                    base = seconds(plain)
-                    ratios.append(seconds(run) / base)
-                print(
-                    f"{width:4}x{width:<5} {score.policy.theta().size:10} {samples:7}  {name:20} "
-                    f"{np.median(ratios):6.1f}  ({min(ratios):.1f} to {max(ratios):.1f})".ljust(73)
-                    + f"{steps:6} {used / plain_bytes:8.1f}",
-                    flush=True,
-                )
+            compared(width, samples, directions, arguments.repetitions)
+        samples = int(arguments.samples.split(",")[-1])
+        compared(width, samples, by_rollout, arguments.repetitions, rows=True)
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
