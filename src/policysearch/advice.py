@@ -38,7 +38,7 @@ def about_noise(search: Search) -> None:
     learned = getattr(explore, "learned", False)
     if search.updates != LOOK or search.method.space != "parameter" or search.specification.deterministic or learned:
         return
-    ratios = [record["snr"] for record in search.records if math.isfinite(record["snr"])]
+    ratios = [record["snr"] for record in search.records if math.isfinite(record["snr"]) and not record["skipped"]]
     coordinates = isinstance(explore, Coordinates)
     # m random directions of d parameters give m/(d + 1) even without noise, so that few of them tell nothing of it
     telling = coordinates or search.layout.pairs > search.settings["parameters"]

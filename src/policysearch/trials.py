@@ -24,7 +24,7 @@ from policysearch.method import Method, State
 from policysearch.samplers import host
 from policysearch.samplers.jobs import Event, HostRollouts, Jobs, gather
 from policysearch.snapshots import continuation
-from policysearch.specification import Specification
+from policysearch.specification import OK, Specification
 from policysearch.streams import Purpose, environment_seed, stream
 from policysearch.told import Told
 
@@ -349,6 +349,9 @@ class Trials:
         came = update.gathered(search.specification)
         state, info = host.tell(search.method, search.state, update.jobs, came, search.specification)
         self._open = None
+        if not np.any(came.outcome == OK):
+            last = max((r for r in update.records.values() if r.fault is not None), key=lambda r: r.told or 0.0)
+            search.note(Event(last.number, last.status, last.reason, "", last.attempt))
         measured: dict[str, float] = {}
         if search.measuring is not None:
             folder = None if self._journal is None else self._journal.folder
@@ -360,6 +363,7 @@ class Trials:
         if self._journal is not None:
             self._journal.add(record, lambda: continuation(search))
             self._journal.flush()
+            self._journal.add_events(search.updates, search.events)
             self._journal.save(search.policy.controller())
             if search.measuring is not None:
                 search.measuring.tidy(self._journal.folder)
