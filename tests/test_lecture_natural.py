@@ -82,7 +82,7 @@ def test_18_29_of_all_short_steps_the_negative_gradient_lowers_a_linear_cost_mos
 def test_18_30_the_natural_direction_lowers_a_linear_cost_most_within_its_metric():
     score, a = rows()
     gradient = score.gradient(a, 40)
-    w, _ = Natural()(score, a, gradient)
+    w, _, _ = Natural()(score, a, gradient[None])
     M = fisher()
     step = -np.sqrt(RADIUS / (w @ M @ w)) * w
     assert step @ M @ step == pytest.approx(RADIUS, rel=1e-12)
@@ -147,7 +147,7 @@ def test_18_35_the_multiplier_gives_the_step_that_a_kl_limit_of_half_the_radius_
     a = few.costs - few.costs.mean(0)
     groups = score.group_gradients(a, 32)
     gradient = groups.mean(0)
-    w, _ = eqx.filter_jit(Natural())(score, a, gradient)
+    w, _, _ = eqx.filter_jit(Natural())(score, a, gradient[None])
     kl = 1e-4
     taken, estimate = KLStep(kl, memory=None), Estimate(score, a, gradient, measure(groups))
     moved, _, info = eqx.filter_jit(taken)(policy.theta(), w, estimate, taken.init(gradient))
@@ -161,7 +161,7 @@ def test_18_35_a_singular_metric_gives_the_shortest_of_all_solutions():
     policy, score, S = bandit_score(200)
     a = jax.random.normal(KEY, (200, 1))
     gradient = score.gradient(a, 8)
-    w, info = eqx.filter_jit(Natural())(score, a, gradient)
+    w, _, info = eqx.filter_jit(Natural())(score, a, gradient[None])
     assert info["rank"] == 3
     np.testing.assert_allclose(w, np.linalg.pinv(S.T @ S / 200, rcond=1e-10) @ gradient, atol=1e-10)
     assert w.sum() == pytest.approx(0, abs=1e-10)

@@ -168,7 +168,7 @@ def method_of(name, n, line_search):
 
 
 @pytest.mark.parametrize(("direction", "name", "line_search"), CASES)
-@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@settings(max_examples=20, deadline=None, database=None, derandomize=True)
 @given(data=st.data())
 def test_an_update_is_finite_or_refused_with_its_reason(direction, name, line_search, data):
     draw = data.draw

@@ -245,7 +245,13 @@ class PerturbationScore(Score):
 
     def dense(self, per_stage: bool = False) -> Float[Array, "n D"]:
         """The rows, zero for trials that do not count."""
-        return jnp.where(self.counted[:, None], self._sums(jnp.eye(self.counted.shape[0])), 0.0)
+        if isinstance(self.offsets, Regenerated):
+            rows = self._sums(jnp.eye(self.counted.shape[0]))
+        else:
+            rows = self.offsets / self.variance
+            if self.learned:
+                rows = jnp.concatenate([rows, self.offsets**2 / self.variance - 1], axis=1)
+        return jnp.where(self.counted[:, None], rows, 0.0)
 
     def group_gradients(self, a: Float[Array, " n"], groups: int) -> Float[Array, "m D"]:
         """Sums over the samples of a group; samples are dealt to groups in turn."""

@@ -1,0 +1,282 @@
+"""`diagnose`: how good each gradient estimator is at one policy, all with the same number of rollouts.
+
+B batches of n rollouts each give estimates ĝ_b (d,). SNR = ‖∇J‖²/tr Cov(ĝ) of one batch; ‖∇J‖² is taken from the mean
+of all batches, freed of its own noise, so that no closed form is needed. Each SNR is about what its estimator estimates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jaxtyping import Array, Float
+
+from policysearch import defaults, samplers
+from policysearch.credit import CostToGo, Info, TotalCost
+from policysearch.direction import Euclidean, LeastSquares
+from policysearch.evaluation import fit
+from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.initial import from_controller
+from policysearch.method import Method, State
+from policysearch.policies import Parameters, Policy
+from policysearch.settings import GPOMDP, WeightPerturbation
+from policysearch.specification import Specification
+from policysearch.step import Estimate, Step
+from policysearch.tasks import resolve
+
+#: batches, of simulators by worker processes and of compiled tasks
+BATCHES, COMPILED_BATCHES = 16, 100
+#: rollouts of a batch
+ROLLOUTS = 64
+#: a ratio of two SNRs that is worth a sentence
+WORTH = 1.5
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One estimator at one policy.
+
+    Args:
+        estimator, variant, baseline: what it is. space: "action" or "parameter".
+        rollouts: of a batch. batches: how many were compared.
+        snr: signal-to-noise ratio of one batch, freed of bias; below 0 where no signal was seen.
+        snr_error: its standard error, by jackknife over batches.
+        cosine: between the estimates of two independent batches, on average.
+        norm, norm_error: ‖∇J‖ and the standard error √tr Cov of one batch, in cost units per unit of θ.
+    """
+
+    estimator: str
+    variant: str
+    baseline: str
+    space: str
+    rollouts: int
+    batches: int
+    snr: float
+    snr_error: float
+    cosine: float
+    norm: float
+    norm_error: float
+
+    @property
+    def label(self) -> str:
+        """All three words of it."""
+        baseline = self.baseline and f"baseline {self.baseline}"
+        return ", ".join(filter(None, (self.estimator, self.variant, baseline)))
+
+    def needed(self, snr: float = 1.0) -> float:
+        """Rollouts for an SNR; infinite where no signal was seen."""
+        return self.rollouts * snr / self.snr if self.snr > 0 else math.inf
+
+
+class _Keep(Step):
+    """Leaves θ where it is, and keeps w as its state."""
+
+    def init(self, theta: Float[Array, " d"]) -> Any:
+        return jnp.zeros_like(theta)
+
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Array, Any, Info]:
+        return theta, w, {}
+
+
+def catalogue(specification: Specification, policy: Policy, rollouts: int) -> dict[tuple[str, str, str], Method]:
+    """(estimator, variant, baseline) → a method of about so many rollouts, for every estimator that serves a task."""
+    found: dict[tuple[str, str, str], Method] = {}
+    if specification.action is not None and not isinstance(policy, Parameters):
+        noise = ActionNoise(rollouts)
+        for baseline in ("none", "leave_one_out"):
+            found["reinforce", "", baseline] = Method(noise, TotalCost(baseline), Euclidean(), _Keep())
+        for baseline in ("none", "leave_one_out", "value"):
+            found["gpomdp", "", baseline] = Method(noise, CostToGo(baseline), Euclidean(), _Keep())
+        problem = defaults.problem(specification, policy, "action")._replace(biased=True)
+        if problem.ahead:
+            credit = CostToGo("value", discounting=(problem.discount, problem.gae_lambda), bootstrap=True)
+            variant = f"γ {problem.discount:.4g}, λ {problem.gae_lambda:g}, biased"
+            found["gpomdp", variant, "value"] = Method(noise, credit, Euclidean(), _Keep())
+    problem = defaults.problem(specification, policy, "parameter")
+    std, d = problem.effect, problem.d
+    shared = [True, False] if problem.common and not specification.deterministic else [problem.common]
+    one = ParameterNoise(rollouts, std, two_sided=False, common=False)
+    found["weight_perturbation", "one-sided", "none"] = Method(one, TotalCost("none"), Euclidean(), _Keep())
+    found["weight_perturbation", "one-sided", "leave_one_out"] = Method(
+        one, TotalCost("leave_one_out"), Euclidean(), _Keep()
+    )
+    for common in shared:
+        variant = "two-sided" + (", shared seeds" if common and len(shared) > 1 else "")
+        pairs = ParameterNoise(max(1, rollouts // 2), std, two_sided=True, common=common)
+        found["weight_perturbation", variant, ""] = Method(pairs, TotalCost("none"), Euclidean(), _Keep())
+        if 2 * d <= rollouts:
+            central = Coordinates(std, True, common, rollouts // (2 * d))
+            variant = variant.replace("two-sided", "central")
+            found["finite_differences", variant, ""] = Method(central, TotalCost("none"), LeastSquares(), _Keep())
+    return found
+
+
+def diagnose(
+    task: Any,
+    policy: Any = None,
+    *,
+    methods: Mapping[tuple[str, str, str], Method] | None = None,
+    rollouts: int = ROLLOUTS,
+    batches: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    on_row: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Measure the gradient estimators of a task at one policy.
+
+    Args:
+        task: as `Search` takes it; not a bare specification.
+        policy: a `Policy` or a `Controller`, settings, or None for where a search would start.
+        methods: by (estimator, variant, baseline), whose gradients are compared, whatever their steps; None for all.
+        rollouts: of a batch; finite differences take as many whole sets as fit, if any.
+        batches: of each estimator, at least 4; None for 100 of a compiled task, else 16.
+        seed: of everything random; estimators that explore alike see the same rollouts.
+        workers: processes for Gymnasium tasks.
+        on_row: called with each row as soon as it is known.
+
+    Returns:
+        A row an estimator, the highest SNR first.
+
+    Raises:
+        ValueError: too few batches or rollouts, or a policy that does not fit.
+
+    Example:
+        >>> rows = diagnose("bowl", rollouts=32, batches=10)
+        >>> rows[0].estimator  # nothing is random there, so differences have no noise
+        'finite_differences'
+    """
+    if (batches is not None and batches < 4) or rollouts < 2:
+        raise ValueError(f"{batches} batches of {rollouts} rollouts: at least 4 batches of 2 rollouts are needed.")
+    plant: Any = resolve(task)
+    if getattr(plant, "survival_bonus", 0.0) is None:
+        plant = plant.with_survival_bonus(0.0)
+    specification: Specification = plant.specification
+    if hasattr(policy, "with_theta") and not isinstance(policy, Policy):
+        fit(specification, policy)
+        policy = from_controller(policy)
+    start = policy if isinstance(policy, Policy) else None
+    known = None
+    rows = []
+    runner = samplers.sampler(plant, seed, workers, None, None)
+    compiled = type(runner).__name__ == "Native"
+    count = batches or (COMPILED_BATCHES if compiled else BATCHES)
+    try:
+        if methods is None:
+            known = {space: _policy(plant, start, policy, space, seed) for space in ("action", "parameter")}
+            methods = catalogue(specification, known["action"], rollouts)
+        for (estimator, variant, baseline), method in methods.items():
+            at = known[method.space] if known is not None else _policy(plant, start, policy, method.space, seed)
+            plain = eqx.tree_at(lambda m: m.step, method, _Keep())
+            estimates = _estimates(runner, plain, at, specification.draws, count)
+            row = _row((estimator, variant, baseline), plain, at, estimates)
+            rows.append(row)
+            if on_row is not None:
+                on_row(row)
+    finally:
+        runner.close()
+    return sorted(rows, key=lambda row: -row.snr)
+
+
+def _policy(plant: Any, start: Policy | None, wish: Any, space: str, seed: int) -> Policy:
+    """The policy whose gradients are measured: the same one in both spaces where the task leaves a choice."""
+    if start is not None:
+        return start
+    method = GPOMDP() if plant.specification.action is not None else WeightPerturbation()
+    return defaults.policy_of(plant, wish, method, seed)
+
+
+def _estimates(runner: Any, method: Method, policy: Policy, horizon: int, batches: int) -> Float[np.ndarray, "B d"]:
+    state: State = method.init(policy, horizon)
+    found = []
+    # a baseline that is carried from update to update starts from a batch that is used for nothing else
+    for _ in range(batches + 1):
+        state, info, _ = runner.update(method, state, method.layout(policy).size)
+        if int(info["skipped"]):
+            raise ValueError(f"A batch had no usable trial ({int(info['failed'])} failed, {int(info['lost'])} lost).")
+        found.append(np.asarray(state.step, np.float64))
+        # the observation scaling follows the rollouts; here it stays
+        state = eqx.tree_at(lambda s: s.policy, state, policy)
+    return np.stack(found[1:])
+
+
+def _row(words: tuple[str, str, str], method: Method, policy: Policy, estimates: Float[np.ndarray, "B d"]) -> Row:
+    B = len(estimates)
+    total, squares = estimates.sum(0), (estimates**2).sum(1)
+
+    def ratio(n: int, total: np.ndarray, squared: float) -> tuple[float, float]:
+        """SNR of one batch and the trace of its covariance, from n batches of this sum and sum of squares."""
+        mean = total / n
+        noise = (squared - n * float(mean @ mean)) / (n - 1)
+        power = float(mean @ mean) - noise / n
+        return (power / noise if noise > 1e-12 * float(mean @ mean) else math.inf), noise
+
+    snr, noise = ratio(B, total, float(squares.sum()))
+    rest = float(squares.sum()) - squares
+    left = np.array([ratio(B - 1, total - g, float(s))[0] for g, s in zip(estimates, rest, strict=True)])
+    error = math.sqrt((B - 1) / B * float(np.sum((left - left.mean()) ** 2))) if np.all(np.isfinite(left)) else 0.0
+    units = estimates / np.maximum(np.sqrt(squares), 1e-300)[:, None]
+    mean = total / B
+    return Row(
+        estimator=words[0],
+        variant=words[1],
+        baseline=words[2],
+        space=method.space,
+        rollouts=method.layout(policy).size,
+        batches=B,
+        snr=snr,
+        snr_error=error,
+        cosine=float((np.sum(units.sum(0) ** 2) - B) / (B * (B - 1))),
+        norm=math.sqrt(max(float(mean @ mean) - noise / B, 0.0)),
+        norm_error=math.sqrt(max(noise, 0.0)),
+    )
+
+
+def advice(rows: Sequence[Row]) -> list[str]:
+    """What a person should do about it, in sentences.
+
+    Args:
+        rows: from `diagnose`.
+    """
+    honest = [row for row in rows if "biased" not in row.variant]
+    best = max(honest or rows, key=lambda row: row.snr)
+    if best.snr <= 2 * best.snr_error and math.isfinite(best.snr):
+        return ["No estimator shows a signal here: the policy may be at an optimum, or every rollout ends alike."]
+    said = [f"Clearest: {best.label}, with an SNR of {_number(best.snr)} from {best.rollouts} rollouts."]
+    if best.snr < 1:
+        said.append(
+            f"That is more noise than signal: use {_number(1 / best.snr)} times the rollouts ({_number(best.needed())}) "
+            "for an SNR of 1, or steps that average over many updates."
+        )
+    elif 4 < best.snr < math.inf:
+        said.append(f"Fewer rollouts would do: {_number(best.needed(2))} give an SNR of 2.")
+    biased = [row for row in rows if "biased" in row.variant and row.snr > WORTH * best.snr]
+    if biased:
+        said.append(
+            f"{biased[0].label} has {_number(biased[0].snr / best.snr)} times its SNR, as it estimates another gradient, "
+            "that of nearer costs; where those mislead, so does it."
+        )
+    for space, what in (("action", "varies actions"), ("parameter", "varies parameters")):
+        inside = [row for row in honest if row.space == space]
+        if inside and best.space != space:
+            other = max(inside, key=lambda row: row.snr)
+            said.append(
+                f"Of what {what}: {other.label}, SNR {_number(other.snr)} ({_number(other.needed())} rollouts for 1)."
+            )
+    for name in ("weight_perturbation", "finite_differences"):
+        shared = {"seeds" in row.variant: row for row in rows if row.estimator == name and "one" not in row.variant}
+        if len(shared) == 2 and 0 < WORTH * shared[False].snr < shared[True].snr:
+            times = shared[True].snr / shared[False].snr
+            said.append(f"Seeds that partners share are worth {_number(times)} times the rollouts of {name}.")
+    plain = {row.baseline: row for row in honest if row.estimator == "gpomdp"}
+    if {"none", "value"} <= plain.keys() and 0 < WORTH * plain["none"].snr < plain["value"].snr:
+        times = plain["value"].snr / plain["none"].snr
+        said.append(f"The value baseline is worth {_number(times)} times the rollouts of gpomdp.")
+    return said
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if 100 <= value < math.inf else f"{value:.2g}"
