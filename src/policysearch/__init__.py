@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from policysearch.controller import Controller
     from policysearch.credit import CentredRanks, CostToGo, Elites, TopPairs, TotalCost
+    from policysearch.diagnosis import diagnose
     from policysearch.direction import Euclidean, LeastSquares, Natural
     from policysearch.evaluation import Evaluation, evaluate
     from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
@@ -91,6 +92,7 @@ __all__ = [
     "TotalCost",
     "Trial",
     "WeightPerturbation",
+    "diagnose",
     "evaluate",
     "likelihood_ratio_gradient",
     "load",
@@ -105,6 +107,7 @@ __all__ = [
 _HOMES = {
     "controller": "Controller",
     "credit": "CentredRanks CostToGo Elites TopPairs TotalCost",
+    "diagnosis": "diagnose",
     "direction": "Euclidean LeastSquares Natural",
     "evaluation": "Evaluation evaluate",
     "explore": "ActionNoise Coordinates ParameterNoise",

@@ -27,6 +27,7 @@ COMMANDS = {
     "status": ("commands.rig:status", "where such a search stands"),
     "run": ("commands.rig:run", "run a command for every trial of such a search"),
     "evaluate": ("commands.evaluate", "measure a trained policy on fresh seeds"),
+    "diagnose": ("commands.diagnose", "how noisy is each gradient estimator here, and what helps"),
     "render": ("commands.render", "write a video of a trained policy"),
     "list": ("commands.listing", "show tasks, methods and policies"),
     "check": ("check", "test the estimators against closed forms on this machine"),

@@ -1,7 +1,7 @@
 """`diagnose`: how good each gradient estimator is at one policy, all with the same number of rollouts.
 
 B batches of n rollouts each give estimates ĝ_b (d,). SNR = ‖∇J‖²/tr Cov(ĝ) of one batch; ‖∇J‖² is taken from the mean
-of all batches, freed of its own noise, so that no closed form is needed. Each SNR is about what its estimator estimates.
+of all batches, freed of its own noise, so that no closed form is needed. Each SNR is about its own estimand.
 """
 
 from __future__ import annotations
@@ -248,16 +248,16 @@ def advice(rows: Sequence[Row]) -> list[str]:
     said = [f"Clearest: {best.label}, with an SNR of {_number(best.snr)} from {best.rollouts} rollouts."]
     if best.snr < 1:
         said.append(
-            f"That is more noise than signal: use {_number(1 / best.snr)} times the rollouts ({_number(best.needed())}) "
-            "for an SNR of 1, or steps that average over many updates."
+            f"More noise than signal: use {_number(1 / best.snr)} times the rollouts ({_number(best.needed())}) for an "
+            "SNR of 1, or steps that average over many updates."
         )
     elif 4 < best.snr < math.inf:
         said.append(f"Fewer rollouts would do: {_number(best.needed(2))} give an SNR of 2.")
     biased = [row for row in rows if "biased" in row.variant and row.snr > WORTH * best.snr]
     if biased:
         said.append(
-            f"{biased[0].label} has {_number(biased[0].snr / best.snr)} times its SNR, as it estimates another gradient, "
-            "that of nearer costs; where those mislead, so does it."
+            f"{biased[0].label}: {_number(biased[0].snr / best.snr)} times that SNR, because it estimates another "
+            "gradient, that of nearer costs; where those mislead, so does it."
         )
     for space, what in (("action", "varies actions"), ("parameter", "varies parameters")):
         inside = [row for row in honest if row.space == space]
