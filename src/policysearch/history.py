@@ -142,8 +142,13 @@ class History:
             raise OSError(f"{self.path} cannot be written: {error}.") from error
 
 
-def read(path: Path, head: Path) -> Iterator[Row]:
+def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
     """The rows of a history, each checked before it is given; nothing is written, and a writer may go on.
+
+    Args:
+        path: of the database.
+        head: of the small file.
+        every: give all rows, in order; otherwise of those about trials only the ones after the last update, at the end.
 
     Raises:
         ValueError: something is damaged; the row and the file are named.
@@ -151,7 +156,7 @@ def read(path: Path, head: Path) -> Iterator[Row]:
     known = _read_head(head)  # before the database, which may only have more rows than this
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            yield from _checked(connection, known)
+            yield from _checked(connection, known, every)
     except (sqlite3.DatabaseError, OverflowError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}. Restore it from a copy.") from error
     except _DamageError as error:
@@ -162,44 +167,61 @@ class _DamageError(Exception):
     """What disagrees."""
 
 
-def _checked(connection: sqlite3.Connection, known: tuple[int, str] | None) -> Iterator[Row]:
+def _checked(connection: sqlite3.Connection, known: tuple[int, str] | None, every: bool) -> Iterator[Row]:
+    # a long run has hundreds of thousands of rows: what is done for each is written out, and done once
     found = connection.execute(f"SELECT {_COLUMNS} FROM history ORDER BY number")
-    expected, previous = 0, b""
+    acknowledged = -1 if known is None else known[0]
+    sha256, expected, previous = hashlib.sha256, 0, b""
     pruned = False
     kept = 0
+    held: list[tuple[str, bytes, bytes | None, int]] = []
     for number, kind, trial, body, blob, blob_digest, digest in found:
         expected += 1
         if number != expected:
             raise _DamageError(f"row {expected} is missing")
-        if not (type(body) is type(digest) is bytes and type(kind) is str and (trial is None or type(trial) is int)):
+        if type(body) is not bytes or (type(trial) is not int and trial is not None):
             raise _DamageError(f"row {number} is not what was written")
-        if blob_digest is not None and type(blob_digest) is not bytes:
-            raise _DamageError(f"row {number} is not what was written")
-        previous = _digest(previous, kind, trial, body, blob_digest)
-        if previous != digest:
-            raise _DamageError(f"row {number} ({kind}) is not what was written")
-        if blob is not None and (type(blob) is not bytes or hashlib.sha256(blob).digest() != blob_digest):
-            raise _DamageError(f"the arrays of row {number} ({kind}) are not what was written")
-        if blob_digest is not None:
+        if blob_digest is None:
+            # what `_digest` does
+            previous = sha256(previous + f"{kind}\n{trial}\n{len(body)}\n0\n".encode() + body).digest()
+            if previous != digest:
+                raise _DamageError(f"row {number} ({kind}) is not what was written")
+            if blob is not None:
+                raise _DamageError(f"the arrays of row {number} ({kind}) are not what was written")
+        else:
+            if type(blob_digest) is not bytes:
+                raise _DamageError(f"row {number} is not what was written")
+            previous = _digest(previous, kind, trial, body, blob_digest)
+            if previous != digest:
+                raise _DamageError(f"row {number} ({kind}) is not what was written")
+            if blob is not None and (type(blob) is not bytes or sha256(blob).digest() != blob_digest):
+                raise _DamageError(f"the arrays of row {number} ({kind}) are not what was written")
             if kind == PRUNED:
                 kept = kept + 1 if blob is not None else 0
                 pruned = pruned or blob is None
             elif blob is None:
                 raise _DamageError(f"the arrays of row {number} ({kind}) are missing")
-        if known is not None and number == known[0] and digest.hex() != known[1]:
+        if number == acknowledged and known is not None and digest.hex() != known[1]:
             raise _DamageError(f"row {number} ({kind}) is not what was acknowledged")
-        yield Row(kind, body, blob, trial)
+        if trial is None or every:
+            if kind == PRUNED:
+                held.clear()
+            yield Row(kind, body, blob, trial)
+        else:
+            held.append((kind, body, blob, trial))
     if expected == 0:
         raise _DamageError("it holds no rows")
     if pruned and kept < KEPT:
         raise _DamageError("the last snapshots are missing")
     if known is not None and known[0] > expected:
         raise _DamageError(f"the last {known[0] - expected} of {known[0]} acknowledged rows are missing")
+    for row in held:
+        yield Row(*row)
 
 
 def _digest(previous: bytes, kind: str, trial: int | None, body: bytes, blob_digest: bytes | None) -> bytes:
     # lengths go in, so that no two different rows give the same bytes
-    head = b"%b\n%b\n%d\n%d\n" % (kind.encode(), str(trial).encode(), len(body), blob_digest is not None)
+    head = f"{kind}\n{trial}\n{len(body)}\n{int(blob_digest is not None)}\n".encode()
     return hashlib.sha256(previous + head + body + (blob_digest or b"")).digest()
 
 

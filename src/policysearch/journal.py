@@ -362,15 +362,13 @@ def _replayed(folder: Path, every: bool) -> Run:
     run: dict[str, Any] = {"folder": folder, "configuration": {}, "records": [], "result": {}, "events": []}
     trials: dict[Any, TrialRecord] = {}
     arrays: dict[Any, bytes | None] = {}
-    open_rows: list[Row] = []
     path = folder / DATABASE
     try:
-        for row in read(path, folder / HEAD):
+        for row in read(path, folder / HEAD, every=every):
             if row.kind in ("asked", "told"):
+                _take(row, trials, arrays)
                 if every:
-                    _take(row._replace(blob=None), trials, arrays)
-                else:
-                    open_rows.append(row)
+                    arrays.clear()
                 continue
             content = msgspec.json.decode(row.body)
             if row.kind == "configuration":
@@ -388,11 +386,8 @@ def _replayed(folder: Path, every: bool) -> Run:
                 run["result"] = {}
                 if "counts" in content:
                     run["counts"], run["state"] = content["counts"], row.blob
-                open_rows.clear()
             else:
                 raise ValueError(f"{path} has rows of kind {row.kind!r}; update policysearch to read it.")
-        for row in open_rows:
-            _take(row, trials, arrays)
     except (msgspec.DecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}. Restore it from a copy.") from error
     return Run(**run, trials=trials, arrays=arrays)
