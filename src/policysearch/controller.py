@@ -387,7 +387,11 @@ class Controller:
             FileNotFoundError: if there is no file.
             ValueError: if it is damaged, of another kind or of a newer format; the message says which.
         """
-        return Controller(*controller_file.load(path))
+        content = controller_file.load(path)
+        try:
+            return Controller(*content)
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            raise ValueError(f"{path} is no policy: {error}") from None
 
 
 def _constant(value: np.ndarray) -> np.ndarray:

@@ -19,6 +19,9 @@ from policysearch.controller import Controller
 from policysearch.normalize import Scaling
 from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
 
+#: bytes of a JSON file with initial values
+LARGEST = 2**20
+
 
 def random_layers(
     sizes: Sequence[int], seed: int, *, last: float = 0.01, bias: bool = True
@@ -76,7 +79,10 @@ def start(policy: Policy, initial: Any) -> Policy:
     if isinstance(initial, (str, Path)):
         initial = _read(Path(initial))
     if isinstance(initial, Controller):
-        other = from_controller(initial)
+        try:
+            other = from_controller(initial)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"The initial policy cannot be searched on: {error} is missing or no numbers.") from error
         if isinstance(other, Parameters) and isinstance(policy, Parameters) and other.names != policy.names:
             raise ValueError(
                 f"The initial policy has parameters {', '.join(other.names)}; "
@@ -105,8 +111,8 @@ def start(policy: Policy, initial: Any) -> Policy:
 def _named(policy: Parameters, initial: dict[str, Any]) -> Parameters:
     unknown = [name for name in initial if name not in policy.names]
     if unknown:
-        raise ValueError(f"Initial values for {', '.join(unknown)}; the parameters are {', '.join(policy.names)}.")
-    values = [float(initial.get(name, value)) for name, value in policy.values().items()]
+        raise ValueError(f"Initial values for {', '.join(unknown[:10])}; the parameters are {', '.join(policy.names)}.")
+    values = [float(_numbers(name, initial.get(name, value), ())) for name, value in policy.values().items()]
     bounds = {n: (float(lo), float(hi)) for n, lo, hi in zip(policy.names, policy.low, policy.high, strict=True)}
     log = [name for name, flag in zip(policy.names, policy.log, strict=True) if flag]
     return Parameters(policy.names, values, bounds=bounds, scale=np.asarray(policy.scale), log=log)
@@ -114,14 +120,14 @@ def _named(policy: Parameters, initial: dict[str, Any]) -> Parameters:
 
 def _gain(policy: LinearGaussian, initial: dict[str, Any]) -> LinearGaussian:
     shape = np.shape(policy.gain)
-    gain = np.asarray(initial.get("gain", np.zeros(shape)), float)
+    gain = _numbers("gain", initial.get("gain", np.zeros(shape)))
     if set(initial) - {"gain", "bias"} or "gain" not in initial or gain.shape != shape:
         raise ValueError(
-            f"initial has {', '.join(initial)} with a gain of shape {gain.shape}; "
+            f"initial has {', '.join(list(initial)[:10])} with a gain of shape {gain.shape}; "
             f'it must be {{"gain": {shape} numbers}} and may have "bias". Where u = -K x is meant, negate K.'
         )
     scale, shift = np.asarray(policy.scaling.scale, float), np.asarray(policy.scaling.shift, float)
-    bias = np.asarray(initial.get("bias", np.zeros(shape[0])), float) + gain @ shift
+    bias = _numbers("bias", initial.get("bias", np.zeros(shape[0])), shape[:1]) + gain @ shift
     parameters = dict(policy.parameters)
     scaled = gain * scale
     if policy.mask is not None:
@@ -136,6 +142,19 @@ def _gain(policy: LinearGaussian, initial: dict[str, Any]) -> LinearGaussian:
     return eqx.tree_at(lambda p: p.parameters, policy, parameters)
 
 
+def _numbers(name: str, given: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Finite numbers, of a shape if one is given."""
+    try:
+        numbers = np.asarray(given, float)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"The initial {name} is no array of numbers: {error}.") from None
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"The initial {name} is not finite.")
+    if shape is not None and numbers.shape != shape:
+        raise ValueError(f"The initial {name} has shape {numbers.shape}; {shape} is needed.")
+    return numbers
+
+
 def _read(path: Path) -> Any:
     if path.is_dir():
         path = path / "policy.safetensors"
@@ -143,9 +162,12 @@ def _read(path: Path) -> Any:
         raise ValueError(f"There is no file {path} to start from.")
     if path.suffix != ".json":
         return Controller.load(path)
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise ValueError(f"{path} has {size} bytes; initial values take up to {LARGEST}.")
     try:
         content = msgspec.json.decode(path.read_bytes())
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is a {type(content).__name__}; give an object.")

@@ -35,7 +35,7 @@ def decode(data: bytes, like: State) -> State:
     """
     try:
         arrays = load(data)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"A snapshot is damaged: {error}.") from error
     named = _named(like)
     theirs, ours = set(arrays), {name for name, _ in named}

@@ -1,0 +1,284 @@
+"""Files that somebody else made: each is refused in one sentence, at once, with little memory, and runs nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from policysearch import controller_file
+from policysearch.controller import Controller
+
+#: reads each file in a process of its own, which has read a good one before; says what came, and at what cost
+READER = """
+import json, os, resource, sys, time, warnings
+warnings.simplefilter("ignore")
+from pathlib import Path
+kind, good, *files = sys.argv[1:]
+if kind == "policy":
+    from policysearch.controller import Controller
+    read = Controller.load
+else:
+    from policysearch import LinearGaussian
+    from policysearch.initial import start
+    read = lambda path: start(LinearGaussian([[0.0, 0.0]], bias=[0.0], std=0.1), path)
+read(good)
+used = []
+if kind == "policy":
+    sys.addaudithook(lambda event, details: used.append(event) if event in (
+        "exec", "compile", "import", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class",
+        "ctypes.dlopen", "socket.connect") else None)
+def usage():
+    now = resource.getrusage(resource.RUSAGE_SELF)
+    return now.ru_utime + now.ru_stime, now.ru_maxrss / 1024
+for file in files:
+    out, into = os.pipe()
+    if os.fork() == 0:
+        del used[:]
+        before = usage()
+        try:
+            said = ["read", repr(read(file))[:200]]
+        except BaseException as error:
+            said = [type(error).__name__, str(error)]
+        after = usage()
+        os.write(into, json.dumps([*said, after[0] - before[0], after[1] - before[1], after[1], used]).encode()[:60000])
+        os._exit(0)
+    os.close(into)
+    print(json.dumps([Path(file).name, json.loads(os.fdopen(out).read())]), flush=True)
+    os.wait()
+"""
+GAIN = {"parameters.gain": np.array([[-0.5, -0.8]])}
+DESCRIPTION = {
+    "format": 1,
+    "description": {"policy": "linear_gaussian"},
+    "parameters": ["gain"],
+    "constants": [],
+}
+
+
+def raw(header, tensors=b""):
+    """A safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + tensors
+
+
+def claims(shape, size, dtype="F64", tensors=b"", name="parameters.gain"):
+    return raw({name: {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}, tensors)
+
+
+def signed(description=DESCRIPTION, arrays=GAIN):
+    """A file whose SHA-256 is right, whatever is in it."""
+    text = description if isinstance(description, str) else json.dumps(description)
+    content = save({name: np.asarray(value, order="C") for name, value in arrays.items()})
+    header, tensors = controller_file._split(content)
+    metadata = {"policysearch": text, "sha256": controller_file._digest(arrays, text)}
+    return raw({"__metadata__": metadata, **header}, tensors)
+
+
+def describes(**changes):
+    return signed({**DESCRIPTION, **changes})
+
+
+class Payload:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def archive():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:  # what torch.save writes
+        packed.writestr("archive/data.pkl", pickle.dumps(Payload()))
+    return file.getvalue()
+
+
+def neither():
+    """True and False are 1 and 0; here is a 2, with the right SHA-256."""
+    mask = np.array([[2, 1]], np.uint8).view(bool)
+    description = {**DESCRIPTION, "constants": ["mask"]}
+    return signed(description, {"parameters.gain": np.zeros(2), "constants.mask": mask})
+
+
+#: name → a file, and what is said of it
+POLICIES = {
+    "a pickle": (pickle.dumps(Payload()), "its header claims"),
+    "a pickle in an archive": (archive(), "its header claims"),
+    "a pickle as description": (signed(pickle.dumps(Payload(), 0).decode()), "no JSON"),
+    "nothing": (b"", "the file has 0"),
+    "a header longer than the file": ((10**6).to_bytes(8, "little") + b"{}", "claims 1000000 bytes and the file has"),
+    "a header of 2^63 bytes": ((2**63).to_bytes(8, "little") + b"{}", "claims 9223372036854775808 bytes"),
+    "a header of 5 MB": (raw(b'{"a":' + b" " * 5_000_000 + b"0}"), "has a header of 5000007 bytes"),
+    "a billion entries": (claims([10**9], 8 * 10**9), "claims arrays of 8000000000 bytes, and 0 follow"),
+    "10^12 bytes": (claims([10**12], 10**12, "BOOL"), "claims arrays of 1000000000000 bytes"),
+    "10^12 bytes beside nothing": (claims([10**12, 0], 0), "shape or a place that is none"),
+    "a shape that overflows": (claims([2**32, 2**32], 0), "claims 0 bytes"),
+    "a shape below zero": (claims([-1], -8), "shape or a place that is none"),
+    "a shape of fractions": (claims([1.5], 12, tensors=bytes(12)), "shape or a place that is none"),
+    "a shape of 1000 axes": (claims([1] * 1000, 8, tensors=bytes(8)), "shape or a place that is none"),
+    "arrays over each other": (
+        raw({n: {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]} for n in ("a", "b")}, bytes(8)),
+        "starts at byte 0, where 8 is expected",
+    ),
+    "100 000 arrays": (
+        raw({f"a{i}": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}),
+        "has a header of",
+    ),
+    "10 000 arrays": (
+        raw({f"a{i}": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]} for i in range(10_000)}),
+        "no policy",
+    ),
+    "an entry that is none": (raw({"a": 1}), "is not described"),
+    "a header that is no table": (raw([]), "no table of arrays"),
+    "a deep header": (raw(b"[" * 500_000), "no JSON that can be read"),
+    "a deep description": (signed("[" * 400_000), "no JSON that can be read"),
+    "a closed deep description": (signed("[" * 200_000 + "]" * 200_000), "no JSON that can be read"),
+    "a wide description": (signed("[" + "[]," * 300_000 + "0]"), "names no format"),
+    "a number of many digits": (signed('{"format": 1' + "0" * 100_000 + "}"), "no JSON that can be read"),
+    "a description that is none": (signed("[]"), "names no format"),
+    "a description that is text": (describes(description="x"), "its description is no table"),
+    "a format that is text": (describes(format="1"), "names no format"),
+    "a newer format": (describes(format=2), "has format 2"),
+    "a policy that is a list": (describes(description={"policy": []}), "its policy is no name"),
+    "a policy nobody knows": (describes(description={"policy": "os.system"}), "'os.system'; choose one of"),
+    "an activation that is a list": (
+        describes(description={"policy": "neural_gaussian", "activation": [1]}),
+        "its activation is no name",
+    ),
+    "names that are numbers": (describes(description={"policy": "parameters", "names": [1]}), "no list of names"),
+    "arrays that are not there": (describes(parameters=["gain", "bias"]), "others than its description names"),
+    "arrays that are not named": (describes(parameters=[]), "others than its description names"),
+    "a name that leaves the folder": (
+        signed({**DESCRIPTION, "parameters": ["../gain"]}, {"parameters.../gain": np.zeros((1, 2))}),
+        "'parameters.../gain' is no name of an array",
+    ),
+    "a name of a file": (
+        signed({**DESCRIPTION, "parameters": ["/etc/gain"]}, {"parameters./etc/gain": np.zeros((1, 2))}),
+        "'parameters./etc/gain' is no name of an array",
+    ),
+    "a wrong SHA-256": (signed().replace(b"\xe0\xbf", b"\xe1\xbf"), "contents and SHA-256 disagree"),
+    "a changed description": (signed().replace(b"linear", b"linerr"), "contents and SHA-256 disagree"),
+    "a shape that does not fit": (signed(arrays={"parameters.gain": np.zeros(3)}), "gain has shape (3,)"),
+    "a bias that does not fit": (
+        signed({**DESCRIPTION, "parameters": ["bias", "gain"]}, {**GAIN, "parameters.bias": np.zeros(7)}),
+        "bias has shape (7,)",
+    ),
+    "a mask that does not fit": (
+        signed({**DESCRIPTION, "constants": ["mask"]}, {**GAIN, "constants.mask": np.ones((3, 3), bool)}),
+        "gain has shape (1, 2)",
+    ),
+    "a mask of infinities": (
+        signed({**DESCRIPTION, "constants": ["mask"]}, {**GAIN, "constants.mask": np.full((1, 2), np.inf)}),
+        "is no policy",
+    ),
+    "neither true nor false": (neither(), "neither true nor false"),
+    **{
+        f"of type {kind}": (claims([1], size, kind, bytes(size)), f"of type '{kind}'")
+        for kind, size in {"I64": 8, "U8": 1, "F16": 2, "BF16": 2, "F32": 4, "F8_E4M3": 1, "O": 8}.items()
+    },
+    "of type nothing": (claims([1], 8, None, bytes(8)), "of type None"),
+    "not a number": (signed(arrays={"parameters.gain": np.array([[np.nan, 1.0]])}), "'gain' is not finite"),
+    "infinite": (signed(arrays={"parameters.gain": np.array([[np.inf, 1.0]])}), "'gain' is not finite"),
+    "a scale that is no number": (
+        signed({**DESCRIPTION, "constants": ["low"]}, {**GAIN, "constants.low": np.array([np.nan])}),
+        "'low' has NaN",
+    ),
+}
+#: initial values: JSON by anybody's hand
+INITIAL = {
+    "deep": (b'{"gain": ' + b"[" * 1_000_000, "is not JSON"),
+    "closed and deep": (b'{"gain": ' + b"[" * 500_000 + b"]" * 500_000 + b"}", "is not JSON"),
+    "somewhat deep": (b'{"gain": ' + b"[" * 100 + b"]" * 100 + b"}", "is no array of numbers"),
+    "large": (b'{"gain": [' + b"0," * 4_000_000 + b"0]}", "has 8000013 bytes"),
+    "wide": (b'{"gain": [' + b"[]," * 300_000 + b"[]]}", "with a gain of shape (300001, 0)"),
+    "many names": (json.dumps(dict.fromkeys(map(str, range(60_000)), 1)).encode(), "initial has 0, 1, 2"),
+    "cut": (b'{"gain": [[1,', "is not JSON"),
+    "no UTF-8": (b'{"\xff": 1}', "is not JSON"),
+    "not a number": (b'{"gain": [[NaN, 1]]}', "is not JSON"),
+    "beyond numbers": (b'{"gain": [[1' + b"0" * 400 + b", 1]]}", ""),
+    "text": (b'{"gain": [["a", "b"]]}', "is no array of numbers"),
+    "nothing": (b'{"gain": [[null, null]]}', "gain is not finite"),
+    "tables": (b'{"gain": {"a": 1}}', "is no array of numbers"),
+    "uneven": (b'{"gain": [[1, 2], [3]]}', "is no array of numbers"),
+    "a bias that does not fit": (b'{"gain": [[1, 2]], "bias": [1, 2, 3]}', "bias has shape (3,); (1,) is needed"),
+    "a list": (b"[1]", "give an object"),
+}
+
+
+def answers(kind, cases, good, folder, suffix):
+    files = []
+    for name, (content, _) in cases.items():
+        files.append(folder / f"{name}{suffix}")
+        files[-1].write_bytes(content)
+    command = [sys.executable, "-c", READER, kind, str(good), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return dict(map(json.loads, done.stdout.splitlines()))
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory):
+    """What came of each policy file."""
+    folder = tmp_path_factory.mktemp("policies")
+    Controller({"policy": "linear_gaussian"}, {"gain": np.array([[-0.5, -0.8]])}).save(folder / "good")
+    return folder, answers("policy", POLICIES, folder / "good", folder, ".safetensors")
+
+
+@pytest.fixture(scope="module")
+def initial(tmp_path_factory):
+    """What came of each file with initial values."""
+    folder = tmp_path_factory.mktemp("initial")
+    (folder / "good.json").write_text('{"gain": [[1, 2]], "bias": [0]}')
+    return answers("initial", INITIAL, folder / "good.json", folder, ".json")
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_hostile_policy_file_is_refused_at_once_and_runs_nothing(policies, name):
+    folder, came = policies
+    kind, words, seconds, _, peak, used = came[f"{name}.safetensors"]
+    assert (kind, POLICIES[name][1] in words) == ("ValueError", True), (kind, words)
+    assert f"{name}.safetensors" in words
+    assert "\n" not in words
+    assert len(words) < 1000
+    assert seconds < 1.0
+    assert peak < 200
+    assert used == []
+    assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize("name", INITIAL)
+def test_a_hostile_file_of_initial_values_is_refused_at_once(initial, name):
+    kind, words, seconds, grown, _, _ = initial[f"{name}.json"]
+    assert (kind, INITIAL[name][1] in words) == ("ValueError", True), (kind, words)
+    assert len(words) < 1000
+    assert seconds < 1.0
+    assert grown < 200
+
+
+def test_a_sparse_file_as_long_as_it_claims_is_not_read(tmp_path):
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(claims([10**12], 10**12, "BOOL"))
+    os.truncate(path, path.stat().st_size + 10**12)
+    with pytest.raises(ValueError, match="policy files have up to"):
+        Controller.load(path)
+
+
+def test_a_file_of_these_tests_is_read_where_it_has_no_fault(tmp_path):
+    (tmp_path / "policy.safetensors").write_bytes(signed())
+    assert Controller.load(tmp_path / "policy.safetensors").parameters["gain"][0, 1] == -0.8
+
+
+def test_a_policy_that_no_file_can_hold_is_not_written(tmp_path):
+    names = [f"{i:0100d}" for i in range(20_000)]
+    constants = {name: np.ones(20_000) for name in ("initial", "scale", "low", "high", "log")}
+    controller = Controller({"policy": "parameters", "names": names}, {"values": np.zeros(20_000)}, constants)
+    with pytest.raises(ValueError, match="bytes of description"):
+        controller.save(tmp_path / "policy.safetensors")
+    assert list(Path(tmp_path).iterdir()) == []
