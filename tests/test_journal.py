@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -165,6 +166,93 @@ def test_load_takes_a_folder_or_a_file_and_names_damage(tmp_path):
         policysearch.load(folder)
     with pytest.raises(FileNotFoundError):
         policysearch.load(tmp_path / "nothing")
+
+
+def policy(value: float) -> Controller:
+    return Controller({"policy": "linear_gaussian"}, {"gain": np.array([[value]])})
+
+
+def kept(folder: Path) -> dict[str, float]:
+    files = sorted(folder.glob("policy*.safetensors"))
+    return {path.name: float(Controller.load(path).parameters["gain"][0, 0]) for path in files}
+
+
+def test_the_last_three_policies_are_kept_and_the_same_one_again_takes_no_place(tmp_path):
+    run = Journal(tmp_path / "run", {}, keep=True)
+    for value in (1.0, 2.0, 2.0, 2.0, 3.0):
+        run.save(policy(value))
+    assert kept(run.folder) == {"policy.safetensors": 3, "policy.1.safetensors": 2, "policy.2.safetensors": 1}
+    run.save(policy(4.0))
+    assert kept(run.folder) == {"policy.safetensors": 4, "policy.1.safetensors": 3, "policy.2.safetensors": 2}
+    run.close()
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("stop", range(8))
+def test_a_policy_file_is_there_and_whole_wherever_saving_is_cut(tmp_path, monkeypatch, stop, links):
+    run = Journal(tmp_path / "run", {}, keep=True)
+    for value in (1.0, 2.0, 3.0):
+        run.save(policy(value))
+    calls = 0
+
+    def cut(whole):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls > stop:
+                raise InterruptedError
+            return whole(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        if not links:
+            patched.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
+        for name in ("replace", "fsync", "open"):
+            patched.setattr(os, name, cut(getattr(os, name)))
+        with contextlib.suppress(InterruptedError):
+            run.save(policy(4.0))
+    found = kept(run.folder)
+    assert found["policy.safetensors"] in (3.0, 4.0)
+    assert 2.0 in found.values()
+    run.save(policy(5.0))
+    assert kept(run.folder)["policy.safetensors"] == 5.0
+    run.close()
+
+
+def test_a_damaged_newest_policy_is_named_with_the_one_before_and_takes_no_place_of_it(tmp_path):
+    run = Journal(tmp_path / "run", {}, keep=True)
+    for value in (1.0, 2.0, 3.0):
+        run.save(policy(value))
+    folder = run.folder
+    flip(folder / "policy.safetensors")
+    for load in (open_run(folder).controller, lambda: policysearch.load(folder)):
+        with pytest.raises(ValueError, match=r"policy\.safetensors is damaged.*load\('.*/policy\.1\.safetensors'\)"):
+            load()
+    flip(folder / "policy.1.safetensors")
+    with pytest.raises(ValueError, match=r"load\('.*/policy\.2\.safetensors'\)"):
+        policysearch.load(folder)
+    flip(folder / "policy.1.safetensors")
+    run.save(policy(4.0))
+    assert kept(folder) == {"policy.safetensors": 4, "policy.1.safetensors": 2, "policy.2.safetensors": 1}
+    (folder / "policy.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"load\('.*/policy\.1\.safetensors'\)"):
+        policysearch.load(folder)
+    run.close()
+
+
+def flip(path: Path) -> None:
+    """Change the last bit, in place; a file that is linked to is not changed with it."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.unlink()
+    path.write_bytes(bytes(content))
+
+
+def test_earlier_policies_are_never_overwritten_by_another_run(tmp_path):
+    policy(1.0).save(tmp_path / "policy.2.safetensors")
+    with pytest.raises(FileExistsError, match=r"policy\.2\.safetensors"):
+        Journal(tmp_path, {})
 
 
 def test_provenance_names_versions_and_command():

@@ -149,12 +149,12 @@ def load(path: str | os.PathLike[str]) -> Controller:
     from pathlib import Path
 
     from policysearch.controller import Controller
-    from policysearch.journal import POLICY, open_run
+    from policysearch.journal import POLICY, load_policy, open_run
 
     path = Path(path)
     if not path.is_dir():
         return Controller.load(path)
-    return Controller.load(path / POLICY) if (path / POLICY).exists() else open_run(path).controller()
+    return load_policy(path) if (path / POLICY).exists() else open_run(path).controller()
 
 
 def __getattr__(name: str) -> Any:

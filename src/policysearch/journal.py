@@ -31,6 +31,8 @@ DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, CURVE = (
     "metrics.csv",
     "curve.png",
 )
+#: the policies before, the later one first
+EARLIER = ("policy.1.safetensors", "policy.2.safetensors")
 #: seconds between two writes of updates; each write waits for the disk
 INTERVAL = 0.5
 #: what an update leaves behind so that a later process can go on: counts, and the state as bytes
@@ -238,12 +240,29 @@ class Journal:
         self._written = time.monotonic()
 
     def save(self, controller: Controller) -> None:
-        """Write the policy; an earlier one is replaced.
+        """Write the policy; the two before are kept beside it, see `EARLIER`. The same one again changes nothing.
 
         Args:
             controller: the policy as NumPy.
         """
-        controller.save(self.folder / POLICY)
+        from policysearch import controller_file
+
+        newest, before, oldest = (self.folder / name for name in (POLICY, *EARLIER))
+        try:
+            controller_file.load(newest)
+        except (FileNotFoundError, ValueError):  # what is damaged takes nobody's place
+            pass
+        else:
+            if newest.read_bytes() == controller_file.content(controller):
+                return
+            # a policy.safetensors is there at every moment; the folder is synced after the last change
+            if before.exists():
+                before.replace(oldest)
+            try:
+                before.hardlink_to(newest)
+            except OSError:  # a file system without links
+                before.write_bytes(newest.read_bytes())
+        controller.save(newest)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write what came out.
@@ -287,7 +306,7 @@ def refuse_existing(folder: Path) -> None:
     """Raise FileExistsError if `folder` holds a run, or a file that a run would overwrite."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; a run needs a folder. Choose another one.")
-    for name in (DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, CURVE):
+    for name in (DATABASE, HEAD, POLICY, *EARLIER, CONFIGURATION, METRICS, CURVE):
         if (folder / name).exists():
             what = "a run" if name == DATABASE else f"a file {name}, which a run would overwrite"
             raise FileExistsError(f"{folder} already holds {what}. Choose another folder.")
@@ -321,15 +340,38 @@ class Run:
 
         Raises:
             FileNotFoundError: the run has not finished, or its policy file was moved.
-            ValueError: the policy file is damaged.
+            ValueError: the policy file is damaged; the newest of those before that can be loaded is named.
         """
-        from policysearch.controller import Controller
-
-        path = self.folder / POLICY
-        if not path.exists():
+        if not (self.folder / POLICY).exists():
             why = "its policy file is missing" if self.result else "the run has not finished"
-            raise FileNotFoundError(f"{self.folder} holds no {POLICY}: {why}.")
-        return Controller.load(path)
+            raise FileNotFoundError(f"{self.folder} holds no {POLICY}: {why}.{_earlier(self.folder)}")
+        return load_policy(self.folder)
+
+
+def load_policy(folder: Path) -> Controller:
+    """The newest policy of a run's folder.
+
+    Raises:
+        FileNotFoundError: it holds none.
+        ValueError: the file is damaged; the newest of those before that can be loaded is named.
+    """
+    from policysearch.controller import Controller
+
+    try:
+        return Controller.load(folder / POLICY)
+    except ValueError as error:
+        raise ValueError(f"{error}{_earlier(folder)}") from error
+
+
+def _earlier(folder: Path) -> str:
+    """A sentence that names the newest policy before the last one that can be loaded, or ""."""
+    from policysearch.controller import Controller
+
+    for path in (folder / name for name in EARLIER):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            Controller.load(path)
+            return f" The one before can be loaded: policysearch.load({str(path)!r})."
+    return ""
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:

@@ -107,6 +107,9 @@ def reopened(
             measure=known.get("measure"),
         )
         restore(search, run)
+        if run.counts:
+            # whoever was killed between an update's row and its policy file, perhaps after the last update
+            writer.save(search.policy.controller())
         if budget is not None:
             writer.amend({"budget": str(search.budget)})
     except BaseException:
