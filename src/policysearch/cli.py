@@ -21,6 +21,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "train": ("commands.train", "search a policy for a task"),
     "resume": ("commands.resume", "go on with a run that was killed or interrupted"),
+    "repair": ("commands.repair", "make a run whose database is damaged one that can be opened"),
     "new": ("commands.rig:new", "start a search on a machine of your own"),
     "ask": ("commands.rig:ask", "the next trial of such a search, as JSON"),
     "tell": ("commands.rig:tell", "what a trial brought"),

@@ -12,7 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: kind of row whose blob may be dropped once it is not among the last few of its kind
 PRUNED = "update"
@@ -27,6 +27,8 @@ CREATE TABLE history (
 );
 CREATE INDEX of_trial ON history (trial) WHERE trial IS NOT NULL;
 """
+#: rows in succession that cannot be read, behind which no more are looked for
+_MISSING = 1000
 _COLUMNS = "number, kind, trial, body, blob, blob_digest, digest"
 
 
@@ -103,10 +105,13 @@ class History:
 
     def of_trial(self, trial: int) -> list[Row]:
         """What was written about a trial, in order."""
-        found = self._connection.execute(
-            "SELECT kind, body, blob, trial FROM history WHERE trial = ? ORDER BY number", (trial,)
-        )
-        return [Row(*row) for row in found]
+        try:
+            found = self._connection.execute(
+                "SELECT kind, body, blob, trial FROM history WHERE trial = ? ORDER BY number", (trial,)
+            )
+            return [Row(*row) for row in found]
+        except sqlite3.DatabaseError as error:
+            raise damaged(self.path, error) from error
 
     def close(self) -> None:
         """End the writing; one database file is left without companions, which can be copied as it is."""
@@ -140,6 +145,8 @@ class History:
                 raise
         except sqlite3.OperationalError as error:
             raise OSError(f"{self.path} cannot be written: {error}.") from error
+        except sqlite3.DatabaseError as error:
+            raise damaged(self.path, error) from error
 
 
 def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
@@ -158,9 +165,87 @@ def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             yield from _checked(connection, known, every)
     except (sqlite3.DatabaseError, OverflowError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Restore it from a copy.") from error
+        raise damaged(path, error) from error
     except _DamageError as error:
-        raise ValueError(f"{path} is damaged: {error}. Restore it from a copy.") from None
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, what: object) -> ValueError:
+    """The error that says what is wrong with a database, and what can be done."""
+    words = " ".join(str(what).split())
+    return ValueError(
+        f"{path} is damaged: {words}. Restore it from a copy, or keep what is whole: policysearch repair {path.parent}"
+    )
+
+
+class Found(NamedTuple):
+    """A row of a damaged history. whole: it is what was written, if the row before is."""
+
+    number: int
+    row: Row
+    whole: bool
+
+
+def salvage(path: Path) -> Iterator[Found]:
+    """All rows of a damaged history that can be read, in order; nothing is written."""
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
+        last, before, missing = 0, b"", 0
+        for entry in _each(connection):
+            if entry is None:
+                missing += 1
+                if missing > _MISSING:
+                    return
+                continue
+            yield _found(entry, before if entry[0] == last + 1 else None)
+            last, before, missing = entry[0], entry[-1], 0
+
+
+def _each(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...] | None]:
+    """Rows in order, then, where a page cannot be read, each row behind it by its number; None for one that is not."""
+    last = 0
+    try:
+        for entry in connection.execute(f"SELECT {_COLUMNS} FROM history ORDER BY number"):
+            # a number far from its neighbours is damaged itself
+            if last < entry[0] <= last + _MISSING:
+                yield entry
+                last = entry[0]
+        return
+    except (sqlite3.DatabaseError, OverflowError):
+        pass
+    while True:
+        last += 1
+        try:
+            yield connection.execute(f"SELECT {_COLUMNS} FROM history WHERE number = ?", (last,)).fetchone()
+        except (sqlite3.DatabaseError, OverflowError):
+            yield None
+
+
+def sound(path: Path) -> bool:
+    """Whether the database's own structure is, its index among it; `read` checks the rows."""
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            return connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
+        except sqlite3.DatabaseError:
+            return False
+
+
+def _found(entry: tuple[Any, ...], before: Any) -> Found:
+    number, kind, trial, body, blob, blob_digest, digest = entry
+    whole = type(body) is bytes and type(before) is bytes and (trial is None or type(trial) is int)
+    whole = whole and (blob_digest is None or type(blob_digest) is bytes)
+    whole = whole and _digest(before, kind, trial, body, blob_digest) == digest
+    if blob is not None:
+        whole = whole and type(blob) is bytes and hashlib.sha256(blob).digest() == blob_digest
+    elif kind != PRUNED:
+        whole = whole and blob_digest is None
+    return Found(number, Row(kind, body, blob, trial), whole)
+
+
+def acknowledged(head: Path) -> int:
+    """Number of rows that the small file says were written; 0 if it cannot be read."""
+    known = _read_head(head)
+    return 0 if known is None else known[0]
 
 
 class _DamageError(Exception):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policysearch.history import History, Row, read
+from policysearch.history import History, Row, damaged, read
 from policysearch.ownership import Ownership
 
 if TYPE_CHECKING:
@@ -389,6 +389,30 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     return _replayed(folder, every=True)
 
 
+def repair(folder: str | os.PathLike[str]) -> str:
+    """Make a run whose database is damaged one that can be opened, of the rows that are what was written.
+
+    The search goes on from its last snapshot that is whole. Of what came after that, the rows before the first damaged
+    one are kept. The damaged files stay beside the new ones as run.sqlite.damaged-N.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        How many rows were kept, and what is gone.
+
+    Raises:
+        FileNotFoundError: no such folder, or no run in it.
+        RuntimeError: another process owns the run.
+        ValueError: nothing can be kept; nothing was changed.
+    """
+    from policysearch import repairing
+
+    folder = Path(folder)
+    _find(folder)
+    return repairing.repair(folder)
+
+
 def _find(folder: Path) -> None:
     """Raise FileNotFoundError if the folder holds no run."""
     if not folder.is_dir():
@@ -431,7 +455,7 @@ def _replayed(folder: Path, every: bool) -> Run:
             else:
                 raise ValueError(f"{path} has rows of kind {row.kind!r}; update policysearch to read it.")
     except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Restore it from a copy.") from error
+        raise damaged(path, error) from error
     return Run(**run, trials=trials, arrays=arrays)
 
 
