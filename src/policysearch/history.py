@@ -150,7 +150,10 @@ class History:
 
 
 def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
-    """The rows of a history, each checked before it is given; nothing is written, and a writer may go on.
+    """The rows of a history, each checked before it is given; a writer may go on.
+
+    Nothing is written, except that SQLite undoes what a process left half done that ended while it opened or closed the
+    database.
 
     Args:
         path: of the database.
@@ -161,6 +164,12 @@ def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
         ValueError: something is damaged; the row and the file are named.
     """
     known = _read_head(head)  # before the database, which may only have more rows than this
+    if path.with_name(f"{path.name}-journal").exists():
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as connection,
+        ):
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             yield from _checked(connection, known, every)

@@ -114,6 +114,7 @@ class Journal:
         self.folder = Path(folder)
         refuse_existing(self.folder)
         self._made = not self.folder.exists()
+        new = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._owner = Ownership(self.folder)
         try:
@@ -127,6 +128,9 @@ class Journal:
         if start is not None:
             rows += [Row("policy", b"{}", start[0]), Row("state", b"{}", start[1])]
         self._history.append(rows)
+        # a file is not lost with the power once its folder is synced, nor is that one once its own is
+        for place in (self.folder, *(place.parent for place in new)):
+            sync_folder(place)
         self._write_configuration(configuration)
 
     def _begin(self, keep: bool, count: int) -> None:
@@ -300,6 +304,15 @@ class Journal:
         if not self._count and not self._keep and self._made:
             with contextlib.suppress(OSError):  # somebody else has put something there
                 self.folder.rmdir()
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the disk has the names of what is in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def refuse_existing(folder: Path) -> None:

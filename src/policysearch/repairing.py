@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from policysearch.history import PRUNED, History, Row, acknowledged, read, salvage, sound
-from policysearch.journal import DATABASE, HEAD
+from policysearch.journal import DATABASE, HEAD, sync_folder
 from policysearch.ownership import Ownership
 
 #: rows that are written at once
@@ -51,7 +51,7 @@ def repair(folder: Path) -> str:
         name = _put_aside(path, head)
         new.replace(path)
         new_head.replace(head)
-        _sync(folder)
+        sync_folder(folder)
         return plan.sentence(name)
     finally:
         owner.release()
@@ -226,14 +226,6 @@ def _put_aside(path: Path, head: Path) -> str:
     if head.exists():
         shutil.copyfile(head, head.with_name(f"{head.name}.damaged-{number}"))
     return aside.name
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _numbers(found: set[int]) -> str:
