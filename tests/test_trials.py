@@ -7,17 +7,12 @@ import itertools
 import os
 import random
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import rig_driver
 from policysearch import (
     LinearGaussian,
     NaturalGradient,
@@ -355,45 +350,3 @@ def fill(search, at):
             connection.execute("PRAGMA max_page_count = 1000000")
 
     search._journal._history.append = append
-
-
-# kill -9
-
-
-def told(log):
-    return len(log.read_text().splitlines()) if log.exists() else 0
-
-
-def test_killed_at_any_moment_no_acknowledged_result_is_lost_and_the_policy_is_the_same(tmp_path, monkeypatch):
-    """Ten kills, each some trials and up to 10 ms after the first one that a life tells, by a fixed seed."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-    budget, kills, rng = 400, 10, random.Random(7)
-    (tmp_path / "killed").mkdir()
-    log, folder = tmp_path / "killed" / "acknowledged", tmp_path / "killed" / "run"
-    command = [sys.executable, "-W", "ignore", rig_driver.__file__, str(folder), str(budget)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdin is not None
-        assert driver.stdout is not None
-        for life in range(kills + 1):
-            enough = told(log) + rng.randrange(1, 25)
-            driver.stdin.write("live\n")
-            driver.stdin.flush()
-            child = int(driver.stdout.readline())
-            if life < kills:
-                for _ in range(30_000):
-                    if told(log) >= enough:
-                        break
-                    time.sleep(0.002)
-                time.sleep(rng.uniform(0.0, 0.01))
-                os.kill(child, signal.SIGKILL)
-            assert int(driver.stdout.readline()) == (-signal.SIGKILL if life < kills else 0)
-        driver.stdin.close()
-    run = open_run(folder)
-    for line in log.read_text().splitlines():
-        number, acknowledged = line.split()
-        assert run.trials[int(number)].cost == float(acknowledged)
-    assert {trial.status for trial in run.trials.values()} == {"done"}
-    assert len(run.trials) == budget
-    assert digest(folder) == finish(servo(tmp_path / "whole", budget))
