@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 
 import msgspec
 import numpy as np
@@ -342,3 +345,40 @@ def test_a_run_of_simulated_updates_goes_on_from_the_last_whole_snapshot(tmp_pat
     assert "gone: update 40." in repair(tmp_path / "run")
     found = open_run(tmp_path / "run")
     assert (len(found.records), found.state, found.counts) == (39, b"snapshot 20", {"updates": 30})
+
+
+#: repairs, and ends without a word at a change of names
+CUT = """
+import os, sys
+from policysearch.journal import repair
+left = int(sys.argv[2])
+def cut(whole):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return whole(*arguments, **options)
+    return call
+for name in ("link", "replace", "unlink", "fsync"):
+    setattr(os, name, cut(getattr(os, name)))
+repair(sys.argv[1])
+"""
+
+
+def test_a_repair_that_is_cut_can_be_repeated(run, tmp_path, undisturbed):
+    """The last row is damaged in the log, which holds all rows since the search was opened again."""
+    log = bytearray((run / LOG).read_bytes())
+    log[-1000] ^= 4
+    (run / LOG).write_bytes(bytes(log))
+    for stop in itertools.count():
+        folder = shutil.copytree(run, tmp_path / str(stop))
+        ended = subprocess.run([sys.executable, "-c", CUT, str(folder), str(stop)], check=False).returncode
+        if ended == 0:
+            break
+        assert ended == 9
+        repair(folder)
+        assert len(open_run(folder).trials) == 22, stop
+        if stop % 3 == 0:
+            assert go_on(folder) == ([22, 23], undisturbed)
+    assert stop > 6

@@ -8,6 +8,7 @@ a search goes on from its last snapshot, and nothing that follows depends on tri
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import itertools
 import os
 import shutil
@@ -34,21 +35,24 @@ def repair(folder: Path) -> str:
     owner = Ownership(folder)
     try:
         path, head = folder / DATABASE, folder / HEAD
-        try:
+        begun = _begun(path)
+        with contextlib.suppress(ValueError):  # what is wrong is found row by row
             for _ in read(path, head, every=False):
                 pass
-            if sound(path):
+            if begun is None and sound(path):
                 return f"{folder} has nothing to repair: every row is what was written."
-        except ValueError:
-            pass  # what is wrong is found row by row
-        plan = _plan(path, acknowledged(head))
+        source = path if begun is None else begun
+        plan = _plan(source, acknowledged(head))
         if plan is None:
             raise ValueError(f"{path} cannot be repaired: its first row cannot be read. Restore it from a copy.")
         new, new_head = folder / f".{DATABASE}.repaired", folder / f".{HEAD}.repaired"
         for left in (new, new_head, *folder.glob(f"{new.name}-*")):
             left.unlink(missing_ok=True)
-        _write(History(new, new_head, create=True), _kept(path, plan))
-        name = _put_aside(path, head)
+        _write(History(new, new_head, create=True), _kept(source, plan))
+        name = _put_aside(path, head) if begun is None else begun.name
+        sync_folder(folder)
+        for companion in ("wal", "shm"):
+            path.with_name(f"{path.name}-{companion}").unlink(missing_ok=True)
         new.replace(path)
         new_head.replace(head)
         sync_folder(folder)
@@ -206,11 +210,22 @@ def _write(history: History, rows: Iterator[Row]) -> None:
         history.close()
 
 
+def _begun(path: Path) -> Path | None:
+    """The damaged database as it was put aside with its log by a repair that was killed before it ended."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:  # readers make an empty one
+        return None
+    for aside in path.parent.glob(f"{path.name}.damaged-*[0-9]"):
+        if aside.with_name(f"{aside.name}-wal").exists() and filecmp.cmp(path, aside, shallow=False):
+            return aside
+    return None
+
+
 def _put_aside(path: Path, head: Path) -> str:
     """Keep the damaged files under other names; the name of the database.
 
     The database stays in its place too, without its log, until the new one takes it: whoever is killed here leaves a
-    run that is damaged, and can be repaired.
+    run that is damaged, and can be repaired, see `_begun`.
     """
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
@@ -222,7 +237,6 @@ def _put_aside(path: Path, head: Path) -> str:
     log = path.with_name(f"{path.name}-wal")
     if log.exists():
         log.replace(aside.with_name(f"{aside.name}-wal"))
-    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
     if head.exists():
         shutil.copyfile(head, head.with_name(f"{head.name}.damaged-{number}"))
     return aside.name
