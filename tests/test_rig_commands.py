@@ -215,3 +215,18 @@ def test_a_trial_that_the_rig_lost_is_run_again_as_often_as_is_allowed(capsys):
     kept = open_run("rig").trials
     assert [(t.status, t.attempt) for t in kept.values()] == [("done", 1), ("done", 2), ("lost", 3), ("done", 1)]
     assert kept[2].reason == "exit code 75: 2.0"
+
+
+def test_status_says_what_it_can_where_the_policy_file_is_missing_or_damaged(capsys):
+    said(capsys, *NEW)
+    for number in range(4):
+        said(capsys, "ask", "rig")
+        said(capsys, "tell", "rig", str(number), "--cost", str(number))
+    path = Path("rig/policy.safetensors")
+    whole = path.read_bytes()
+    path.unlink()
+    assert "written when the search goes on" in said(capsys, "status", "rig")
+    path.write_bytes(whole[:-3])
+    text = said(capsys, "status", "rig")
+    assert "policy.safetensors" in text
+    assert "cost of the last update's trials: 1.5" in text

@@ -436,3 +436,5 @@ def test_a_damaged_inbox_is_named(tmp_path):
         companion.unlink()
     with pytest.raises(ValueError, match="is damaged"):
         list(inbox.messages())
+    with pytest.raises(ValueError, match="is damaged"):
+        inbox.leave(Message(trial=1, attempt=1, given={"cost": 1.0}))

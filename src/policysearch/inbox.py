@@ -52,11 +52,15 @@ class Inbox:
 
         Raises:
             OSError: the disk does not take it.
+            ValueError: the file is damaged.
         """
         body = msgspec.json.encode(message)
-        with self._open() as connection:
-            values = (body, hashlib.sha256(body).digest())
-            connection.execute("INSERT INTO inbox (body, digest) VALUES (?, ?)", values)
+        try:
+            with self._open() as connection:
+                values = (body, hashlib.sha256(body).digest())
+                connection.execute("INSERT INTO inbox (body, digest) VALUES (?, ?)", values)
+        except sqlite3.DatabaseError as error:
+            raise self._damage(error) from error
 
     def messages(self) -> Iterator[Message]:
         """What waits, in the order in which it was left.
@@ -76,14 +80,15 @@ class Inbox:
                 message.number = number
                 yield message
         except (sqlite3.DatabaseError, msgspec.DecodeError, ValueError) as error:
-            raise ValueError(
-                f"{self._path} is damaged: {error}. Move it away, and tell the last results again."
-            ) from error
+            raise self._damage(error) from error
 
     def forget(self, message: Message) -> None:
         """Remove a result that was taken."""
         with self._open() as connection:
             connection.execute("DELETE FROM inbox WHERE number = ?", (message.number,))
+
+    def _damage(self, error: Exception) -> ValueError:
+        return ValueError(f"{self._path} is damaged: {error}. Move it away, and tell the last results again.")
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

@@ -153,8 +153,14 @@ def summary(run: Run) -> dict[str, Any]:
     from policysearch.controller import Controller
 
     known = run.configuration
-    data = (run.folder / "policy.safetensors").read_bytes() if run.records else run.start or b""
-    controller = Controller(*controller_file.parse(data, run.folder))
+    values, damage = None, ""
+    try:
+        file = run.controller() if run.records else Controller(*controller_file.parse(run.start or b"", run.folder))
+        values = file.values() if file.policy == "parameters" else None
+    except FileNotFoundError:
+        damage = "the policy is written when the search goes on"  # killed between an update and its file
+    except ValueError as error:
+        damage = str(error)
     trials = run.trials.values()
     last = run.records[-1] if run.records else {}
     measured: dict[str, Any] = {}
@@ -170,7 +176,8 @@ def summary(run: Run) -> dict[str, Any]:
         "pending": [
             {"number": t.number, "attempt": t.attempt, "client": t.client} for t in trials if t.status == "asked"
         ],
-        "parameters": controller.values() if controller.policy == "parameters" else None,
+        "parameters": values,
+        "damage": damage,
         "cost": last.get("cost"),
         "cost_error": last.get("cost_sem"),
         "snr": last.get("snr"),
@@ -194,6 +201,8 @@ def described(found: dict[str, Any]) -> str:
         lines.append(
             "parameters now: " + ", ".join(f"{name} {value:.6g}" for name, value in found["parameters"].items())
         )
+    if found["damage"]:
+        lines.append(f"parameters now: unknown, {found['damage']}")
     if found["cost"] is not None:
         error = found["cost_error"]
         spread = f" ± {error:.2g}" if error is not None and math.isfinite(error) else ""
