@@ -24,8 +24,6 @@ PARAMETER_EFFECT = 0.1
 #: stages from which a horizon is long; on those an update takes about so many stages, and advantages look ahead over a
 #: share of the horizon
 LONG, UPDATE_STAGES, AHEAD = 100, 2000, 0.1
-#: updates after which the steps of a biased method are half as long
-SETTLE = 100.0
 #: perturbation of the arguments of a plain cost g(θ), in their scales
 FUNCTION_STD = 0.1
 
@@ -74,11 +72,6 @@ class Problem(NamedTuple):
         long horizons, where a search ends with its budget long before it is at an optimum.
         """
         return not (self.network or self.ahead or isinstance(self.specification.action, Discrete))
-
-    @property
-    def settle(self) -> float:
-        """Updates after which a step is half as long: 100 of a biased method, so that it keeps what it finds."""
-        return SETTLE if self.biased else math.inf
 
     @property
     def damping(self) -> float:

@@ -15,6 +15,7 @@ enac                 action noise               total cost − baseline      nat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -216,8 +217,8 @@ def _action_step(given: settings.SampledActions, problem: Problem, line_search: 
             raise ValueError("A line search shortens the step that kl gives; learning_rate leaves nothing to shorten.")
         return LearningRate(given.learning_rate)
     memory = SHRINK_MEMORY if _either(given.shrink, problem.shrink) else None
-    settle = _either(given.settle, problem.settle)
-    return KLStep(given.kl or problem.kl, memory=memory, settle=float(settle), line_search=line_search)
+    settle = math.inf if given.settle is None else float(given.settle)
+    return KLStep(given.kl or problem.kl, memory=memory, settle=settle, line_search=line_search)
 
 
 def _either(value: Any, default: Any) -> Any:

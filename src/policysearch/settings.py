@@ -145,7 +145,7 @@ class SampledActions(Settings, frozen=True):
     shrink: bool | None = None
     """shorten steps by the share of noise in the gradient; on for gain matrices on plants"""
     settle: Count | None = None
-    """updates after which steps are half as long as at first, to settle at an optimum"""
+    """updates after which steps are half as long as at first, to settle at an optimum; never by default"""
     learning_rate: Positive | None = None
     """η of a plain step along the direction, instead of the step capped by kl"""
 
