@@ -21,6 +21,7 @@ from policysearch import flags, journal
 from policysearch.cli import main
 from policysearch.controller import Controller
 from policysearch.progress import Progress, quantity
+from policysearch.runs import open_run
 from policysearch.settings import METHODS, PolicySettings
 
 
@@ -147,7 +148,7 @@ def test_train_leaves_a_complete_folder(bowl):
     folder, result = bowl
     names = ["config.json", "curve.png", "metrics.csv", "policy.safetensors", "run.head", "run.sqlite"]
     assert sorted(path.name for path in folder.iterdir()) == names
-    run = journal.open_run(folder)
+    run = open_run(folder)
     assert len(run.records) == result["updates"] == 30
     assert run.configuration["task"] == "bowl"
     assert run.configuration["seed"] == 5
@@ -169,8 +170,8 @@ def test_evaluate_repeats_the_number_that_train_reported(bowl, capsys):
 def test_a_search_starts_from_another_runs_policy(bowl, capsys):
     folder, result = bowl
     assert main(["train", "bowl", "--budget", "1updates", "--initial", str(folder), "--out", "next"]) == 0
-    first = journal.open_run("next").records[0]["cost"]
-    assert abs(first - result["cost_mean"]) < 0.5 * abs(journal.open_run(folder).records[0]["cost"] - first)
+    first = open_run("next").records[0]["cost"]
+    assert abs(first - result["cost_mean"]) < 0.5 * abs(open_run(folder).records[0]["cost"] - first)
     printed = capsys.readouterr().out
     assert printed.startswith("cost ")
     assert "next: policysearch evaluate next" in printed
@@ -188,9 +189,9 @@ def test_a_task_in_a_file_is_found_from_another_folder(capsys, monkeypatch):
 def test_settings_reach_the_method(capsys):
     options = ["--method", "weight_perturbation", "--rollouts", "6", "--std", "0.5", "--shape", "sphere"]
     assert main(["train", "bowl", "--budget", "2updates", "--out", "run", *options]) == 0
-    settings = journal.open_run("run").configuration["settings"]
+    settings = open_run("run").configuration["settings"]
     assert (settings["rollouts"], settings["std"], settings["shape"]) == (6, 0.5, "sphere")
-    assert journal.open_run("run").records[-1]["rollouts"] == 12
+    assert open_run("run").records[-1]["rollouts"] == 12
 
 
 def test_an_interrupted_search_ends_in_order_with_what_it_found(tmp_path):
@@ -205,7 +206,7 @@ def test_an_interrupted_search_ends_in_order_with_what_it_found(tmp_path):
     assert process.returncode == 130
     assert b"finishing this update" in err
     assert b"interrupted" in out
-    run = journal.open_run("run")
+    run = open_run("run")
     assert run.result["reason"] == "interrupted"
     assert run.result["updates"] == len(run.records) >= 8
     assert run.controller().theta().size == 10
@@ -392,7 +393,7 @@ def test_trial_after_trial_lost_ends_with_the_cause_and_keeps_every_event(capsys
     said = capsys.readouterr().err
     assert "the cable came off" in said
     assert "the policy so far is in run" in said
-    run = journal.open_run("run")
+    run = open_run("run")
     assert len(run.records) >= 1
     raised = [event for event in run.events if event["kind"] == "raised"]
     assert len(raised) >= 20
@@ -409,6 +410,6 @@ def test_a_preset_is_what_the_search_uses_and_flags_go_before_it(capsys):
     assert (
         main([*arguments, "--budget", "2updates", "--workers", "1", "--evaluation-rollouts", "2", "--out", "run"]) == 0
     )
-    settings = journal.open_run("run").configuration["settings"]
+    settings = open_run("run").configuration["settings"]
     assert (settings["version"], settings["directions"], settings["std"]) == ("v1", 1, 0.02)
     assert settings["survival_bonus"] == 0.0

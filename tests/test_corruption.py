@@ -17,7 +17,9 @@ import pytest
 from policysearch import Search, open_run
 from policysearch.cli import main
 from policysearch.history import Row, salvage
-from policysearch.journal import DATABASE, HEAD, POLICY, Journal, repair
+from policysearch.journal import Journal
+from policysearch.repairing import repair
+from policysearch.runs import DATABASE, HEAD, POLICY
 from test_trials import cost, digest, finish, servo
 
 LOG = f"{DATABASE}-wal"
@@ -356,7 +358,7 @@ def test_a_run_of_simulated_updates_goes_on_from_the_last_whole_snapshot(tmp_pat
 #: repairs, and ends without a word at a change of names
 CUT = """
 import os, sys
-from policysearch.journal import repair
+from policysearch.repairing import repair
 left = int(sys.argv[2])
 def cut(whole):
     def call(*arguments, **options):

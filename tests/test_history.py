@@ -8,9 +8,9 @@ import tracemalloc
 import msgspec
 import pytest
 
-from policysearch import journal
 from policysearch.history import Row, read
-from policysearch.journal import DATABASE, HEAD, Journal
+from policysearch.journal import Journal
+from policysearch.runs import DATABASE, HEAD, open_run
 
 ARRAYS = bytes(20_000)
 
@@ -46,7 +46,7 @@ def test_opening_gives_the_trials_of_the_open_update_only_and_holds_no_others(tm
     assert len(run.records) == 40
     # all arrays are 8 MB, those of one update 0.2 MB
     assert peak < 1e6
-    assert list(journal.open_run(folder).trials) == list(range(401))
+    assert list(open_run(folder).trials) == list(range(401))
 
 
 @pytest.mark.parametrize("every", [True, False])

@@ -18,7 +18,8 @@ import pytest
 import policysearch
 from policysearch import journal
 from policysearch.controller import Controller
-from policysearch.journal import Journal, open_run
+from policysearch.journal import Journal
+from policysearch.runs import open_run
 
 
 def gain() -> Controller:

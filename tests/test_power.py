@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from policysearch.controller import Controller
-from policysearch.journal import DATABASE, HEAD, open_run
+from policysearch.runs import DATABASE, HEAD, open_run
 from test_trials import cost, servo
 
 #: keeps trials, updates and policies in three lives, and says after each call that it came back
@@ -22,7 +22,8 @@ import os, sys
 import numpy as np
 from pathlib import Path
 from policysearch.controller import Controller
-from policysearch.journal import Journal, TrialRecord
+from policysearch.journal import Journal
+from policysearch.runs import TrialRecord
 folder = Path(sys.argv[1], "runs", "rig")
 def acknowledge(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())

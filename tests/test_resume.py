@@ -12,6 +12,7 @@ import pytest
 
 from policysearch import journal
 from policysearch.cli import main
+from policysearch.runs import open_run
 
 KINDS = {
     "plant, natural gradient": ["lqr", "--method", "natural_gradient", "--rollouts", "10", "--budget", "12updates"],
@@ -56,13 +57,13 @@ def test_a_resumed_run_ends_with_the_same_policy(monkeypatch, capsys, arguments,
         with pytest.raises(StopError):
             main(["train", *arguments, "--out", "cut"])
     assert main(["resume", "cut"]) == 0
-    whole, again = journal.open_run("whole"), journal.open_run("cut")
+    whole, again = open_run("whole"), open_run("cut")
     assert Path("cut/policy.safetensors").read_bytes() == Path("whole/policy.safetensors").read_bytes()
     assert [r["cost"] for r in again.records] == [r["cost"] for r in whole.records]
     assert again.result["counts"] == whole.result["counts"]
     assert "spent its budget" in refused(capsys, "resume", "cut")
     assert main(["resume", "cut", "--budget", "14updates"]) == 0
-    assert len(journal.open_run("cut").records) == 14
+    assert len(open_run("cut").records) == 14
 
 
 def refused(capsys, *arguments):
@@ -89,7 +90,7 @@ def test_a_killed_run_is_resumed_and_frees_its_folder(tmp_path):
     arguments = KINDS["cost, learned spread"]
     done = subprocess.run([sys.executable, "-c", code, "train", *arguments, "--out", "killed"], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert len(journal.open_run("killed").records) == 7
+    assert len(open_run("killed").records) == 7
     assert main(["resume", "killed"]) == 0
     assert main(["train", *arguments, "--out", "whole"]) == 0
     assert Path("killed/policy.safetensors").read_bytes() == Path("whole/policy.safetensors").read_bytes()

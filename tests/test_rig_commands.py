@@ -167,6 +167,8 @@ def test_a_safety_stop_waits_for_a_person_who_may_go_back_to_the_incumbent(capsy
     assert 0 < abs(found["parameters"]["kp"] - 1.0) <= 0.5001
     said(capsys, "ask", "rig")
     assert "policysearch resume rig" in said(capsys, "tell", "rig", "6", "--safety-stop", "the arm hit its stop")
+    again = json.loads(said(capsys, "tell", "rig", "6", "--safety-stop", "the arm hit its stop", "--json"))
+    assert "hit its stop" in again["halted"]
     assert "hit its stop" in refused(capsys, "ask", "rig")
     assert "WAITS: trial 6 ended by a safety stop" in said(capsys, "status", "rig")
     assert "goes on after" in said(capsys, "resume", "rig", "--by", "Ada", "--back-to", "incumbent")
@@ -230,3 +232,4 @@ def test_status_says_what_it_can_where_the_policy_file_is_missing_or_damaged(cap
     text = said(capsys, "status", "rig")
     assert "policy.safetensors" in text
     assert "cost of the last update's trials: 1.5" in text
+    assert "gradient SNR" in text

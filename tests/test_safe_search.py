@@ -59,15 +59,17 @@ def run(search, cost=cost, updates=None):
 @pytest.mark.parametrize("method", [WeightPerturbation(rollouts=4, std=1.0), ARS(version="v1"), FiniteDifferences()])
 def test_no_update_moves_a_number_by_more_than_its_largest_step(method):
     with search_of(method=method, largest_step={"kp": 1.05, "kd": 0.01}, budget=200) as search:
-        values, reached = [search.policy.values()], 0
+        values = [search.policy.values()]
         while not search.done:
             run(search, lambda trial: 100.0 * cost(trial), search.updates + 1)
             values.append(search.policy.values())
-        for before, after in itertools.pairwise(values):
+        for (before, after), record in zip(itertools.pairwise(values), search.records, strict=True):
             moves = math.log(after["kp"] / before["kp"]) / math.log(1.05), (after["kd"] - before["kd"]) / 0.01
-            assert max(map(abs, moves)) <= 1.001
-            reached += max(map(abs, moves)) > 0.99
-        assert reached > 3
+            longest = max(map(abs, moves))
+            assert longest <= 1.001
+            if record["limited"]:
+                assert longest == pytest.approx(1, abs=1e-3)
+        assert sum(record["limited"] for record in search.records) > 3
 
 
 @pytest.mark.filterwarnings("ignore:Finite differences on a noisy task")
@@ -121,6 +123,20 @@ def test_a_trial_that_was_asked_before_a_crash_is_shown_to_the_veto_before_it_is
         assert again.ask().number == 1
 
 
+@pytest.mark.parametrize("client", ["", "bench"])
+def test_a_trial_whose_veto_raised_is_asked_again_and_given_to_one_client_only(client):
+    def broken(trial):
+        raise OSError("the camera is off")
+
+    with search_of(veto=broken) as search:
+        with pytest.raises(OSError, match="camera"):
+            search.ask(client)
+        search.veto = None
+        assert search.ask(client).number == 0
+        assert search.ask("other").number == 1
+        assert search.ask().number == 2
+
+
 def test_a_search_of_which_every_trial_is_vetoed_ends_and_says_why():
     with search_of(veto=lambda trial: "the arm is not there", budget=400) as search:
         with pytest.raises(RuntimeError, match=r"the arm is not there.*updates in a row had no usable trial"):
@@ -131,10 +147,11 @@ def test_a_search_of_which_every_trial_is_vetoed_ends_and_says_why():
 def test_a_veto_of_a_policy_whose_actions_are_sampled_makes_the_search_wait():
     with Search(SERVO, NaturalGradient(rollouts=4), budget=8, veto=lambda trial: "gain too high") as search:
         with pytest.raises(RuntimeError, match="waits: trial 0 was vetoed: gain too high"):
-            search.ask()
+            search.ask("bench")
         search.veto = None
         search.release()
-        assert search.ask().number == 0
+        assert search.ask("bench").number == 0
+        assert search.ask().number == 1  # nobody else is given it
 
 
 # safety stops
@@ -232,6 +249,17 @@ def test_a_policy_that_failed_while_it_was_measured_is_no_incumbent():
         assert search.records[-1]["measured"] == math.inf
         run(search, updates=2)
         assert search.incumbent.update == 1
+
+
+def test_an_incumbent_that_fails_when_it_is_measured_again_is_none_any_more():
+    measuring, policy = Measuring(1, 2), gains().controller()
+    measuring.take(measuring.due(0, policy), [1.0, 1.0], 0, None)
+    assert measuring.incumbent.cost == 1.0
+    measuring.take(measuring.due(1, policy), [math.inf, 2.0, 1.0, math.inf], 1, None)
+    assert measuring.incumbent is None
+    assert measuring.size(2) == 2
+    measuring.take(measuring.due(2, policy), [3.0, 3.0], 2, None)
+    assert (measuring.incumbent.update, measuring.incumbent.cost) == (2, 3.0)
 
 
 @pytest.mark.parametrize("stop", [7, 13, 20])

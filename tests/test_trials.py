@@ -24,8 +24,8 @@ from policysearch.credit import TotalCost
 from policysearch.direction import Euclidean
 from policysearch.explore import ParameterNoise
 from policysearch.history import Row
-from policysearch.journal import DATABASE, HEAD
 from policysearch.method import Method
+from policysearch.runs import DATABASE, HEAD
 from policysearch.specification import Continuous
 from policysearch.step import LearningRate
 from rig_driver import BUDGET, SERVO, cost, gains, servo

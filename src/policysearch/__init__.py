@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from policysearch.direction import Euclidean, LeastSquares, Natural
     from policysearch.evaluation import Evaluation, evaluate
     from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
-    from policysearch.journal import Run, open_run
     from policysearch.likelihood_ratio import likelihood_ratio_gradient
     from policysearch.method import Method
     from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
     from policysearch.presets import preset
+    from policysearch.runs import Run, open_run
     from policysearch.samplers.gymnasium import GymnasiumTask
     from policysearch.search import Result, Search
     from policysearch.seeds import train_seeds
@@ -111,12 +111,12 @@ _HOMES = {
     "direction": "Euclidean LeastSquares Natural",
     "evaluation": "Evaluation evaluate",
     "explore": "ActionNoise Coordinates ParameterNoise",
-    "journal": "Run open_run",
     "likelihood_ratio": "likelihood_ratio_gradient",
     "method": "Method",
     "policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
     "presets": "preset",
     "samplers.gymnasium": "GymnasiumTask",
+    "runs": "Run open_run",
     "search": "Result Search",
     "seeds": "train_seeds",
     "settings": "ARS Budget CEM ENAC FiniteDifferences GPOMDP NaturalGradient PGPE PolicySettings Reinforce TRPO "
@@ -149,7 +149,7 @@ def load(path: str | os.PathLike[str]) -> Controller:
     from pathlib import Path
 
     from policysearch.controller import Controller
-    from policysearch.journal import POLICY, load_policy, open_run
+    from policysearch.runs import POLICY, load_policy, open_run
 
     path = Path(path)
     if not path.is_dir():

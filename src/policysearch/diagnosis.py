@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from policysearch import defaults, samplers
+from policysearch.controller import Controller
 from policysearch.credit import CostToGo, Info, TotalCost
 from policysearch.direction import Euclidean, LeastSquares
 from policysearch.evaluation import fit
@@ -29,10 +30,12 @@ from policysearch.specification import Specification
 from policysearch.step import Estimate, Step
 from policysearch.tasks import resolve
 
-#: batches, of simulators by worker processes and of compiled tasks
+#: batches, of simulators by worker processes and of other tasks
 BATCHES, COMPILED_BATCHES = 16, 100
 #: rollouts of a batch
 ROLLOUTS = 64
+#: what variants are called that the advice looks for
+BIASED, SHARED = "biased", "shared seeds"
 #: a ratio of two SNRs that is worth a sentence
 WORTH = 1.5
 
@@ -94,7 +97,7 @@ def catalogue(specification: Specification, policy: Policy, rollouts: int) -> di
         problem = defaults.problem(specification, policy, "action")._replace(biased=True)
         if problem.ahead:
             credit = CostToGo("value", discounting=(problem.discount, problem.gae_lambda), bootstrap=True)
-            variant = f"γ {problem.discount:.4g}, λ {problem.gae_lambda:g}, biased"
+            variant = f"γ {problem.discount:.4g}, λ {problem.gae_lambda:g}, {BIASED}"
             found["gpomdp", variant, "value"] = Method(noise, credit, Euclidean(), _Keep())
     problem = defaults.problem(specification, policy, "parameter")
     std, d = problem.effect, problem.d
@@ -105,7 +108,7 @@ def catalogue(specification: Specification, policy: Policy, rollouts: int) -> di
         one, TotalCost("leave_one_out"), Euclidean(), _Keep()
     )
     for common in shared:
-        variant = "two-sided" + (", shared seeds" if common and len(shared) > 1 else "")
+        variant = "two-sided" + (f", {SHARED}" if common and len(shared) > 1 else "")
         pairs = ParameterNoise(max(1, rollouts // 2), std, two_sided=True, common=common)
         found["weight_perturbation", variant, ""] = Method(pairs, TotalCost("none"), Euclidean(), _Keep())
         if 2 * d <= rollouts:
@@ -133,7 +136,7 @@ def diagnose(
         policy: a `Policy` or a `Controller`, settings, or None for where a search would start.
         methods: by (estimator, variant, baseline), whose gradients are compared, whatever their steps; None for all.
         rollouts: of a batch; finite differences take as many whole sets as fit, if any.
-        batches: of each estimator, at least 4; None for 100 of a compiled task, else 16.
+        batches: of each estimator, at least 4; None for 16 of a Gymnasium task, else 100.
         seed: of everything random; estimators that explore alike see the same rollouts.
         workers: processes for Gymnasium tasks.
         on_row: called with each row as soon as it is known.
@@ -155,21 +158,19 @@ def diagnose(
     if getattr(plant, "survival_bonus", 0.0) is None:
         plant = plant.with_survival_bonus(0.0)
     specification: Specification = plant.specification
-    if hasattr(policy, "with_theta") and not isinstance(policy, Policy):
+    if isinstance(policy, Controller):
         fit(specification, policy)
         policy = from_controller(policy)
-    start = policy if isinstance(policy, Policy) else None
-    known = None
+    # the kind of policy that methods which sample actions start from, in both spaces
+    sampling = GPOMDP() if specification.action is not None else WeightPerturbation()
+    at = defaults.policy_of(plant, policy, sampling, seed)
+    if methods is None:
+        methods = catalogue(specification, at, rollouts)
     rows = []
     runner = samplers.sampler(plant, seed, workers, None, None)
-    compiled = type(runner).__name__ == "Native"
-    count = batches or (COMPILED_BATCHES if compiled else BATCHES)
+    count = batches or (BATCHES if specification.reward else COMPILED_BATCHES)
     try:
-        if methods is None:
-            known = {space: _policy(plant, start, policy, space, seed) for space in ("action", "parameter")}
-            methods = catalogue(specification, known["action"], rollouts)
         for (estimator, variant, baseline), method in methods.items():
-            at = known[method.space] if known is not None else _policy(plant, start, policy, method.space, seed)
             plain = eqx.tree_at(lambda m: m.step, method, _Keep())
             estimates = _estimates(runner, plain, at, specification.draws, count)
             row = _row((estimator, variant, baseline), plain, at, estimates)
@@ -179,14 +180,6 @@ def diagnose(
     finally:
         runner.close()
     return sorted(rows, key=lambda row: -row.snr)
-
-
-def _policy(plant: Any, start: Policy | None, wish: Any, space: str, seed: int) -> Policy:
-    """The policy whose gradients are measured: the same one in both spaces where the task leaves a choice."""
-    if start is not None:
-        return start
-    method = GPOMDP() if plant.specification.action is not None else WeightPerturbation()
-    return defaults.policy_of(plant, wish, method, seed)
 
 
 def _estimates(runner: Any, method: Method, policy: Policy, horizon: int, batches: int) -> Float[np.ndarray, "B d"]:
@@ -241,7 +234,7 @@ def advice(rows: Sequence[Row]) -> list[str]:
     Args:
         rows: from `diagnose`.
     """
-    honest = [row for row in rows if "biased" not in row.variant]
+    honest = [row for row in rows if BIASED not in row.variant]
     best = max(honest or rows, key=lambda row: row.snr)
     if best.snr <= 2 * best.snr_error and math.isfinite(best.snr):
         return ["No estimator shows a signal here: the policy may be at an optimum, or every rollout ends alike."]
@@ -253,7 +246,7 @@ def advice(rows: Sequence[Row]) -> list[str]:
         )
     elif 4 < best.snr < math.inf:
         said.append(f"Fewer rollouts would do: {_number(best.needed(2))} give an SNR of 2.")
-    biased = [row for row in rows if "biased" in row.variant and row.snr > WORTH * best.snr]
+    biased = [row for row in rows if BIASED in row.variant and row.snr > WORTH * best.snr]
     if biased:
         said.append(
             f"{biased[0].label}: {_number(biased[0].snr / best.snr)} times that SNR, because it estimates another "
@@ -267,7 +260,7 @@ def advice(rows: Sequence[Row]) -> list[str]:
                 f"Of what {what}: {other.label}, SNR {_number(other.snr)} ({_number(other.needed())} rollouts for 1)."
             )
     for name in ("weight_perturbation", "finite_differences"):
-        shared = {"seeds" in row.variant: row for row in rows if row.estimator == name and "one" not in row.variant}
+        shared = {SHARED in row.variant: row for row in rows if row.estimator == name and "one" not in row.variant}
         if len(shared) == 2 and 0 < WORTH * shared[False].snr < shared[True].snr:
             times = shared[True].snr / shared[False].snr
             said.append(f"Seeds that partners share are worth {_number(times)} times the rollouts of {name}.")

@@ -165,9 +165,11 @@ class Natural(Direction):
         parts = vectors.T @ right
         solution = vectors @ (inverse * parts)
         # components along the eigenvectors: Vᵀg, which is Uᵀ(S g)/√λ for S = UΣVᵀ
-        w, parallel = solution, groups @ vectors if solver != "sample" else groups
-        if rows is not None and solver == "sample":
-            w, parallel = rows.T @ solution, groups @ rows.T @ vectors / jnp.sqrt(jnp.where(keep, values, 1.0))
+        samples = rows if solver == "sample" else None
+        if samples is None:
+            w, parallel = solution, groups @ vectors
+        else:
+            w, parallel = samples.T @ solution, groups @ samples.T @ vectors / jnp.sqrt(jnp.where(keep, values, 1.0))
         whitened = parallel * jnp.sqrt(score.count * inverse)
         smallest = jnp.min(jnp.where(keep, values, jnp.inf))
         info = {

@@ -11,70 +11,36 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policysearch.history import History, Row, damaged, read
+from policysearch.history import History, Row
 from policysearch.ownership import Ownership
+from policysearch.runs import (
+    CONFIGURATION,
+    CURVE,
+    DATABASE,
+    EARLIER,
+    HEAD,
+    METRICS,
+    POLICY,
+    Run,
+    TrialRecord,
+    find,
+    keep_record,
+    replayed,
+    take,
+)
 
 if TYPE_CHECKING:
     from policysearch.controller import Controller
 
-DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, CURVE = (
-    "run.sqlite",
-    "run.head",
-    "policy.safetensors",
-    "config.json",
-    "metrics.csv",
-    "curve.png",
-)
-#: the policies before, the later one first
-EARLIER = ("policy.1.safetensors", "policy.2.safetensors")
 #: seconds between two writes of updates; each write waits for the disk
 INTERVAL = 0.5
 #: what an update leaves behind so that a later process can go on: counts, and the state as bytes
 Continuation = tuple[dict[str, Any], bytes]
-
-
-class TrialRecord(msgspec.Struct, kw_only=True):
-    """What is known of a trial.
-
-    status: "asked", "done", "failed", "safety stop", "vetoed", "lost", "abandoned" or "timed out".
-    fault: whose a trial's failure is: "policy" or "rig"; None of one that did not fail.
-    attempt: from 1; more where a lost trial was asked again.
-    client: who asked it, or "".
-    cost: total, in the task's unit; None where it is not known.
-    stages: control steps that happened, as far as they were told.
-    asked, told: seconds since 1970.
-    purpose: "gradient", or "measurement" of the policy itself.
-    """
-
-    number: int
-    update: int
-    index: int
-    attempt: int = 1
-    client: str = ""
-    status: str = "asked"
-    fault: str | None = None
-    reason: str = ""
-    cost: float | None = None
-    stages: int = 0
-    asked: float = 0.0
-    told: float | None = None
-    retry: bool = False
-    notes: str = ""
-    purpose: str = "gradient"
-
-    def add(self, later: Mapping[str, Any]) -> None:
-        """Take over what was written later about the same trial."""
-        for name, value in later.items():
-            setattr(self, name, value)
-
-
-_ASKED = msgspec.json.Decoder(TrialRecord)
 
 
 class Journal:
@@ -99,6 +65,7 @@ class Journal:
         >>> journal = Journal(tempfile.mkdtemp(), {"task": "bowl"})
         >>> journal.add({"update": 1, "cost": 2.5})
         >>> journal.close()
+        >>> from policysearch import open_run
         >>> open_run(journal.folder).records
         [{'update': 1, 'cost': 2.5}]
     """
@@ -157,12 +124,12 @@ class Journal:
             ValueError: the database is damaged.
         """
         folder = Path(folder)
-        _find(folder)
+        find(folder)
         journal = cls.__new__(cls)
         journal.folder, journal._made = folder, False
         journal._owner = Ownership(folder)
         try:
-            run = _replayed(folder, every=False)
+            run = replayed(folder, every=False)
             journal._history = History(folder / DATABASE, folder / HEAD, create=False)
         except BaseException:
             journal._owner.release()
@@ -222,7 +189,7 @@ class Journal:
         trials: dict[Any, TrialRecord] = {}
         arrays: dict[Any, bytes | None] = {}
         for row in self._history.of_trial(number):
-            _take(row, trials, arrays)
+            take(row, trials, arrays)
         return (trials[number], arrays.get(number)) if trials else None
 
     def amend(self, configuration: Mapping[str, Any]) -> None:
@@ -292,7 +259,7 @@ class Journal:
                 if self._count:
                     records: list[dict[str, Any]] = []
                     for body in self._history.of_kind("update"):
-                        _keep_record(records, msgspec.json.decode(body)["record"])
+                        keep_record(records, msgspec.json.decode(body)["record"])
                     write_metrics(self.folder / METRICS, records)
             finally:
                 self._history.close()
@@ -323,170 +290,6 @@ def refuse_existing(folder: Path) -> None:
         if (folder / name).exists():
             what = "a run" if name == DATABASE else f"a file {name}, which a run would overwrite"
             raise FileExistsError(f"{folder} already holds {what}. Choose another folder.")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as read from its folder.
-
-    configuration: what was asked, and with which versions. records: one an update. result: what came out,
-    or {} of a run that has not finished. events: what went wrong with trials, with the number of their `update`.
-    trials: those that a caller ran, by number. start: the first policy as the bytes of a policy file. state: the last
-    snapshot of the search's state, which belongs to the update `updates`; counts: what was counted till then. halted:
-    why no trial is handed out, or "".
-    """
-
-    folder: Path
-    configuration: dict[str, Any]
-    records: list[dict[str, Any]]
-    result: dict[str, Any]
-    events: list[dict[str, Any]] = field(default_factory=list)
-    trials: dict[int, TrialRecord] = field(default_factory=dict)
-    arrays: dict[int, bytes | None] = field(default_factory=dict)
-    start: bytes | None = None
-    state: bytes | None = None
-    counts: dict[str, Any] = field(default_factory=dict)
-    halted: str = ""
-
-    def controller(self) -> Controller:
-        """The policy found, as NumPy.
-
-        Raises:
-            FileNotFoundError: the run has not finished, or its policy file was moved.
-            ValueError: the policy file is damaged; the newest of those before that can be loaded is named.
-        """
-        if not (self.folder / POLICY).exists():
-            why = "its policy file is missing" if self.result else "the run has not finished"
-            raise FileNotFoundError(f"{self.folder} holds no {POLICY}: {why}.{_earlier(self.folder)}")
-        return load_policy(self.folder)
-
-
-def load_policy(folder: Path) -> Controller:
-    """The newest policy of a run's folder.
-
-    Raises:
-        FileNotFoundError: it holds none.
-        ValueError: the file is damaged; the newest of those before that can be loaded is named.
-    """
-    from policysearch.controller import Controller
-
-    try:
-        return Controller.load(folder / POLICY)
-    except ValueError as error:
-        raise ValueError(f"{error}{_earlier(folder)}") from error
-
-
-def _earlier(folder: Path) -> str:
-    """A sentence that names the newest policy before the last one that can be loaded, or ""."""
-    from policysearch.controller import Controller
-
-    for path in (folder / name for name in EARLIER):
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            Controller.load(path)
-            return f" The one before can be loaded: policysearch.load({str(path)!r})."
-    return ""
-
-
-def open_run(folder: str | os.PathLike[str]) -> Run:
-    """Read a run, even one that is still going on or was killed; nothing is written.
-
-    Args:
-        folder: of the run.
-
-    Raises:
-        FileNotFoundError: no such folder, or no run in it.
-        ValueError: the database is damaged.
-    """
-    folder = Path(folder)
-    _find(folder)
-    return _replayed(folder, every=True)
-
-
-def repair(folder: str | os.PathLike[str]) -> str:
-    """Make a run whose database is damaged one that can be opened, of the rows that are what was written.
-
-    The search goes on from its last snapshot that is whole. Of what came after that, the rows before the first damaged
-    one are kept. The damaged files stay beside the new ones as run.sqlite.damaged-N.
-
-    Args:
-        folder: of the run.
-
-    Returns:
-        How many rows were kept, and what is gone.
-
-    Raises:
-        FileNotFoundError: no such folder, or no run in it.
-        RuntimeError: another process owns the run.
-        ValueError: nothing can be kept; nothing was changed.
-    """
-    from policysearch import repairing
-
-    folder = Path(folder)
-    _find(folder)
-    return repairing.repair(folder)
-
-
-def _find(folder: Path) -> None:
-    """Raise FileNotFoundError if the folder holds no run."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}. Give the folder of a run, such as runs/lqr-ars-seed0.")
-    if not (folder / DATABASE).is_file():
-        inside = sorted(inner.parent.name for inner in folder.glob(f"*/{DATABASE}"))
-        hint = f" It has runs inside: {', '.join(inside[:5])}." if inside else ""
-        raise FileNotFoundError(f"{folder} is no run: it holds no {DATABASE}.{hint}")
-
-
-def _replayed(folder: Path, every: bool) -> Run:
-    """What the rows of a history come to; of the trials `every` one, or those of the open update with their arrays."""
-    run: dict[str, Any] = {"folder": folder, "configuration": {}, "records": [], "result": {}, "events": []}
-    trials: dict[Any, TrialRecord] = {}
-    arrays: dict[Any, bytes | None] = {}
-    path = folder / DATABASE
-    try:
-        for row in read(path, folder / HEAD, every=every):
-            if row.kind in ("asked", "told"):
-                _take(row, trials, arrays)
-                if every:
-                    arrays.clear()
-                continue
-            content = msgspec.json.decode(row.body)
-            if row.kind == "configuration":
-                run["configuration"].update(content)
-            elif row.kind in ("policy", "state"):
-                run["start" if row.kind == "policy" else "state"] = row.blob
-            elif row.kind == "halt":
-                run["halted"] = content["reason"]
-            elif row.kind == "event":
-                run["events"].append(content)
-            elif row.kind == "result":
-                run["result"] = content
-            elif row.kind == "update":
-                _keep_record(run["records"], content["record"])
-                run["result"] = {}
-                if "counts" in content:
-                    run["counts"], run["state"] = content["counts"], row.blob
-            else:
-                raise ValueError(f"{path} has rows of kind {row.kind!r}; update policysearch to read it.")
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise damaged(path, error) from error
-    return Run(**run, trials=trials, arrays=arrays)
-
-
-def _take(row: Row, trials: dict[Any, TrialRecord], arrays: dict[Any, bytes | None]) -> None:
-    """Bring what is known of a trial up to date with a row about it."""
-    if row.kind == "asked":
-        trials[row.trial] = _ASKED.decode(row.body)
-    else:
-        trials[row.trial].add(msgspec.json.decode(row.body))
-        arrays[row.trial] = row.blob
-
-
-def _keep_record(records: list[dict[str, Any]], record: dict[str, Any]) -> None:
-    """Add what an update reported; it takes the place of those that a later process computed again."""
-    if "update" in record:
-        # what came after the last snapshot was computed again by the process that went on
-        del records[int(record["update"]) - 1 :]
-    records.append({name: float("nan") if value is None else value for name, value in record.items()})
 
 
 def _about(trial: TrialRecord, kind: str, names: Sequence[str], arrays: bytes | None = None) -> Row:

@@ -97,7 +97,8 @@ class Measuring:
                 self._freedom += len(finite) - 1
         current = Measured(measured[0], update, tuple(batches[0]))
         if self.incumbent is not None:
-            self.incumbent = self.incumbent._replace(costs=(*self.incumbent.costs, *batches[1]))
+            known = self.incumbent._replace(costs=(*self.incumbent.costs, *batches[1]))
+            self.incumbent = known if math.isfinite(known.cost) else None  # one that failed is none
         if self.incumbent is None or self._bound(current) < self._bound(self.incumbent):
             self.incumbent = current if math.isfinite(current.cost) else None
             if folder is not None and self.incumbent is not None:

@@ -145,6 +145,7 @@ class Method(eqx.Module):
             "failed": jnp.sum((rollouts.outcome != OK) & (told != LOST)),
             "lost": jnp.sum(told == LOST),
             "skipped": jnp.where(ok, 0, 1),
+            "limited": jnp.where(excess > 1, 1, 0),
             **credit_info,
             **direction_info,
             **step_info,

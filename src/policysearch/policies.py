@@ -105,7 +105,7 @@ class Policy(eqx.Module):
         Raises:
             ValueError: not a number above 0.
         """
-        if isinstance(largest, Mapping) or not (math.isfinite(largest) and largest > 0):
+        if not (isinstance(largest, (int, float)) and math.isfinite(largest) and largest > 0):
             raise ValueError(f"largest_step is {largest!r}; it must be a number above 0, or names of named numbers.")
         return np.asarray(float(largest))
 
@@ -405,7 +405,7 @@ class Parameters(Policy):
                 )
             index = self.names.index(name)
             least, what = (1.0, "a factor above 1") if self.log[index] else (0.0, "an amount above 0")
-            if not (math.isfinite(amount) and amount > least):
+            if not (isinstance(amount, (int, float)) and math.isfinite(amount) and amount > least):
                 raise ValueError(f"largest_step of {name} is {amount}; it must be {what}.")
             units[index] = (math.log(amount) if self.log[index] else amount) / float(self.scale[index])
         return units

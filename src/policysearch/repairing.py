@@ -22,16 +22,34 @@ from typing import Any
 import msgspec
 
 from policysearch.history import PRUNED, History, Row, acknowledged, read, salvage, sound
-from policysearch.journal import DATABASE, HEAD, sync_folder
+from policysearch.journal import sync_folder
 from policysearch.ownership import Ownership
+from policysearch.runs import DATABASE, HEAD, find
 
 #: rows that are written at once
 _BATCH = 500
 _GONE = {"status": "lost", "fault": "rig", "reason": "its result was damaged on disk", "retry": False}
 
 
-def repair(folder: Path) -> str:
-    """See `journal.repair`."""
+def repair(folder: str | os.PathLike[str]) -> str:
+    """Make a run whose database is damaged one that can be opened, of the rows that are what was written.
+
+    The search goes on from its last snapshot that is whole. Of what came after that, the rows before the first damaged
+    one are kept. The damaged files stay beside the new ones as run.sqlite.damaged-N.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        How many rows were kept, and what is gone.
+
+    Raises:
+        FileNotFoundError: no such folder, or no run in it.
+        RuntimeError: another process owns the run.
+        ValueError: nothing can be kept; nothing was changed.
+    """
+    folder = Path(folder)
+    find(folder)
     owner = Ownership(folder)
     try:
         path, head = folder / DATABASE, folder / HEAD

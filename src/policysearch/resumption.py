@@ -14,9 +14,10 @@ import msgspec
 from policysearch import controller_file, journal, snapshots
 from policysearch.controller import Controller
 from policysearch.initial import from_controller
-from policysearch.journal import Journal, Run
+from policysearch.journal import Journal
 from policysearch.method import Method
 from policysearch.policies import Policy
+from policysearch.runs import Run
 from policysearch.samplers.jobs import Event
 from policysearch.settings import METHODS, Settings, method_settings
 from policysearch.specification import Specification

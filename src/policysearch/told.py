@@ -54,8 +54,7 @@ class Told(NamedTuple):
         """
         told = {name: value for name, value in given.items() if value is not None}
         if len(told) != 1:
-            names = ", ".join(name for name in given if name != "vetoed")
-            raise ValueError(f"Tell exactly one of {names}; {len(told)} were given.")
+            raise ValueError(f"Tell exactly one of {', '.join(given)}; {len(told)} were given.")
         (name, value), *_ = told.items()
         if name in ENDS:
             return cls(*ENDS[name], str(value), None)

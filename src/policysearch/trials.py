@@ -19,8 +19,9 @@ import numpy as np
 from policysearch.controller import Controller
 from policysearch.inbox import Inbox
 from policysearch.initial import from_controller
-from policysearch.journal import Journal, TrialRecord
+from policysearch.journal import Journal
 from policysearch.method import Method, State
+from policysearch.runs import TrialRecord
 from policysearch.samplers import host
 from policysearch.samplers.jobs import Event, HostRollouts, Jobs, gather
 from policysearch.snapshots import continuation
@@ -220,13 +221,16 @@ class Trials:
                     self._journal.add_asked(record)
                 update.records[index] = record
             trial = update.trial(index, search.specification)
+            if not client:
+                update.unclaimed.insert(0, index)  # asked again if the veto raises or makes the search wait
             # a trial that is handed out again may never have been shown to the veto
             reason = search.veto(trial) if search.veto is not None else None
             if not reason:
+                if not client:
+                    update.unclaimed.remove(index)
                 return trial
             if trial.noise is not None:
                 # every trial of the update runs this controller, so that nothing could be learned without it
-                update.unclaimed.insert(0, index)
                 self.halt(f"trial {trial.number} was vetoed: {reason}")
             else:
                 self.tell(trial, {"vetoed": reason}, False, "")

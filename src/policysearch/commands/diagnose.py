@@ -44,7 +44,7 @@ def main(given: list[str]) -> int:
     name, controller, options = arguments.task, None, {}
     if Path(name).is_dir():
         from policysearch.commands.evaluate import reference
-        from policysearch.journal import open_run
+        from policysearch.runs import open_run
 
         run = open_run(name)
         name, controller, options = reference(run), run.controller(), run.configuration.get("task_options", {})

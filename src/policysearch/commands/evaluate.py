@@ -10,7 +10,7 @@ from policysearch.commands import shared
 from policysearch.tasks import BUILT_IN
 
 if TYPE_CHECKING:
-    from policysearch.journal import Run
+    from policysearch.runs import Run
 
 LABELS = {
     "min": "min",
@@ -41,7 +41,7 @@ def main(given: list[str]) -> int:
     rollouts = shared.number("--rollouts", arguments.rollouts, int)
     seed = shared.number("--seed", arguments.seed, int)
     workers = shared.number("--workers", arguments.workers, int)
-    from policysearch.journal import open_run
+    from policysearch.runs import open_run
 
     run = open_run(arguments.folder)
     controller = run.controller()

@@ -36,7 +36,7 @@ def main(given: list[str]) -> int:
     seed = shared.number("--seed", arguments.seed, int)
     seconds = shared.number("--seconds", arguments.seconds, float)
     size = _size(arguments.size)
-    from policysearch.journal import open_run
+    from policysearch.runs import open_run
 
     run = open_run(arguments.folder)
     controller = run.controller()

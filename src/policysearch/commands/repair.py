@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from policysearch import flags, journal
+from policysearch import flags
 from policysearch.commands import shared
+from policysearch.repairing import repair
 
 
 def main(given: list[str]) -> int:
@@ -18,5 +19,5 @@ def main(given: list[str]) -> int:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments, extras = parser.parse_known_args(given)
     flags.refuse_unknown(extras, parser)
-    print(journal.repair(arguments.folder))
+    print(repair(arguments.folder))
     return 0

@@ -7,7 +7,8 @@ from typing import Any
 
 from policysearch import flags
 from policysearch.commands import shared
-from policysearch.journal import Journal, Run
+from policysearch.journal import Journal
+from policysearch.runs import Run
 from policysearch.settings import Budget
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from policysearch import flags
 from policysearch.commands import shared
 from policysearch.inbox import Inbox, Message
-from policysearch.journal import Run, open_run
 from policysearch.ownership import InUseError
+from policysearch.runs import Run, open_run
 from policysearch.settings import METHODS, Budget, Settings, method_settings, unknown
 
 if TYPE_CHECKING:
@@ -120,11 +120,12 @@ def tell(given: list[str]) -> int:
         _leave(Path(arguments.folder), number, told, arguments.retry, arguments.notes)
         print(shared.as_json({"update": None, "left": True}) if arguments.json else f"left for its owner: {error}")
         return 0
+    if arguments.json:
+        print(shared.as_json({"update": record, "halted": halted}))
+        return 0
     if halted:
         print(f"the search waits: {halted}\nnext, when the rig is safe: policysearch resume {arguments.folder}")
-    if arguments.json:
-        print(shared.as_json({"update": record}))
-    elif record is not None:
+    if record is not None:
         print(f"update {int(record['update'])}: mean cost of its trials {record['cost']:.6g}")
         if done:
             print(f"the budget is spent: policysearch status {arguments.folder}")
@@ -206,7 +207,9 @@ def described(found: dict[str, Any]) -> str:
     if found["cost"] is not None:
         error = found["cost_error"]
         spread = f" ± {error:.2g}" if error is not None and math.isfinite(error) else ""
-        lines.append(f"cost of the last update's trials: {found['cost']:.6g}{spread} (mean ± standard error)")
+        snr = found["snr"]
+        ratio = f", gradient SNR {snr:.2g}" if snr is not None and math.isfinite(snr) else ""
+        lines.append(f"cost of the last update's trials: {found['cost']:.6g}{spread} (mean ± standard error){ratio}")
     if found["measured"] is not None:
         lines.append(f"measured: {_cost(found, 'measured')}, noise of a trial {found['noise']:.2g}")
     if found["incumbent"] is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policysearch import flags, journal
+from policysearch import flags, journal, runs
 from policysearch.cli import INTERRUPTED
 from policysearch.commands import shared
 from policysearch.presets import preset
@@ -251,7 +251,7 @@ def _draw(folder: Path) -> None:
     """The picture of a run, from its folder."""
     from policysearch.report.curve import draw
 
-    run = journal.open_run(folder)
+    run = runs.open_run(folder)
     result = run.result
     noun = "cost" if result["return_mean"] is None else "return"
     draw(
@@ -297,7 +297,7 @@ def _refuse_existing(folder: Path) -> None:
         journal.refuse_existing(folder)
     except FileExistsError as error:
         remedy = "Type --out with another folder"
-        if (folder / journal.DATABASE).exists():
+        if (folder / runs.DATABASE).exists():
             remedy += f", or remove the run: rm -r {folder}"
         raise FileExistsError(f"{error}\n{remedy}.") from None
 
