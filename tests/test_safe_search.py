@@ -218,9 +218,9 @@ def test_the_incumbent_is_the_least_measured_cost_and_is_measured_again():
 
 def test_the_noise_of_a_trial_is_measured_without_bias():
     """Within 4 standard errors: a std from f degrees of freedom is known to 1/√(2f) of itself."""
-    with search_of(measure=(1, 4), budget=4000) as search:
-        run(search, noisy(0, 0.2), updates=60)
-        freedom = 3 * (1 + 59 * 2)
+    with search_of(measure=(1, 2), budget=4000) as search:
+        run(search, noisy(0, 0.2), updates=120)
+        freedom = 1 + 119 * 2
         assert abs(search.measuring.noise / 0.2 - 1) < 4 / math.sqrt(2 * freedom)
 
 
@@ -249,6 +249,14 @@ def test_a_policy_that_failed_while_it_was_measured_is_no_incumbent():
         assert search.records[-1]["measured"] == math.inf
         run(search, updates=2)
         assert search.incumbent.update == 1
+
+
+def test_all_costs_of_the_incumbent_are_pooled():
+    measuring, policy = Measuring(1, 2), gains().controller()
+    measuring.take(measuring.due(0, policy), [1.0, 2.0], 0, None)
+    measuring.take(measuring.due(1, policy), [9.0, 9.5, 3.0, None], 1, None)
+    assert measuring.incumbent.costs == (1.0, 2.0, 3.0)
+    assert measuring.incumbent.error == pytest.approx(1 / math.sqrt(3))
 
 
 def test_an_incumbent_that_fails_when_it_is_measured_again_is_none_any_more():
@@ -325,6 +333,16 @@ def test_going_back_gives_up_the_open_update_and_goes_on_from_the_incumbent(tmp_
     told = open_run(tmp_path / "run").trials
     assert {told[n].status for n in (asked.number, asked.number + 1)} == {"abandoned"}
     assert all(trial.status != "asked" for trial in told.values())
+
+
+def test_no_perturbation_is_used_again_after_going_back_to_where_the_search_is():
+    with search_of() as search:
+        asked = search.ask()
+        search.go_back(search.policy.controller())
+        fresh = search.ask()
+        assert fresh.number == 1
+        assert fresh.values != asked.values
+        assert fresh.environment_seed != asked.environment_seed
 
 
 def test_going_back_to_nothing_or_to_another_kind_of_policy_is_refused():

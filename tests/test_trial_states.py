@@ -35,7 +35,8 @@ class Rig(RuleBasedStateMachine):
     """A search in a folder, and a model of it: what was told last of each trial.
 
     out: trials that were handed out and not told, by number. final: number → outcome and trial, of those that count.
-    old: attempts that were given up. again: numbers of trials that are to be asked once more.
+    old: attempts that were given up. again: numbers of trials that are to be asked once more. clients: who asked what
+    is out. unclaimed: what is out and was asked by nobody in particular before the search was opened.
     """
 
     def __init__(self):
@@ -43,6 +44,7 @@ class Rig(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp())
         self.copies = itertools.count()
         self.out, self.final, self.old, self.again = {}, {}, [], set()
+        self.clients, self.unclaimed = {}, set()
 
     @initialize()
     def begin(self):
@@ -68,6 +70,8 @@ class Rig(RuleBasedStateMachine):
         before = self.out.get(trial.number)
         assert trial.number not in self.final
         if before is not None:  # its own again, or one that nobody claimed before a crash
+            assert (client and self.clients[trial.number] == client) or trial.number in self.unclaimed
+            self.unclaimed.discard(trial.number)
             assert (before.attempt, before.values) == (trial.attempt, trial.values)
         elif trial.number in self.again:
             self.again.remove(trial.number)
@@ -75,6 +79,8 @@ class Rig(RuleBasedStateMachine):
         else:
             assert trial.attempt == 1
         self.out[trial.number] = trial
+        if before is None:
+            self.clients[trial.number] = client
 
     @precondition(lambda self: self.out)
     @rule(data=st.data(), outcome=OUTCOMES, retry=st.booleans(), by_number=st.booleans(), twice=st.booleans())
@@ -150,11 +156,13 @@ class Rig(RuleBasedStateMachine):
         shutil.copytree(self.folder, folder)
         self.search.close()
         self.search, self.folder = Search.open(folder), folder
+        self.unclaimed = {number for number in self.out if not self.clients[number]}
 
     @rule()
     def reopen(self):
         self.search.close()
         self.search = Search.open(self.folder)
+        self.unclaimed = {number for number in self.out if not self.clients[number]}
 
     @invariant()
     def all_that_was_told_is_there_once(self):
