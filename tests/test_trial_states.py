@@ -59,7 +59,11 @@ class Rig(RuleBasedStateMachine):
         else:
             self.final[trial.number] = (outcome, trial)
 
-    @rule(client=st.sampled_from(["", "", "bench"]))
+    @rule(clients=st.lists(st.sampled_from(["", "", "bench"]), min_size=1, max_size=4))
+    def ask_some(self, clients):
+        for client in clients:
+            self.ask(client)
+
     def ask(self, client):
         try:
             trial = self.search.ask(client)
@@ -200,5 +204,5 @@ class Rig(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-Rig.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None, derandomize=True)
+Rig.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None, derandomize=True)
 TestTrialStates = Rig.TestCase
