@@ -120,9 +120,9 @@ def test_killed_at_any_moment_no_acknowledged_result_is_lost_and_the_policy_is_t
     check(run.trials, log)
     assert [trial.status for trial in run.trials.values()] == ["done"] * int(run.records[-1]["rollouts"])
     assert digest(folder) == whole
-    # kills met a trial that was out, or one that was told and not acknowledged
     assert told(log) >= kills
-    assert len(kinds) > 1
+    if kills >= 30:  # where a few kills fall is chance; of so many some met a trial that was out, others none
+        assert len(kinds) > 1
 
 
 def check(trials, log):
