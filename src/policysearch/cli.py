@@ -29,6 +29,7 @@ COMMANDS = {
     "run": ("commands.rig:run", "run a command for every trial of such a search"),
     "evaluate": ("commands.evaluate", "measure a trained policy on fresh seeds"),
     "diagnose": ("commands.diagnose", "how noisy is each gradient estimator here, and what helps"),
+    "report": ("commands.report", "write a page with all that is known of one run or several"),
     "render": ("commands.render", "write a video of a trained policy"),
     "list": ("commands.listing", "show tasks, methods and policies"),
     "check": ("check", "test the estimators against closed forms on this machine"),

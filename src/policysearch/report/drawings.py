@@ -160,6 +160,45 @@ def _curves(task: Task, axes: Axes, motion: Motion) -> Move:
     return move
 
 
+@singledispatch
+def quantities(task: Task, motion: Motion) -> dict[str, np.ndarray]:
+    """What is drawn over time of a rollout; `@quantities.register(MyPlant)` over a function adds a class of tasks.
+
+    Args:
+        task: the plant; the observations by default.
+        motion: the whole rollout.
+
+    Returns:
+        Values (L + 1,), (L,) where it failed, by name with unit.
+    """
+    size = motion.observations.shape[1]
+    names = task.specification.observation_names or [f"observation {i}" for i in range(size)]
+    return {names[i]: motion.observations[:, i] for i in range(size)}
+
+
+@quantities.register(Pendulum)
+def _pendulum_states(task: Pendulum, motion: Motion) -> dict[str, np.ndarray]:
+    return {"angle [rad]": _wrapped(motion.states.angle), "rate [rad/s]": motion.states.rate}
+
+
+@quantities.register(CartPole)
+def _cart_pole_states(task: CartPole, motion: Motion) -> dict[str, np.ndarray]:
+    x = motion.states
+    return {
+        "position [m]": x.position,
+        "velocity [m/s]": x.velocity,
+        "angle [rad]": _wrapped(x.angle),
+        "rate [rad/s]": x.rate,
+    }
+
+
+def _wrapped(angle: np.ndarray) -> np.ndarray:
+    """Angles within ±π, 0 upright; NaN where a line would cross the picture."""
+    within = (np.asarray(angle, float) + np.pi) % (2 * np.pi) - np.pi
+    within[1:][np.abs(np.diff(within)) > np.pi] = np.nan
+    return within
+
+
 def _window(axes: Axes, centre: tuple[float, float], width: float, height: float) -> None:
     """Show at least `width` × `height` around `centre`, one unit as long upwards as sideways, no ticks."""
     box = axes.get_window_extent()

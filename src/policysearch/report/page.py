@@ -24,6 +24,8 @@ from policysearch.report.style import CSS, ROLES, WIDE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: characters from which on a cell gets room for lines of some length
+LONG = 40
 #: a cell that counts as a number: 12, −3.5e-4, 1.2 ± 0.3, 40 %, 3.2 s, or a dash where there is none
 _NUMBER = re.compile(r"[-+−]?(\d[\d.,\u202f  ]*)(e[-+]?\d+)?( ± [\d.e+-]+)?( ?(%|s|ms|min|h|k|M|G))?|[-+−]?∞|[–—-]?")
 #: control characters but tab and new line, halves of surrogates, changes of direction
@@ -59,6 +61,7 @@ class Page:
         self._pieces: list[tuple[str, str]] = []
         self._headings: list[tuple[int, str]] = []
         self._scripts: list[str] = []
+        self._css: list[str] = []
         self._count = 0
 
     def section(self, heading: str, level: int = 2) -> None:
@@ -107,9 +110,12 @@ class Page:
         numeric = [any(column) and all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in columns]
         marks = [' class="number"' if is_number else "" for is_number in numeric]
         top = "".join(f'<th scope="col"{mark}>{escaped(cell)}</th>' for cell, mark in zip(head, marks, strict=True))
-        body = []
+        body, long = [], ' class="long"'
         for row in rows:
-            cells = [f"<td{mark}>{escaped(cell)}</td>" for cell, mark in zip(row[1:], marks[1:], strict=True)]
+            cells = [
+                f"<td{mark or long * (len(str(cell)) > LONG)}>{escaped(cell)}</td>"
+                for cell, mark in zip(row[1:], marks[1:], strict=True)
+            ]
             body.append(f'<tr><th scope="row"{marks[0]}>{escaped(row[0])}</th>{"".join(cells)}</tr>')
         self.raw(
             f"{_box(caption)}<table><caption>{escaped(caption)}</caption>"
@@ -141,6 +147,11 @@ class Page:
         if code not in self._scripts:
             self._scripts.append(code)
 
+    def css(self, rules: str) -> None:
+        """Let style rules hold in the page, once however often they are added; `style.CSS` has the colours."""
+        if rules not in self._css:
+            self._css.append(rules)
+
     def html(self) -> str:
         """The page so far."""
         hashes = " ".join(f"'sha256-{_digest(code)}'" for code in self._scripts) or "'none'"
@@ -155,13 +166,14 @@ class Page:
         )
         nav = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n' if contents else ""
         subtitle = f"<p>{escaped(self.subtitle)}</p>" if self.subtitle else ""
+        css = CSS + "".join(self._css)
         scripts = "".join(f"<script>{code}</script>\n" for code in self._scripts)
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
-            f'<title>{escaped(self.title)}</title>\n<link rel="icon" href="data:,">\n<style>{CSS}</style>\n</head>\n'
+            f'<title>{escaped(self.title)}</title>\n<link rel="icon" href="data:,">\n<style>{css}</style>\n</head>\n'
             f"<body>\n<header><h1>{escaped(self.title)}</h1>{subtitle}</header>\n{nav}<main>\n{self._body()}\n</main>\n"
             f"<footer>Made by policysearch {escaped(_version())}. This file is complete: it loads nothing.</footer>\n"
             f"{scripts}</body>\n</html>\n"

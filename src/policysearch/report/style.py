@@ -71,9 +71,9 @@ def dress(axis: Axes, x: str = "", y: str = "", legend: bool = False) -> None:
     if y:
         axis.set_ylabel(plain(y), fontsize=9.5, color=INK[0])
     if legend:
-        handles = axis.get_legend_handles_labels()[1]
-        longest = max((len(label) for label in handles), default=0)
-        columns = max(1, min(len(handles), int(axis.figure.bbox.width / axis.figure.dpi * 12 / (longest + 6))))
+        names = axis.get_legend_handles_labels()[1]
+        longest = max((len(name) for name in names), default=0)
+        columns = max(1, min(len(names), int(axis.figure.bbox.width / axis.figure.dpi * 12 / (longest + 6))))
         axis.legend(
             loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.3, columnspacing=1.2, handlelength=2.4,
             ncol=columns, frameon=False, fontsize=9, labelcolor=INK[0],
@@ -131,12 +131,13 @@ figcaption { font-size: .9rem; margin-top: .3rem; max-width: 46rem; overflow-wra
 .scroll { overflow-x: auto; margin: .8rem 0; max-width: 100%; }
 figure .scroll { margin: 0; }
 figure.wide .scroll svg { min-width: 42rem; }
-table { border-collapse: collapse; font-size: .93rem; }
+table { border-collapse: collapse; min-width: min(100%, 24rem); font-size: .93rem; }
 caption { text-align: left; font-size: .9rem; padding-bottom: .35rem; max-width: 46rem; }
 th, td { text-align: left; vertical-align: top; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--rule);
   max-width: 34rem; overflow-wrap: break-word; }
 thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom; }
 tbody th { font-weight: 500; }
+.long { min-width: 15rem; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 footer { font-size: .9rem; padding-top: 2rem; padding-bottom: 2rem; }
 @media print { .scroll { overflow: visible; } figure, table { break-inside: avoid; } }

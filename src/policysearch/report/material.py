@@ -1,0 +1,134 @@
+"""What a report is made of: a run as read from its folder, however much of it is whole, and what is missing. No JAX."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+import os
+import socket
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from policysearch.controller import Controller
+from policysearch.ownership import LOCK
+from policysearch.runs import CONFIGURATION, DATABASE, METRICS, Run, find, load_policy, open_run
+
+
+class Material(NamedTuple):
+    """A run; its policy or None; what is missing or damaged, in sentences; whether a process writes it now."""
+
+    run: Run
+    controller: Controller | None
+    missing: list[str]
+    goes_on: bool
+
+    @property
+    def rig(self) -> bool:
+        """Whether its trials are those of a caller, by ask and tell."""
+        return "trials" in self.run.configuration
+
+    @property
+    def noun(self) -> str:
+        """What its user thinks in: "return" or "cost"."""
+        if self.run.result.get("return_mean") is not None:
+            return "return"
+        return "return" if any("return" in record for record in self.run.records[:1]) else "cost"
+
+    @property
+    def name(self) -> str:
+        """Task, method and seed."""
+        known = self.run.configuration
+        task = known.get("task") or self.run.result.get("task") or "a Python object"
+        return f"{task}, {known.get('method', 'unknown method')}, seed {known.get('seed', 'unknown')}"
+
+    def state(self) -> str:
+        """How the run ended, in words."""
+        if self.run.result:
+            return str(self.run.result.get("reason", "finished"))
+        if self.run.halted:
+            return f"waits: {self.run.halted}"
+        if self.goes_on:
+            return "goes on now"
+        if self.rig:
+            return "open: trials can be asked" if math.isfinite(self._share()) else "open"
+        return "without a result: killed, or interrupted twice"
+
+    def _share(self) -> float:
+        return float(self.run.records[-1].get("share", math.nan)) if self.run.records else math.nan
+
+
+def gather(folder: str | os.PathLike[str]) -> Material:
+    """Read what there is of a run, even one that is damaged, goes on or was killed; nothing is written.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        The run; with what could not be read named in `missing`.
+
+    Raises:
+        FileNotFoundError: no such folder, or nothing of a run in it.
+    """
+    folder = Path(folder)
+    missing: list[str] = []
+    try:
+        run = open_run(folder)
+    except FileNotFoundError:
+        if not folder.is_dir() or not (folder / CONFIGURATION).is_file():
+            find(folder)
+            raise
+        missing.append(f"{DATABASE} is missing, so {CONFIGURATION} and {METRICS} are all that is known of this run.")
+        run = _from_files(folder, missing)
+    except (ValueError, OSError) as error:
+        missing.append(f"{DATABASE} cannot be read, so what follows is from {CONFIGURATION} and {METRICS}: {error}")
+        run = _from_files(folder, missing)
+    controller = None
+    try:
+        controller = load_policy(folder)
+    except FileNotFoundError:
+        missing.append("There is no policy file: it is written when a search ends or is interrupted.")
+    except (ValueError, OSError) as error:
+        missing.append(f"The policy cannot be read: {error}")
+    return Material(run, controller, missing, _is_written(folder))
+
+
+def _from_files(folder: Path, missing: list[str]) -> Run:
+    """A run from what is beside its database."""
+    configuration: dict[str, Any] = {}
+    try:
+        found = msgspec.json.decode((folder / CONFIGURATION).read_bytes())
+        configuration = found if isinstance(found, dict) else {}
+    except (OSError, msgspec.DecodeError) as error:
+        missing.append(f"{CONFIGURATION} cannot be read: {error}")
+    records: list[dict[str, Any]] = []
+    try:
+        with (folder / METRICS).open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                records.append({name: _number(text) for name, text in row.items() if isinstance(name, str)})
+    except (OSError, ValueError, csv.Error) as error:
+        missing.append(f"{METRICS} cannot be read to its end: {error}")
+    return Run(folder, configuration, records, {})
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _is_written(folder: Path) -> bool:
+    """Whether a process of this machine that owns the run is alive; no lock is taken, which might refuse a writer."""
+    with contextlib.suppress(OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+        holder = msgspec.json.decode((folder / LOCK).read_bytes())
+        if holder["host"] != socket.gethostname():
+            return True
+        try:
+            os.kill(int(holder["pid"]), 0)
+        except PermissionError:
+            return True
+        return True
+    return False
