@@ -18,6 +18,7 @@ from policysearch.report import learning, motion, player, policy, provenance, tr
 from policysearch.report.learning import Final
 from policysearch.report.material import Material, gather
 from policysearch.report.page import Page
+from policysearch.tasks import BUILT_IN
 
 #: rollouts that are shown, and frames of all films together
 ROLLOUTS, FRAMES = 5, 150
@@ -90,7 +91,7 @@ def _together(page: Page, materials: Mapping[str, Material]) -> None:
         rows.append(
             [
                 label,
-                str(known.get("task") or result.get("task") or "–"),
+                material.task,
                 str(known.get("method", "–")),
                 str(known.get("seed", "–")),
                 _final_words(material),
@@ -139,53 +140,67 @@ class _Chapter:
 
     def add(self) -> None:
         """Add all sections."""
-        self._result()
-        self._learning()
         if self.material.rig:
-            self._section("Trials")
-            trials.describe(self.page, self.run)
+            middle = {"Trials": lambda: trials.describe(self.page, self.run)}
+            end: dict[str, Callable[[], None]] = {}
         else:
             self._load()
-        self._policy()
-        if not self.material.rig:
-            self._motion()
-        self._events()
-        self._section("Settings")
-        provenance.settings(self.page, self.run.configuration)
-        self._section("Where it comes from")
-        provenance.origin(self.page, self.run.configuration)
-
-    def _section(self, heading: str) -> None:
-        self.page.section(heading, self.level)
+            middle, end = {}, {"Rollouts": self._motion}
+        if self.run.events:
+            end["What went wrong"] = self._events
+        parts: dict[str, Callable[[], None]] = {
+            "Result": self._result,
+            "Learning": self._learning,
+            **middle,
+            "Final policy" if self.run.result else "Policy so far": self._policy,
+            **end,
+            "Settings": lambda: provenance.settings(self.page, self.run.configuration),
+            "Where it comes from": lambda: provenance.origin(self.page, self.run.configuration),
+        }
+        for heading, part in parts.items():
+            self.page.section(heading, self.level)
+            try:
+                part()
+            except Exception as error:  # a folder that others wrote may hold anything
+                self.page.note(f"The rest of this section cannot be shown: {_words(error)}")
+                self.progress(f"{heading}: {_words(error)}")
 
     def _result(self) -> None:
-        self._section("Result")
         material, result = self.material, self.run.result
         for sentence in material.missing:
             self.page.note(sentence)
         if material.goes_on:
             self.page.note("The run went on while this report was made; it shows what was on disk then.")
-        elif not result and not material.rig and self.run.records:
+        elif not result and not material.rig and material.whole:
             self.page.note("The run has no result: it did not come to its evaluation.")
         known = self.run.configuration
-        facts: dict[str, object] = {
-            "Task": known.get("task") or result.get("task") or "a Python object",
-            "Method": known.get("method", "unknown"),
-            "Seed": known.get("seed", "unknown"),
-        }
+        facts: dict[str, object] = {}
         if result:
-            where = f"on {result.get('rollouts', '?')} fresh seeds, ± standard error"
+            count = result.get("rollouts")
+            where = "on 1 fresh seed" if count == 1 else f"on {count} fresh seeds, ± standard error"
             facts[f"Final {material.noun} {where}"] = _final_words(material)
-            facts["Solved"] = _solved(result)
+            facts["Solved"] = _solved(material)
         elif self.run.records:
             last = self.run.records[-1]
             facts[f"Last {material.noun} while exploring, ± standard error"] = quantity(
                 _number(last.get(material.noun)), _number(last.get(f"{material.noun}_sem"))
             )
-        facts["Ended"] = material.state()
-        facts["Updates"] = f"{result.get('updates', len(self.run.records))} of a budget of {known.get('budget', '?')}"
-        facts["Rollouts"] = _counts(material)
-        facts["Time"] = _seconds(material)
+        measured = [record for record in self.run.records if math.isfinite(_number(record.get("incumbent")))]
+        if measured:
+            best, error = (_number(measured[-1].get(name)) for name in ("incumbent", "incumbent_error"))
+            facts[f"Best measured cost, after update {_number(measured[-1].get('incumbent_update')):.0f}"] = quantity(
+                best, error
+            )
+        facts |= {
+            "Ended" if result else "State": material.state(),
+            "Rollouts": _counts(material),
+            "Updates": result.get("updates", len(self.run.records)),
+            "Budget": known.get("budget") or "unknown",
+            "Time": _seconds(material),
+            "Task": material.task,
+            "Method": known.get("method", "unknown"),
+            "Seed": known.get("seed", "unknown"),
+        }
         self.page.facts(facts)
         quantiles, length = result.get("quantiles"), result.get("length")
         if isinstance(quantiles, dict) and _number(result.get("rollouts")) > 1:
@@ -197,7 +212,6 @@ class _Chapter:
             self.page.table(["", *head], [[material.noun, *cells]], caption)
 
     def _learning(self) -> None:
-        self._section("Learning")
         final = _final(self.material)
         label = self.run.folder.resolve().name
         drawn = learning.figures({label: self.run.records}, self.material.noun, {label: final} if final else {})
@@ -217,13 +231,15 @@ class _Chapter:
                 self.page.text(f"{count} {words}.")
 
     def _load(self) -> None:
+        if not self.run.configuration:
+            self.why_no_task = "It is not known which task this was, so no rollouts are shown."
+            return
         try:
             self.task = self.load(self.run)
         except (Exception, SystemExit) as error:  # the task's own code may do anything
             self.why_no_task = f"The task cannot be built here ({_words(error)}), so no rollouts are shown."
 
     def _policy(self) -> None:
-        self._section("Final policy" if self.run.result else "Policy so far")
         controller = self.material.controller
         if controller is None:
             self.page.text("No policy can be shown; see above.")
@@ -238,7 +254,6 @@ class _Chapter:
 
     def _motion(self) -> None:
         controller = self.material.controller
-        self._section("Rollouts")
         if self.why_no_task:
             self.page.note(self.why_no_task)
             return
@@ -287,9 +302,6 @@ class _Chapter:
 
     def _events(self) -> None:
         events = self.run.events
-        if not events:
-            return
-        self._section("What went wrong")
         rows = [
             [
                 str(event.get("update", "")),
@@ -332,9 +344,10 @@ def _final_words(material: Material) -> str:
     return "–" if final is None else quantity(*final)
 
 
-def _solved(result: Mapping[str, Any]) -> str:
+def _solved(material: Material) -> str:
+    result, task = material.run.result, material.run.configuration.get("task")
     solved = result.get("solved")
-    criterion = result.get("criterion") or "by the task's criterion"
+    criterion = result.get("criterion") or (BUILT_IN[task].solved if task in BUILT_IN else "by the task's criterion")
     if solved is None:
         return "the task has no criterion"
     share = result.get("success_share")

@@ -178,7 +178,7 @@ def quantities(task: Task, motion: Motion) -> dict[str, np.ndarray]:
 
 @quantities.register(Pendulum)
 def _pendulum_states(task: Pendulum, motion: Motion) -> dict[str, np.ndarray]:
-    return {"angle [rad]": _wrapped(motion.states.angle), "rate [rad/s]": motion.states.rate}
+    return {"angle [rad]": _settled(motion.states.angle), "rate [rad/s]": motion.states.rate}
 
 
 @quantities.register(CartPole)
@@ -187,16 +187,15 @@ def _cart_pole_states(task: CartPole, motion: Motion) -> dict[str, np.ndarray]:
     return {
         "position [m]": x.position,
         "velocity [m/s]": x.velocity,
-        "angle [rad]": _wrapped(x.angle),
+        "angle [rad]": _settled(x.angle),
         "rate [rad/s]": x.rate,
     }
 
 
-def _wrapped(angle: np.ndarray) -> np.ndarray:
-    """Angles within ±π, 0 upright; NaN where a line would cross the picture."""
-    within = (np.asarray(angle, float) + np.pi) % (2 * np.pi) - np.pi
-    within[1:][np.abs(np.diff(within)) > np.pi] = np.nan
-    return within
+def _settled(angle: np.ndarray) -> np.ndarray:
+    """An angle without jumps, less the whole turns in which it ends: 0 is upright at the end."""
+    angle = np.asarray(angle, float)
+    return angle - 2 * np.pi * np.round(angle[-1:] / (2 * np.pi))
 
 
 def _window(axes: Axes, centre: tuple[float, float], width: float, height: float) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 POINTS = 240
 #: a positive cost whose largest value is this many times the smallest is shown on a logarithmic axis
 DECADES = 30.0
+#: a final cost so many times smaller than all others stands at the edge of its figure
+FAR = 1e3
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -153,18 +155,23 @@ def _objective(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Fina
     axis = figure.subplots()
     curves = {label: thinned(records, noun, f"{noun}_sem") for label, records in runs.items()}
     seen: list[float] = []
+    arrow = False
     for index, (label, curve) in enumerate(curves.items()):
         _draw(axis, curve, index, f"mean {noun} while exploring" if len(runs) == 1 else label)
-        seen += [float(value) for value in curve.values[np.isfinite(curve.values)]]
+        own = [float(value) for value in curve.values[np.isfinite(curve.values)]]
+        seen += own
         final = finals.get(label)
         if final is None or not math.isfinite(final.mean):
             continue
-        seen.append(final.mean)
-        error = 2 * final.error if math.isfinite(final.error) else 0.0
+        far = bool(noun == "cost" and min(own, default=0.0) > 0 and final.mean < min(own) / FAR)
+        arrow |= far
+        place = min(own) / DECADES if far else final.mean  # an arrow at the edge, lest all else be a line on top
+        seen.append(place)
+        words = f"final policy: {final.mean:.3g}, far below" if far else "final policy, not exploring"
         axis.errorbar(
-            np.nanmax(curve.rollouts), final.mean, yerr=error, linestyle="none", marker="D", markersize=5, capsize=4,
-            color=style.colour(1) if len(runs) == 1 else style.colour(index), clip_on=False, zorder=5,
-            label="final policy, not exploring" if len(runs) == 1 else None,
+            np.nanmax(curve.rollouts), place, yerr=0.0 if far else 2 * np.nan_to_num(final.error), linestyle="none",
+            marker="v" if far else "D", markersize=5, capsize=0 if far else 4, clip_on=False, zorder=5,
+            color=style.colour(1) if len(runs) == 1 else style.colour(index), label=words if len(runs) == 1 else None,
         )  # fmt: skip
     _scale(axis, seen, noun)
     _finish(axis, runs, f"{noun} per rollout", legend=True)
@@ -177,6 +184,8 @@ def _objective(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Fina
     caption += _band(curves.values(), " The band is ± 2 standard errors of that mean.")
     if finals:
         caption += f" The diamond is the final policy's mean {noun} on fresh seeds, without exploration, ± 2 s.e."
+    if arrow:
+        caption += " An arrow stands for one that is far below."
     return Drawn(figure, alt, caption)
 
 
@@ -212,12 +221,15 @@ def _quantity(runs: Mapping[str, Records], shown: Quantity) -> Drawn:
 
 
 def _trouble(runs: Mapping[str, Records], key: str) -> Drawn:
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(runs)
     axis = figure.subplots()
     curves = {label: thinned(records, key) for label, records in runs.items()}
     for index, (label, curve) in enumerate(curves.items()):
         _draw(axis, curve, index, label)
     axis.set_ylim(bottom=0)
+    axis.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=1, integer=True))
     _finish(axis, runs, f"{key} trials per update", legend=len(runs) > 1)
     totals = {label: int(np.nansum(column(records, key))) for label, records in runs.items()}
     alt = "; ".join(

@@ -18,12 +18,23 @@ from policysearch.runs import CONFIGURATION, DATABASE, METRICS, Run, find, load_
 
 
 class Material(NamedTuple):
-    """A run; its policy or None; what is missing or damaged, in sentences; whether a process writes it now."""
+    """A run; its policy or None; what is missing or damaged, in sentences; whether a process writes it now.
+
+    whole: the database could be read; else only what config.json and metrics.csv hold is known.
+    """
 
     run: Run
     controller: Controller | None
     missing: list[str]
     goes_on: bool
+    whole: bool
+
+    @property
+    def task(self) -> str:
+        """Its name, as far as that is known."""
+        known = self.run.configuration
+        name = known.get("task") or self.run.result.get("task")
+        return str(name) if name else "a Python object" if known else "unknown task"
 
     @property
     def rig(self) -> bool:
@@ -41,8 +52,7 @@ class Material(NamedTuple):
     def name(self) -> str:
         """Task, method and seed."""
         known = self.run.configuration
-        task = known.get("task") or self.run.result.get("task") or "a Python object"
-        return f"{task}, {known.get('method', 'unknown method')}, seed {known.get('seed', 'unknown')}"
+        return f"{self.task}, {known.get('method', 'unknown method')}, seed {known.get('seed', 'unknown')}"
 
     def state(self) -> str:
         """How the run ended, in words."""
@@ -53,11 +63,10 @@ class Material(NamedTuple):
         if self.goes_on:
             return "goes on now"
         if self.rig:
-            return "open: trials can be asked" if math.isfinite(self._share()) else "open"
+            return "open: trials can be asked"
+        if not self.whole:
+            return "unknown"
         return "without a result: killed, or interrupted twice"
-
-    def _share(self) -> float:
-        return float(self.run.records[-1].get("share", math.nan)) if self.run.records else math.nan
 
 
 def gather(folder: str | os.PathLike[str]) -> Material:
@@ -74,6 +83,7 @@ def gather(folder: str | os.PathLike[str]) -> Material:
     """
     folder = Path(folder)
     missing: list[str] = []
+    whole = True
     try:
         run = open_run(folder)
     except FileNotFoundError:
@@ -81,10 +91,10 @@ def gather(folder: str | os.PathLike[str]) -> Material:
             find(folder)
             raise
         missing.append(f"{DATABASE} is missing, so {CONFIGURATION} and {METRICS} are all that is known of this run.")
-        run = _from_files(folder, missing)
+        run, whole = _from_files(folder, missing), False
     except (ValueError, OSError) as error:
         missing.append(f"{DATABASE} cannot be read, so what follows is from {CONFIGURATION} and {METRICS}: {error}")
-        run = _from_files(folder, missing)
+        run, whole = _from_files(folder, missing), False
     controller = None
     try:
         controller = load_policy(folder)
@@ -92,7 +102,7 @@ def gather(folder: str | os.PathLike[str]) -> Material:
         missing.append("There is no policy file: it is written when a search ends or is interrupted.")
     except (ValueError, OSError) as error:
         missing.append(f"The policy cannot be read: {error}")
-    return Material(run, controller, missing, _is_written(folder))
+    return Material(run, controller, missing, _is_written(folder), whole)
 
 
 def _from_files(folder: Path, missing: list[str]) -> Run:

@@ -89,8 +89,11 @@ class Page:
 
     def facts(self, facts: Mapping[str, object]) -> None:
         """Add a list of names with their values, all plain text."""
-        rows = "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in facts.items())
-        self.raw(f'<dl class="facts">{rows}</dl>')
+        rows = []
+        for name, value in facts.items():
+            mark = ' class="long"' if len(str(value)) > LONG else ""
+            rows.append(f"<div{mark}><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>")
+        self.raw(f'<dl class="facts">{"".join(rows)}</dl>')
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
         """Add a table, which scrolls in a box of its own where it is too wide; columns of numbers are right-aligned.
@@ -118,7 +121,7 @@ class Page:
             ]
             body.append(f'<tr><th scope="row"{marks[0]}>{escaped(row[0])}</th>{"".join(cells)}</tr>')
         self.raw(
-            f"{_box(caption)}<table><caption>{escaped(caption)}</caption>"
+            f"{_box(caption)}<table><caption><span>{escaped(caption)}</span></caption>"
             f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         )
 

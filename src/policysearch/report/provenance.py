@@ -44,7 +44,9 @@ def settings(page: Page, configuration: Mapping[str, Any]) -> None:
         caption = (
             f"Settings of {method} as they were used; those that nobody set are defaults, or follow from the task."
         )
-        page.table(["setting", "value", "set", "what it is"], rows, caption)
+        head = ["setting", "value", "set", "what it is"]
+        kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
+        page.table([head[place] for place in kept], [[row[place] for place in kept] for row in rows], caption)
     rest = {name: entry for name, entry in configuration.items() if name not in _KNOWN}
     page.table(["", "value"], [[name, value(entry)] for name, entry in rest.items()], "What was asked for.")
 

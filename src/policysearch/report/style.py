@@ -116,6 +116,7 @@ nav .level-3 { display: none; }
 dl.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)); gap: .6rem;
   margin: .8rem 0; }
 dl.facts div { background: var(--tint); border-radius: .4rem; padding: .55rem .8rem; }
+@media (min-width: 30rem) { dl.facts .long { grid-column: span 2; } }
 dl.facts dt { font-size: .85rem; }
 dl.facts dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .note { border-left: 4px solid var(--series-1); background: var(--tint); padding: .5rem .8rem; margin: .8rem 0;
@@ -131,13 +132,14 @@ figcaption { font-size: .9rem; margin-top: .3rem; max-width: 46rem; overflow-wra
 .scroll { overflow-x: auto; margin: .8rem 0; max-width: 100%; }
 figure .scroll { margin: 0; }
 figure.wide .scroll svg { min-width: 42rem; }
-table { border-collapse: collapse; min-width: min(100%, 24rem); font-size: .93rem; }
-caption { text-align: left; font-size: .9rem; padding-bottom: .35rem; max-width: 46rem; }
+table { border-collapse: collapse; font-size: .93rem; }
+caption { text-align: left; font-size: .9rem; padding-bottom: .35rem; }
+caption span { display: block; position: sticky; left: 0; width: max-content; max-width: min(46rem, 100vw - 2rem); }
 th, td { text-align: left; vertical-align: top; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--rule);
   max-width: 34rem; overflow-wrap: break-word; }
 thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom; }
 tbody th { font-weight: 500; }
-.long { min-width: 15rem; }
+td.long { min-width: 15rem; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 footer { font-size: .9rem; padding-top: 2rem; padding-bottom: 2rem; }
 @media print { .scroll { overflow: visible; } figure, table { break-inside: avoid; } }

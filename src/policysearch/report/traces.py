@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: of a figure over time, in inches
 HEIGHT = 2.3
+#: of a line over time, at most
+POINTS = 130
 
 
 def figures(recorded: Recorded) -> list[Drawn]:
@@ -44,8 +46,8 @@ def _over_time(recorded: Recorded, kind: str, name: str) -> Drawn:
     action = recorded.specification.action
     held = kind == "actions"
     every = [np.asarray(getattr(rollout, kind)[name], float) for rollout in recorded.rollouts]
-    for index in range(len(every)):
-        _line(axis, recorded, index, every[index], drawstyle="steps-post" if held else "default")
+    for index, values in enumerate(every):
+        _line(axis, recorded, index, values, drawstyle="steps-post" if held else "default")
     caption = f"{name} over time."
     if held:
         caption = f"{name} over time, as applied: held through each stage."
@@ -57,6 +59,9 @@ def _over_time(recorded: Recorded, kind: str, name: str) -> Drawn:
                 if math.isfinite(limit):
                     axis.axhline(limit, color=style.MUTED[0], linewidth=1.0, linestyle=":")
                     caption = f"{name} over time, as applied: held through each stage; dotted: its limits."
+    per = _stages(every[0])
+    if per > 1:
+        caption += f" Each point is the mean over {per} stages; the band is the range of rollout 1 within them."
     style.dress(axis, _time(recorded), name, legend=len(every) > 1)
     return Drawn(figure, _told(name, every), caption)
 
@@ -70,8 +75,8 @@ def _total(recorded: Recorded) -> Drawn:
     for rollout in recorded.rollouts:
         so_far = np.cumsum(-rollout.costs if reward else rollout.costs)
         every.append(np.concatenate([[0.0], so_far]))
-    for index in range(len(every)):
-        _line(axis, recorded, index, every[index])
+    for index, total in enumerate(every):
+        axis.plot(np.arange(len(total)) * (recorded.specification.dt or 1.0), total, **_look(index))
     style.dress(axis, _time(recorded), f"{noun} so far", legend=len(every) > 1)
     discount = recorded.specification.discount
     how = f", discounted by {discount:g} a stage" if discount != 1 and not reward else ""
@@ -101,8 +106,23 @@ def _portrait(recorded: Recorded, x: str, y: str) -> Drawn:
 
 
 def _line(axis: Axes, recorded: Recorded, index: int, values: np.ndarray, **more: Any) -> None:
+    """A rollout's values; those of a long one as means over some stages, with a band from least to greatest."""
+    per = _stages(values)
     time = np.arange(len(values)) * (recorded.specification.dt or 1.0)
-    axis.plot(time, values, **_look(index), **more)
+    if per == 1:
+        axis.plot(time, values, **_look(index), **more)
+        return
+    starts = np.arange(0, len(values) - per + 1, per)
+    parts = values[: len(starts) * per].reshape(-1, per)
+    middle = time[starts] + (per - 1) / 2 * (recorded.specification.dt or 1.0)
+    axis.plot(middle, parts.mean(1), **_look(index))
+    if index == 0:
+        axis.fill_between(middle, parts.min(1), parts.max(1), color=style.colour(0), alpha=0.2, linewidth=0, zorder=2.5)
+
+
+def _stages(values: np.ndarray) -> int:
+    """Stages that a point stands for."""
+    return max(1, -(-len(values) // POINTS))
 
 
 def _look(index: int) -> dict[str, Any]:

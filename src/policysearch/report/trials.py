@@ -53,7 +53,9 @@ def describe(page: Page, run: Run) -> None:
         caption = "Trials that did not succeed, whose doing that was, and why."
         if len(wrong) > LAST:
             caption += f" Shown are the last {LAST} of {len(wrong)}."
-        page.table(["trial", "outcome", "by the", "reason", "notes"], rows, caption)
+        head = ["trial", "outcome", "by the", "reason", "notes"]
+        kept = len(head) if any(row[-1] for row in rows) else len(head) - 1
+        page.table(head[:kept], [row[:kept] for row in rows], caption)
 
 
 def _first(trials: Mapping[int, TrialRecord]) -> float:
@@ -124,6 +126,7 @@ def measurements(run: Run) -> Drawn | None:
             rollouts, values, yerr=2 * errors, marker=marker, markersize=4, capsize=3, linewidth=1.2, label=label,
             color=style.colour(index), linestyle=style.dash(index),
         )  # fmt: skip
+    axis.set_xlim(left=0)
     style.dress(axis, "trials", "measured cost", legend=True)
     first, last = records[0], records[-1]
     best = quantity(_float(last.get("incumbent")), _float(last.get("incumbent_error")))
