@@ -244,7 +244,7 @@ def _trouble(runs: Mapping[str, Records], key: str) -> Drawn:
 
 def _figure(runs: Mapping[str, Records]) -> Figure:
     """Half a page for a run; of several, room for their names above the data."""
-    longest = max(map(len, runs))
+    longest = min(max(map(len, runs)), style.LONGEST)
     rows = 0 if len(runs) == 1 else -(-len(runs) // max(1, int(style.HALF[0] * 12 / (longest + 6))))
     return style.figure(height=style.HALF[1] + 0.18 * max(0, rows - 1))
 

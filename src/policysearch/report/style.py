@@ -26,6 +26,8 @@ SERIES = (
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
 #: width and height of a figure of which two stand side by side on a desk, in inches; text stays readable on a phone
 HALF = (4.7, 3.1)
+#: letters of a name in a figure
+LONGEST = 36
 #: figures from this width on, in inches, take the whole width of a page and scroll on a phone
 WIDE = 6.0
 
@@ -81,7 +83,16 @@ def dress(axis: Axes, x: str = "", y: str = "", legend: bool = False) -> None:
 
 
 def plain(text: str) -> str:
-    """Text as matplotlib shows it letter by letter: a dollar sign begins no formula."""
+    """Text as matplotlib shows it letter by letter: a dollar sign begins no formula; without the middle if it is long.
+
+    Example:
+        >>> plain("cost in $")
+        'cost in \\\\$'
+        >>> plain("a run with a name that fits no legend at all")
+        'a run with a nam…ts no legend at all'
+    """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST - 20]}…{text[-19:]}"
     shown = (" " if c.isspace() else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return "".join(shown).replace("$", r"\$")
 
@@ -111,8 +122,8 @@ header p, figcaption, caption, footer, dt { color: var(--muted); }
 a { color: var(--link); text-underline-offset: .15em; }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; list-style: none; margin: .8rem 0 0; padding: 0; }
-nav a { display: inline-block; padding: .2rem 0; }
-nav .level-3 { display: none; }
+nav li { min-width: 0; }
+nav a { display: inline-block; overflow-wrap: anywhere; padding: .2rem 0; }
 dl.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)); gap: .6rem;
   margin: .8rem 0; }
 dl.facts div { background: var(--tint); border-radius: .4rem; padding: .55rem .8rem; }
