@@ -163,6 +163,8 @@ class Method(eqx.Module):
         carry = lambda new, old: _tree_where(ok, new, old)  # noqa: E731
         if spread.size:
             info["std"] = jnp.exp(jnp.mean(spread))
+        elif self.space == "action" and "log_std" in next_policy.parameters:
+            info["std"] = jnp.exp(jnp.mean(next_policy.parameters["log_std"]))
         next_state = State(
             next_policy,
             keep(spread, state.explore) if spread.size else state.explore,

@@ -76,7 +76,12 @@ QUANTITIES = (
         "How far an update moves the policy: the KL divergence as measured after the step on the same observations.",
         floor=True,
     ),
-    Quantity("std", "std of the search [–]", "Spread with which parameters are tried, as the method learned it."),
+    Quantity(
+        "std",
+        "learned std",
+        "Spread with which is tried, as the method learned it, the geometric mean: of parameters in the units that are "
+        "searched, or of actions in their own.",
+    ),
     Quantity("length", "stages per rollout", "Mean number of stages until a rollout ends.", floor=True),
 )
 
