@@ -14,7 +14,10 @@ import msgspec
 
 from policysearch.controller import Controller
 from policysearch.ownership import LOCK
+from policysearch.progress import duration, quantity
+from policysearch.report.learning import Final
 from policysearch.runs import CONFIGURATION, DATABASE, METRICS, Run, find, load_policy, open_run
+from policysearch.tasks import BUILT_IN
 
 
 class Material(NamedTuple):
@@ -54,6 +57,45 @@ class Material(NamedTuple):
         known = self.run.configuration
         return f"{self.task}, {known.get('method', 'unknown method')}, seed {known.get('seed', 'unknown')}"
 
+    @property
+    def final(self) -> Final | None:
+        """The final policy's mean on fresh seeds with its standard error, in the unit of `noun`; None if not known."""
+        result = self.run.result
+        mean = number(result.get(f"{self.noun}_mean"))
+        return Final(mean, number(result.get(f"{self.noun}_sem"))) if math.isfinite(mean) else None
+
+    def final_words(self) -> str:
+        """The same as people read it."""
+        return "–" if self.final is None else quantity(*self.final)
+
+    def seconds(self) -> str:
+        """How long it took, in words."""
+        seconds = number(self.run.result.get("seconds"))
+        if not math.isfinite(seconds) and self.run.records:
+            seconds = number(self.run.records[-1].get("seconds"))
+        return duration(seconds) if math.isfinite(seconds) else "–"
+
+    def counts(self) -> str:
+        """Rollouts by purpose, in words."""
+        counts = self.run.result.get("counts") or self.run.counts.get("counts") or {}
+        if not counts and self.run.records:
+            records = self.run.records
+            counts = {"in all": number(records[-1].get("rollouts"))}
+            for name in ("failed", "lost"):
+                counts[name] = sum(count for r in records if math.isfinite(count := number(r.get(name))))
+        named = [f"{number(count):.0f} {name}" for name, count in counts.items() if count or name in ("failed", "lost")]
+        return ", ".join(named) or "none"
+
+    def solved(self) -> str:
+        """Whether the task counts as solved, with its criterion, in words."""
+        result, task = self.run.result, self.run.configuration.get("task")
+        solved, share = result.get("solved"), result.get("success_share")
+        if solved is None:
+            return "the task has no criterion"
+        built_in = BUILT_IN[task].solved if isinstance(task, str) and task in BUILT_IN else ""
+        seen = "" if share is None else f"; here {100 * number(share):.0f} %"
+        return f"{'yes' if solved else 'no'}: {result.get('criterion') or built_in or 'by its criterion'}{seen}"
+
     def state(self) -> str:
         """How the run ended, in words."""
         if self.run.result:
@@ -67,6 +109,11 @@ class Material(NamedTuple):
         if not self.whole:
             return "unknown"
         return "without a result: killed, or interrupted twice"
+
+
+def number(value: Any) -> float:
+    """A number as it is, NaN for all else."""
+    return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def gather(folder: str | os.PathLike[str]) -> Material:

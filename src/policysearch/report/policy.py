@@ -14,6 +14,7 @@ from policysearch.report.page import Page
 
 #: rows and columns of a matrix that is printed
 MOST_ROWS, MOST_COLUMNS = 100, 40
+_NOISE = "Methods that perturb parameters, and evaluations, run without this noise."
 
 
 def describe(
@@ -47,7 +48,7 @@ def describe(
     if std is not None:
         learned = "learned" if "log_std" in controller.searched else "fixed"
         rows = [[name, f"{value:.4g}"] for name, value in zip(actions, controller.std, strict=True)][:MOST_ROWS]
-        page.table(["action", "std"], rows, f"Standard deviation of the action noise in training, {learned}.")
+        page.table(["action", "std"], rows, f"Standard deviation of the policy's actions, {learned}. {_NOISE}")
     if controller.policy != "linear_gaussian":
         _scaling(page, controller, observations)
 
@@ -64,7 +65,7 @@ def _gain(
     free = np.ones(gain.shape, bool) if mask is None else mask.astype(bool)
     page.text(
         f"A gain matrix: u = K x{' + k' if offset.any() else ''}, {np.count_nonzero(free)} searched gains, "
-        "in the units of observations and actions. The mean acts."
+        "in the units of observations and actions."
     )
     _matrix(page, gain, observations, actions, "K as found.", free)
     if offset.any():

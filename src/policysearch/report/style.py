@@ -149,7 +149,7 @@ caption span { display: block; position: sticky; left: 0; width: max-content; ma
 th, td { text-align: left; vertical-align: top; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--rule);
   max-width: 34rem; overflow-wrap: break-word; }
 thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom; }
-tbody th { font-weight: 500; }
+tbody th { font-weight: 500; min-width: 5.5rem; }
 td.long { min-width: 15rem; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 footer { font-size: .9rem; padding-top: 2rem; padding-bottom: 2rem; }
