@@ -28,6 +28,7 @@ COMMANDS = {
     "status": ("commands.rig:status", "where such a search stands"),
     "run": ("commands.rig:run", "run a command for every trial of such a search"),
     "evaluate": ("commands.evaluate", "measure a trained policy on fresh seeds"),
+    "compare": ("commands.compare", "methods on one task, with the same seeds and budget"),
     "diagnose": ("commands.diagnose", "how noisy is each gradient estimator here, and what helps"),
     "report": ("commands.report", "write a page with all that is known of one run or several"),
     "render": ("commands.render", "write a video of a trained policy"),

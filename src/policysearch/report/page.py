@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
 #: characters from which on a cell gets room for lines of some length
 LONG = 40
-#: a cell that counts as a number: 12, −3.5e-4, 1.2 ± 0.3, 40 %, 3.2 s, or a dash where there is none
-_NUMBER = re.compile(r"[-+−]?(\d[\d.,\u202f  ]*)(e[-+]?\d+)?( ± [\d.e+-]+)?( ?(%|s|ms|min|h|k|M|G))?|[-+−]?∞|[–—-]?")
+#: a cell that counts as a number: 12, −3.5e-4, 1.2 ± 0.3, 1.2 (0.9 to 1.5), 40 %, 3.2 s, or a dash where there is none
+_NUMBER = re.compile(
+    r"[-+−]?(\d[\d.,\u202f  ]*)(e[-+]?\d+)?( ± [\d.e+-]+| \(-?[\d.e+-]+ to -?[\d.e+-]+\))?( ?(%|s|ms|min|h|k|M|G))?"
+    r"|[-+−]?∞|[–—-]?"
+)
 #: control characters but tab and new line, halves of surrogates, changes of direction
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _TAG = re.compile(r"<[^>]*>")
