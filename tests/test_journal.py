@@ -19,6 +19,7 @@ import policysearch
 from policysearch import journal
 from policysearch.controller import Controller
 from policysearch.journal import Journal
+from policysearch.metrics import Metrics
 from policysearch.runs import open_run
 
 
@@ -55,6 +56,7 @@ def test_a_closed_run_has_no_companion_files(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
         "metrics.csv",
+        "metrics.jsonl",
         "policy.safetensors",
         "run.head",
         "run.sqlite",
@@ -67,8 +69,9 @@ def test_metrics_have_a_row_an_update_and_every_column_that_ever_appears(tmp_pat
     with Path(finished(tmp_path / "run"), "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["cost"]) for row in rows] == [record["cost"] for record in records(3)]
-    journal.write_metrics(tmp_path / "late.csv", [{"a": 1.0}, {"a": 2.0, "b": 3.0}])
-    assert (tmp_path / "late.csv").read_text() == "a,b\n1.0,nan\n2.0,3.0\n"
+    Metrics(tmp_path).write([{"a": 1.0}, {"a": 2.0, "b": 3.0}])
+    assert (tmp_path / "metrics.csv").read_text() == "a,b\n1.0,nan\n2.0,3.0\n"
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"a":1.0}\n{"a":2.0,"b":3.0}\n'
 
 
 def test_fast_updates_are_written_in_batches_and_slow_ones_at_once(tmp_path, monkeypatch):
@@ -85,6 +88,71 @@ def test_fast_updates_are_written_in_batches_and_slow_ones_at_once(tmp_path, mon
     run.add({"update": 12.0})
     run.close()
     assert [record["update"] for record in open_run(run.folder).records] == [float(i) for i in range(1, 13)]
+
+
+def shown(folder: Path) -> list[dict[str, str]]:
+    """What a reader of metrics.csv sees, which is what metrics.jsonl says."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [float(row["update"]) for row in rows] == [line["update"] for line in lines]
+    return rows
+
+
+def test_metrics_are_there_while_the_run_goes_on_as_far_as_the_database_is(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
+    run = Journal(tmp_path, {})
+    for record in records(3):
+        run.add(record)
+    assert len(shown(tmp_path)) == len(open_run(tmp_path).records) == 1
+    now[0] += journal.INTERVAL
+    run.add({"update": 4.0, "kl": 0.01})
+    rows = shown(tmp_path)
+    assert list(rows[0]) == ["update", "cost", "snr", "kl"]
+    assert [row["kl"] for row in rows] == ["nan", "nan", "nan", "0.01"]
+    assert rows[3]["cost"] == "nan"
+    assert np.genfromtxt(tmp_path / "metrics.csv", delimiter=",", names=True)["update"].tolist() == [1, 2, 3, 4]
+    run.close()
+    assert shown(tmp_path) == rows
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_numbers_in_metrics_are_exact(tmp_path):
+    Metrics(tmp_path).append([{"update": 1, "cost": 0.1 + 0.2, "snr": -math.inf}])
+    assert (tmp_path / "metrics.csv").read_text() == "update,cost,snr\n1,0.30000000000000004,nan\n"
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"update": 1, "cost": 0.1 + 0.2, "snr": None}
+
+
+def test_a_run_that_goes_on_has_metrics_without_the_updates_that_are_computed_again(tmp_path):
+    run = Journal(tmp_path, {})
+    for record in records(3):
+        run.add(record)
+        run.flush()
+    run._history.close()  # as if killed
+    run._owner.release()
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("4.0,0.1")
+    again, _ = Journal.reopen(tmp_path)
+    again.add({"update": 3.0, "cost": 7.0})
+    assert [row["cost"] for row in shown(tmp_path)] == ["1.0", "0.5", "7.0"]
+    again.add({"update": 4.0, "cost": 8.0})
+    again.close()
+    assert [row["cost"] for row in shown(tmp_path)] == ["1.0", "0.5", "7.0", "8.0"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("name", ["metrics.csv", "metrics.jsonl"])
+def test_metrics_that_the_disk_does_not_take_neither_stop_a_run_nor_stay_away(name, tmp_path):
+    run = Journal(tmp_path, {})
+    (tmp_path / name).symlink_to("/dev/full")
+    for record in records(3):
+        run.add(record)
+        run.flush()
+    assert len(open_run(tmp_path).records) == 3
+    run.close()
+    assert len(shown(tmp_path)) == 3
+    assert not (tmp_path / name).is_symlink()
 
 
 def test_a_folder_that_holds_a_run_is_never_overwritten(tmp_path):

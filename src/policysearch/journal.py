@@ -1,7 +1,6 @@
-"""What is on disk of a run: run.sqlite, run.head, config.json, metrics.csv, policy.safetensors, curve.png. No JAX.
+"""What is on disk of a run: run.sqlite, run.head, config.json, metrics, policy.safetensors, curve.png. No JAX.
 
-The database holds all that happened as a `History`: configuration, trials asked and told, updates with snapshots of the
-search's state, events, result. The rest is derived from it.
+The database holds all that happened, as a `History`. The rest is derived from it.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from policysearch.history import History, Row
+from policysearch.metrics import Metrics
 from policysearch.ownership import Ownership
 from policysearch.runs import (
     CONFIGURATION,
@@ -24,6 +24,7 @@ from policysearch.runs import (
     DATABASE,
     EARLIER,
     HEAD,
+    LINES,
     METRICS,
     POLICY,
     Run,
@@ -102,7 +103,10 @@ class Journal:
 
     def _begin(self, keep: bool, count: int) -> None:
         self._keep, self._count, self._events = keep, count, 0
-        self._waiting: list[bytes] = []
+        self._waiting: list[dict[str, Any]] = []
+        self._metrics = Metrics(self.folder)
+        # whether these files hold what the database holds; None of a run that is gone on with: they may
+        self._complete: bool | None = True
         self._continuation: Callable[[], Continuation] | None = None
         self._closed = False
         self._written = -INTERVAL
@@ -135,6 +139,7 @@ class Journal:
             journal._owner.release()
             raise
         journal._begin(True, len(run.records))
+        journal._complete = None
         return journal, run
 
     def add(self, record: Mapping[str, float], continuation: Callable[[], Continuation] | None = None) -> None:
@@ -145,7 +150,7 @@ class Journal:
             continuation: gives counts and state after this update; called when this or a later one is written.
         """
         self._count += 1
-        self._waiting.append(msgspec.json.encode({"record": dict(record)}))
+        self._waiting.append(dict(record))
         self._continuation = continuation
         if time.monotonic() - self._written >= INTERVAL:
             self.flush()
@@ -199,16 +204,34 @@ class Journal:
     def flush(self) -> None:
         """Write what waits, and return when the disk has it."""
         if self._waiting:
-            rows = [Row("update", body) for body in self._waiting]
+            rows = [Row("update", msgspec.json.encode({"record": record})) for record in self._waiting]
             if self._continuation is not None:
                 counts, state = self._continuation()
-                record = msgspec.json.decode(self._waiting[-1])["record"]
+                record = self._waiting[-1]
                 # who interrupts an update leaves a state that belongs to no record
                 if counts["updates"] == record["update"]:
                     rows[-1] = Row("update", msgspec.json.encode({"record": record, "counts": counts}), state)
             self._history.append(rows)
-            self._waiting.clear()
+            written, self._waiting = self._waiting, []
+            self._add_metrics(written)
         self._written = time.monotonic()
+
+    def _add_metrics(self, records: list[dict[str, Any]]) -> None:
+        """Add records that the database has to the files for other programs."""
+        try:
+            if self._complete is None:
+                self._write_metrics()
+            elif self._complete:
+                self._metrics.append(records)
+        except OSError:
+            self._complete = False
+
+    def _write_metrics(self) -> None:
+        records: list[dict[str, Any]] = []
+        for body in self._history.of_kind("update"):
+            keep_record(records, msgspec.json.decode(body)["record"])
+        self._metrics.write(records)
+        self._complete = True
 
     def save(self, controller: Controller) -> None:
         """Write the policy; the two before are kept beside it, see `EARLIER`. The same one again changes nothing.
@@ -247,8 +270,8 @@ class Journal:
     def close(self) -> None:
         """End the run's writing and its ownership; a second call does nothing.
 
-        What waits is written, then metrics.csv, and one database file is left without companions, which can
-        be copied as it is. A run without any update leaves nothing behind, so that it can be started again.
+        What waits is written, and one database file is left without companions, which can be copied as it is.
+        A run without any update leaves nothing behind, so that it can be started again.
         """
         if self._closed:
             return
@@ -256,11 +279,8 @@ class Journal:
         try:
             try:
                 self.flush()
-                if self._count:
-                    records: list[dict[str, Any]] = []
-                    for body in self._history.of_kind("update"):
-                        keep_record(records, msgspec.json.decode(body)["record"])
-                    write_metrics(self.folder / METRICS, records)
+                if self._count and not self._complete:
+                    self._write_metrics()
             finally:
                 self._history.close()
             if not self._count and not self._keep:
@@ -286,7 +306,7 @@ def refuse_existing(folder: Path) -> None:
     """Raise FileExistsError if `folder` holds a run, or a file that a run would overwrite."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; a run needs a folder. Choose another one.")
-    for name in (DATABASE, HEAD, POLICY, *EARLIER, CONFIGURATION, METRICS, CURVE):
+    for name in (DATABASE, HEAD, POLICY, *EARLIER, CONFIGURATION, METRICS, LINES, CURVE):
         if (folder / name).exists():
             what = "a run" if name == DATABASE else f"a file {name}, which a run would overwrite"
             raise FileExistsError(f"{folder} already holds {what}. Choose another folder.")
@@ -299,17 +319,6 @@ def _about(trial: TrialRecord, kind: str, names: Sequence[str], arrays: bytes | 
 
 def _halt(reason: str, by: str = "") -> Row:
     return Row("halt", msgspec.json.encode({"reason": reason, "by": by, "when": time.time()}))
-
-
-def write_metrics(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write records as CSV, a row an update; columns in the order in which their names first appear."""
-    import csv
-
-    names = list(dict.fromkeys(name for record in records for name in record))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="nan", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
 
 
 def provenance() -> dict[str, Any]:

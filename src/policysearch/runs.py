@@ -16,12 +16,13 @@ from policysearch.history import Row, damaged, read
 if TYPE_CHECKING:
     from policysearch.controller import Controller
 
-DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, CURVE = (
+DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, LINES, CURVE = (
     "run.sqlite",
     "run.head",
     "policy.safetensors",
     "config.json",
     "metrics.csv",
+    "metrics.jsonl",
     "curve.png",
 )
 #: the policies before, the later one first
