@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -20,7 +19,6 @@ import policysearch
 from policysearch import flags, journal
 from policysearch.cli import main
 from policysearch.controller import Controller
-from policysearch.progress import Progress, quantity
 from policysearch.runs import open_run
 from policysearch.settings import METHODS, PolicySettings
 
@@ -306,75 +304,6 @@ def test_the_lazy_names_are_those_that_type_checkers_see():
         assert getattr(policysearch, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = policysearch.trian
-
-
-# progress
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def record(update: int, **more: float) -> dict[str, float]:
-    share = update / 1000
-    numbers = {"update": float(update), "share": share, "cost": 3.14159, "cost_sem": 0.0213, "snr": 5.17}
-    return numbers | {"stages_per_second": 1.234e6, "failed": 2.0} | more
-
-
-def test_a_log_gets_few_lines_however_many_updates_there_are():
-    stream = io.StringIO()
-    with Progress("lqr, gpomdp, seed 0", "runs/x", stream=stream) as progress:
-        for update in range(1, 1001):
-            progress.update(record(update))
-    lines = stream.getvalue().splitlines()
-    assert lines[0] == "lqr, gpomdp, seed 0 → runs/x"
-    assert [line.split()[1] for line in lines[1:]] == [str(2**i) for i in range(10)]
-    assert "cost 3.142 ± 0.021  SNR 5.2  1.2M stages/s" in lines[1]
-    assert "2 failed" in lines[1]
-
-
-def test_a_terminal_shows_progress_within_80_columns(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TERM", "xterm")
-    stream = Terminal()
-    with Progress("a-long-task-name " * 8, "runs/x", stream=stream) as progress:
-        for update in range(1, 200):
-            progress.update(record(update))
-        time.sleep(0.3)
-        text = progress._render()
-    assert "update" in stream.getvalue()
-    lines = str(text).splitlines()[1:]
-    assert max(map(len, lines)) <= 80
-    assert "cost 3.142 ± 0.021" in lines[1]
-    assert "left" in lines[0]
-
-
-def test_time_left_follows_the_recent_speed(monkeypatch):
-    from policysearch import progress as module
-
-    now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    shown = Progress("t", "p", stream=io.StringIO())
-    for update in range(1, 101):
-        now[0] += 60.0 if update <= 2 else 1.0  # the first two compile
-        shown.update(record(update))
-    assert shown._left(0.1) == pytest.approx(900.0)
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "words"),
-    [
-        (3.14159, 0.0213, "3.142 ± 0.021"),
-        (-1234.5, 87.0, "-1234 ± 87"),
-        (5.0, 0.0, "5"),
-        (float("nan"), 1.0, "unknown"),
-        (None, None, "unknown"),
-        (1.234e-5, 2e-7, "1.234e-05 ± 2e-07"),
-    ],
-)
-def test_a_measured_number_is_rounded_at_its_standard_error(value, error, words):
-    assert quantity(value, error) == words
 
 
 def test_trial_after_trial_lost_ends_with_the_cause_and_keeps_every_event(capsys, tmp_path):

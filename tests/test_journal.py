@@ -151,8 +151,8 @@ def test_metrics_that_the_disk_does_not_take_neither_stop_a_run_nor_stay_away(na
         run.flush()
     assert len(open_run(tmp_path).records) == 3
     run.close()
-    assert len(shown(tmp_path)) == 3
     assert not (tmp_path / name).is_symlink()
+    assert len(shown(tmp_path)) == 3
 
 
 def test_a_folder_that_holds_a_run_is_never_overwritten(tmp_path):

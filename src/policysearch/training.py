@@ -7,6 +7,7 @@ from typing import Any
 
 from policysearch.method import Method
 from policysearch.policies import Policy
+from policysearch.progress import Progress, quantity
 from policysearch.result import Record, Result
 from policysearch.search import Search
 from policysearch.settings import Budget, PolicySettings, Settings
@@ -25,12 +26,14 @@ def train(
     deadline: float | None = None,
     evaluation_rollouts: int | None = None,
     on_update: Callable[[Record], None] | None = None,
+    progress: bool = False,
 ) -> Result:
     """Search a policy for a task and evaluate what came out; see `Search` for the arguments.
 
     Args:
         evaluation_rollouts: of the evaluation at the end.
         on_update: called with the record of each update.
+        progress: show how the search goes: on a terminal, in a notebook, or as lines on standard error.
 
     Returns:
         The last iterate with its evaluation on fresh seeds.
@@ -51,5 +54,29 @@ def train(
         failure_cost=failure_cost,
         deadline=deadline,
     ) as search:
-        search.run(on_update)
-        return search.result(evaluation_rollouts)
+        if not progress:
+            search.run(on_update)
+            return search.result(evaluation_rollouts)
+        noun = "return" if search.specification.reward else "cost"
+        title = f"{search.specification.name}, {search.method_name}, seed {search.seed}"
+        with Progress(title, noun=noun, stay=True) as view:
+
+            def shown(record: Record) -> None:
+                view.update(record)
+                if on_update is not None:
+                    on_update(record)
+
+            search.run(shown)
+            view.note("evaluating on fresh seeds")
+            result = search.result(evaluation_rollouts)
+            view.note(_outcome(result, noun))
+            return result
+
+
+def _outcome(result: Result, noun: str) -> str:
+    """What came out, in a line."""
+    found = result.evaluation
+    if found is None:
+        return result.reason
+    mean, error = (found.cost_mean, found.cost_sem) if noun == "cost" else (found.return_mean, found.return_sem)
+    return f"{noun} {quantity(mean, error)} on fresh seeds; {result.reason}"

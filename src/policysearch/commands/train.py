@@ -106,6 +106,8 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
         record: of its folder; it is closed.
         arguments: with task, evaluation_rollouts and json.
     """
+    from policysearch.progress import wrapped
+
     folder = record.folder
     try:
         result = _run(search, record, arguments)
@@ -115,7 +117,7 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
         raise
     finally:
         record.close()
-    print(shared.as_json(result) if arguments.json else _block(result), flush=True)
+    print(shared.as_json(result) if arguments.json else wrapped(_block(result)), flush=True)
     _draw(folder)
     return INTERRUPTED if result["reason"] == "interrupted" else 0
 
