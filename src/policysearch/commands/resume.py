@@ -23,6 +23,9 @@ def main(given: list[str]) -> int:
     parser.add_argument("folder", metavar="DIR", help="of the run")
     parser.add_argument("--budget", metavar="B", help="another one: 2000 (rollouts), 2e6stages or 50updates [the old]")
     parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [as before]")
+    parser.add_argument(
+        "--tensorboard", nargs="?", const="", metavar="DIR", help=f"{shared.TENSORBOARD_HELP}; as before without it"
+    )
     rig = parser.add_argument_group("searches on a rig", "hand out trials again after a safety stop")
     rig.add_argument("--by", default="", metavar="NAME", help="who has looked at the machine; kept with the run")
     rig.add_argument("--back-to", metavar="P", help="go on from the `incumbent`, or from a policy file")
@@ -50,6 +53,10 @@ def main(given: list[str]) -> int:
             )
         if arguments.budget is not None:
             record.amend({"budget": str(search.budget)})
+        place = shared.scalars_place(arguments.tensorboard, run.folder)
+        if place is not None:
+            record.amend({"tensorboard": place})
+        arguments.tensorboard = run.configuration.get("tensorboard") if place is None else place
         arguments.task = run.configuration["task"]
         arguments.evaluation_rollouts = run.configuration["evaluation_rollouts"]
     except BaseException:

@@ -6,12 +6,14 @@ import argparse
 import copy
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
 TASK_HELP = "a built-in task, a Gymnasium id (HalfCheetah-v5), module:attr or file.py:attr"
+TENSORBOARD_HELP = "write TensorBoard scalars, to DIR with the run's name in it [tensorboard in the run's folder]"
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +51,21 @@ def number(flag: str, text: str | None, kind: type) -> Any:
     except ValueError:
         words = "a whole number" if kind is int else "a number"
         raise ValueError(f"{flag} is {text!r}; it must be {words}.") from None
+
+
+def scalars_place(given: str | None, folder: Path) -> str | None:
+    """Where `--tensorboard` writes to: None if it was not given, "" for the run's own folder.
+
+    Raises:
+        ValueError: what it needs is not installed.
+    """
+    if given is None:
+        return None
+    if find_spec("tensorboardX") is None:
+        from policysearch.report.tensorboard import INSTALL_TENSORBOARD
+
+        raise ValueError(f"--tensorboard needs tensorboardX: {INSTALL_TENSORBOARD}.")
+    return str(Path(given, folder.resolve().name).resolve()) if given else ""
 
 
 def prepare_jax() -> Path | None:

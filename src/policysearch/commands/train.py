@@ -21,8 +21,11 @@ from policysearch.settings import METHODS, Budget, PolicySettings, Settings, che
 
 if TYPE_CHECKING:
     from policysearch.progress import Progress
+    from policysearch.report.tensorboard import TensorBoard
     from policysearch.search import Search
 
+#: folder of scalars in a run's own
+SCALARS = "tensorboard"
 NUMBERS = {
     "seed": int,
     "workers": int,
@@ -64,6 +67,7 @@ def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
         "--deadline", metavar="S", help="seconds a Gymnasium trial may take [60, or 20 times the slowest]"
     )
     general.add_argument("--evaluation-rollouts", metavar="N", help="at the end [20 of Gymnasium, else 100]")
+    general.add_argument("--tensorboard", nargs="?", const="", metavar="DIR", help=shared.TENSORBOARD_HELP)
     general.add_argument("--json", action="store_true", help="print the result as JSON")
     general.add_argument("--debug", action="store_true", help="show tracebacks")
     general.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
@@ -92,6 +96,7 @@ def main(given: list[str]) -> int:
         out = f"{_sanitised(arguments.task)}-{search.method_name}-seed{search.seed}"
         folder = Path(arguments.out or Path("runs", out))
         _refuse_existing(folder)
+        arguments.tensorboard = shared.scalars_place(arguments.tensorboard, folder)
         from policysearch.resumption import start_of
 
         record = journal.Journal(folder, _configuration(arguments, search), start=start_of(search))
@@ -104,22 +109,37 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
     Args:
         search: new, or brought to where another process ended.
         record: of its folder; it is closed.
-        arguments: with task, evaluation_rollouts and json.
+        arguments: with task, evaluation_rollouts, tensorboard (see `shared.scalars_place`) and json.
     """
     from policysearch.progress import wrapped
 
     folder = record.folder
+    scalars = None if arguments.tensorboard is None else _scalars(Path(arguments.tensorboard or folder / SCALARS))
     try:
-        result = _run(search, record, arguments)
+        result = _run(search, record, arguments, scalars)
     except BaseException:
         if search.updates:
             print(f"policysearch: the policy so far is in {folder}", file=sys.stderr)
         raise
     finally:
         record.close()
-    print(shared.as_json(result) if arguments.json else wrapped(_block(result)), flush=True)
+        if scalars is not None:
+            scalars.close()
+    text = _block(result) + (f"\nscalars: tensorboard --logdir {scalars.folder}" if scalars is not None else "")
+    print(shared.as_json(result) if arguments.json else wrapped(text), flush=True)
     _draw(folder)
     return INTERRUPTED if result["reason"] == "interrupted" else 0
+
+
+def _scalars(folder: Path) -> TensorBoard | None:
+    """The log; without what it needs the run that is gone on with has none, and that is said."""
+    from policysearch.report.tensorboard import TensorBoard
+
+    try:
+        return TensorBoard(folder)
+    except ImportError as error:
+        print(f"policysearch: warning: {error}", file=sys.stderr)
+        return None
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -136,6 +156,7 @@ def _check(arguments: argparse.Namespace) -> None:
         Budget.parse(arguments.budget)
     if arguments.out is not None:
         _refuse_existing(Path(arguments.out))
+    shared.scalars_place(arguments.tensorboard, Path())
 
 
 def _method(arguments: argparse.Namespace, name: str) -> Settings:
@@ -196,11 +217,14 @@ def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, A
         "seed": search.seed,
         "initial": arguments.initial,
         **{name: getattr(arguments, name) for name in ("workers", "failure_cost", "deadline", "evaluation_rollouts")},
+        "tensorboard": arguments.tensorboard,
         **journal.provenance(),
     }
 
 
-def _run(search: Search, record: journal.Journal, arguments: argparse.Namespace) -> dict[str, Any]:
+def _run(
+    search: Search, record: journal.Journal, arguments: argparse.Namespace, scalars: TensorBoard | None
+) -> dict[str, Any]:
     """Run a search with progress and Ctrl-C; save everything; what to report."""
     from policysearch.progress import Progress
     from policysearch.snapshots import continuation
@@ -213,6 +237,8 @@ def _run(search: Search, record: journal.Journal, arguments: argparse.Namespace)
             record.add(update, lambda: continuation(search))
             record.add_events(int(update["update"]), search.events)
             progress.update(update)
+            if scalars is not None:
+                scalars(update)
 
         if search.settings.get("survival_bonus"):
             bonus = search.settings["survival_bonus"]

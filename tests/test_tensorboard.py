@@ -1,0 +1,290 @@
+"""TensorBoard logs: what is written is read back, and no disk, however bad, stops or holds up a search."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import resource
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
+
+from policysearch import open_run, train
+from policysearch.cli import main
+from policysearch.report import tensorboard as module
+from policysearch.report.tensorboard import TensorBoard
+
+
+def events(path: Path) -> list[event_pb2.Event]:
+    """The events of a file, as `TFRecord` readers check them: length, checksum, content, checksum."""
+    found, stream = [], io.BytesIO(path.read_bytes())
+    while head := stream.read(8):
+        (length,) = struct.unpack("<Q", head)
+        assert struct.unpack("<I", stream.read(4)) == (masked_crc32c(head),)
+        content = stream.read(length)
+        assert len(content) == length
+        assert struct.unpack("<I", stream.read(4)) == (masked_crc32c(content),)
+        found.append(event_pb2.Event.FromString(content))
+    return found
+
+
+def scalars(folder: Path) -> dict[int, dict[str, float]]:
+    """What TensorBoard shows of a folder: a session that starts at a step takes back what came from there on."""
+    shown: dict[int, dict[str, float]] = {}
+    for path in sorted(folder.iterdir()):
+        first, *rest = events(path)
+        assert first.file_version == "brain.Event:2"
+        for event in rest:
+            if event.HasField("session_log"):
+                assert event.session_log.status == event_pb2.SessionLog.START
+                shown = {step: values for step, values in shown.items() if step < event.step}
+            else:
+                shown[event.step] = {value.tag: value.simple_value for value in event.summary.value}
+    return shown
+
+
+def record(update: int) -> dict[str, float]:
+    more = {"kl": 0.01} if update % 3 == 0 else {}
+    return {"update": float(update), "cost": math.pi / update, "snr": math.nan if update % 2 else 1.0, **more}
+
+
+def give(log: TensorBoard, updates: range) -> None:
+    for update in updates:
+        log(record(update))
+
+
+def same(shown: dict[str, float], record: dict[str, float]) -> bool:
+    """To the bit of a float32, NaN where NaN is."""
+    names = [f"search/{name}" for name in record]
+    numbers = np.array(list(record.values()), np.float32)
+    return list(shown) == names and np.array_equal(np.array(list(shown.values()), np.float32), numbers, equal_nan=True)
+
+
+@pytest.mark.parametrize("count", [1, module.TOGETHER - 3, 1000])
+def test_every_record_is_read_back_to_float32(count, tmp_path):
+    with TensorBoard(tmp_path / "log") as log:
+        give(log, range(1, count + 1))
+    shown = scalars(tmp_path / "log")
+    assert list(shown) == list(range(1, count + 1))
+    assert all(same(shown[update], record(update)) for update in shown)
+    assert (log.given, log.written, log.dropped) == (count, count, 0)
+
+
+def test_records_are_there_while_the_search_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "INTERVAL", 0.01)
+    log = TensorBoard(tmp_path)
+    log(record(1))
+    wait_until(lambda: log.written == 1)
+    assert list(scalars(tmp_path)) == [1]
+    log.close()
+    log.close()
+
+
+def wait_until(condition) -> None:
+    """Return once it holds; a test that waits for ever has failed."""
+    for _ in range(6000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    pytest.fail("it never came true")
+
+
+def test_a_log_that_goes_on_takes_back_updates_that_are_computed_again(tmp_path):
+    with TensorBoard(tmp_path) as log:
+        give(log, range(1, 9))
+    with TensorBoard(tmp_path) as log:
+        log({"update": 6.0, "cost": 42.0})
+    shown = scalars(tmp_path)
+    assert list(shown) == [1, 2, 3, 4, 5, 6]
+    assert shown[6] == {"search/cost": 42.0, "search/update": 6.0}
+
+
+def test_nothing_is_made_before_there_is_a_record(tmp_path):
+    TensorBoard(tmp_path / "log").close()
+    assert not list(tmp_path.iterdir())
+
+
+# bad disks
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_costs_the_log_and_not_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "INTERVAL", 0.01)
+    monkeypatch.setattr(module, "open_log", lambda folder: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+    log = TensorBoard(tmp_path)
+
+    def on_update(update):
+        log(update)
+        if update["update"] == 3:
+            wait_until(lambda: log._failure)
+
+    with pytest.warns(UserWarning, match=r"incomplete: .*No space left on device.*The search goes on") as told:
+        result = train("bowl", "weight_perturbation", budget="30updates", on_update=on_update)
+    assert len(told) == 1
+    assert len(result.records) == 30
+    assert result.evaluation is not None
+    with pytest.warns(UserWarning, match=r"lacks 30 of 30 updates: .*No space left") as told:
+        log.close()
+    assert len(told) == 1
+    assert not log._thread.is_alive()
+
+
+def test_a_disk_that_has_room_again_has_a_whole_log_of_the_rest(tmp_path, monkeypatch):
+    """A limit on the size of files is what a full disk is, and can be lifted."""
+    monkeypatch.setattr(module, "INTERVAL", 0.01)
+    log = TensorBoard(tmp_path)
+    log(record(1))
+    wait_until(lambda: log.written == 1)
+    size = next(tmp_path.iterdir()).stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
+    try:
+        log(record(2))
+        wait_until(lambda: log._failure)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert next(tmp_path.iterdir()).stat().st_size == size
+    with pytest.warns(UserWarning, match="File too large"):
+        log(record(3))
+    with pytest.warns(UserWarning, match="lacks 1 of 3 updates"):
+        log.close()
+    assert list(scalars(tmp_path)) == [1, 3]
+
+
+def test_a_file_that_was_closed_costs_the_log_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "INTERVAL", 0.01)
+    log = TensorBoard(tmp_path)
+    log(record(1))
+    wait_until(lambda: log.written == 1)
+    log._file.close()
+    log(record(2))
+    wait_until(lambda: log._failure)
+    with pytest.warns(UserWarning, match="closed file"):
+        log(record(3))
+    with pytest.warns(UserWarning, match="lacks 2 of 3"):
+        log.close()
+    assert list(scalars(tmp_path)) == [1]
+
+
+def test_a_folder_that_cannot_be_made_costs_the_log_only(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    log = TensorBoard(tmp_path / "file" / "log")
+    log(record(1))
+    with pytest.warns(UserWarning, match=r"lacks 1 of 1 updates: .*Not a directory"):
+        log.close()
+
+
+def test_a_disk_that_hangs_holds_nothing_up_and_memory_stays_bounded(tmp_path, monkeypatch):
+    """A pipe that nobody reads, opened or written, blocks its writer for ever."""
+    monkeypatch.setattr(module, "INTERVAL", 0.01)
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    monkeypatch.setattr(module, "WAITING", 100)
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(module, "open_log", lambda folder: (tmp_path / "pipe").open("wb", buffering=0))
+    log = TensorBoard(tmp_path)
+    log(record(1))
+    wait_until(lambda: not log._waiting)
+    with pytest.warns(UserWarning, match="more than 100 updates wait") as told:
+        give(log, range(2, 1001))
+    assert len(told) == 1
+    assert len(log._waiting) == 100
+    with pytest.warns(UserWarning, match="lacks 1000 of 1000 updates: more than 100"):
+        log.close()
+    assert log._thread.is_alive()
+    # let it end
+    with (tmp_path / "pipe").open("rb") as reader:
+        reader.read()
+    log._thread.join()
+
+
+def test_where_warnings_are_errors_a_bad_disk_still_stops_nothing(tmp_path, capsys):
+    log = TensorBoard(tmp_path)
+    log._failure = "it burns"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log(record(1))
+    assert "it burns" in capsys.readouterr().err
+    log.close()
+
+
+def test_a_process_that_forgets_to_close_leaves_the_log_complete(tmp_path):
+    code = (
+        "import sys; from policysearch.report.tensorboard import TensorBoard\n"
+        "log = TensorBoard(sys.argv[1])\n"
+        "for i in range(1, 51): log({'update': float(i)})\n"
+        "assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert list(scalars(tmp_path)) == list(range(1, 51))
+
+
+# the command line
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "unused"))
+    return tmp_path
+
+
+BOWL = ("train", "bowl", "--method", "weight_perturbation", "--budget", "12updates")
+
+
+def test_a_run_keeps_scalars_in_its_folder_and_goes_on_writing_them(own_folder, capsys):
+    assert main([*BOWL, "--out", "run", "--tensorboard"]) == 0
+    assert "scalars: tensorboard --logdir run/tensorboard" in capsys.readouterr().out
+    assert main(["resume", "run", "--budget", "15updates"]) == 0
+    shown, records = scalars(Path("run/tensorboard")), open_run("run").records
+    assert list(shown) == list(range(1, 16))
+    assert all(same(shown[int(r["update"])], r) for r in records)
+
+
+def test_scalars_of_several_runs_stand_side_by_side_and_can_begin_with_a_resumption(own_folder):
+    assert main([*BOWL, "--out", "one", "--tensorboard", "logs", "--json"]) == 0
+    assert main([*BOWL, "--out", "two"]) == 0
+    assert main(["resume", "two", "--budget", "15updates", "--tensorboard", "logs"]) == 0
+    assert main(["resume", "two", "--budget", "17updates"]) == 0
+    assert list(scalars(Path("logs/one"))) == list(range(1, 13))
+    assert list(scalars(Path("logs/two"))) == list(range(13, 18))
+    assert not Path("two/tensorboard").exists()
+
+
+def test_a_run_without_scalars_has_none(own_folder):
+    assert main([*BOWL, "--out", "run"]) == 0
+    assert not Path("run/tensorboard").exists()
+    assert open_run("run").configuration["tensorboard"] is None
+
+
+def test_without_the_extra_the_error_says_what_to_install_and_a_resumption_goes_on(own_folder, monkeypatch, capsys):
+    assert main([*BOWL, "--out", "run", "--tensorboard"]) == 0
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"pip install 'policysearch\[tensorboard\]'"):
+        TensorBoard("log")
+    monkeypatch.setattr("policysearch.commands.shared.find_spec", lambda name: None)
+    capsys.readouterr()
+    assert main([*BOWL, "--out", "other", "--tensorboard"]) == 2
+    assert "pip install 'policysearch[tensorboard]'" in capsys.readouterr().err
+    assert not Path("other").exists()
+    assert main(["resume", "run", "--budget", "15updates"]) == 0
+    assert "warning: A TensorBoard log needs tensorboardX: pip install" in capsys.readouterr().err
+    assert len(open_run("run").records) == 15
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_run_on_a_full_disk_for_scalars_ends_as_it_would_have(own_folder, monkeypatch, capsys):
+    monkeypatch.setattr(module, "open_log", lambda folder: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+    assert main([*BOWL, "--out", "whole", "--json"]) == 0
+    assert main([*BOWL, "--out", "full", "--tensorboard", "--json"]) == 0
+    assert "warning: The TensorBoard log in full/tensorboard lacks 12 of 12 updates" in capsys.readouterr().err
+    assert Path("full/policy.safetensors").read_bytes() == Path("whole/policy.safetensors").read_bytes()
+    assert len(Path("full/metrics.jsonl").read_text().splitlines()) == 12
