@@ -1,5 +1,6 @@
 """The documentation site: `uv run sphinx-build -W -b html docs build/site`, without a network."""
 
+import hashlib
 import os
 import sys
 from importlib.metadata import version as version_of
@@ -9,6 +10,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
 # pages are executed by kernels of their own, which inherit this
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# they run small programs once: what counts is how long those take to compile
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 project = "policysearch"
 author = "the policysearch authors"
@@ -41,7 +44,10 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 myst_dmath_double_inline = False
 
-nb_execution_mode = "force"
+# a page is executed again when its cells have changed, or any line of the package
+_sources = b"".join(path.read_bytes() for path in sorted((HERE.parent / "src").rglob("*.py")))
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE.parent / "build" / "executed" / hashlib.sha256(_sources).hexdigest()[:16])
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240
 nb_merge_streams = True

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 import ziamath
+from docutils.nodes import SkipNode
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from fontTools import subset
@@ -29,15 +30,14 @@ TAG = re.compile(r"\\tag\{([^}]*)\}")
 
 def _mathml(text, node, block):
     try:
-        return tex2mathml(text, as_block=block)
+        # an operator's name needs its space before a letter
+        return tex2mathml(re.sub(r"\\log (?=[a-z\\])", r"\\log\\,", text), as_block=block)
     except MathError as error:
         raise ExtensionError(f"{node.source}:{node.line}: {error} in {text!r}") from error
 
 
 def _inline(self, node):
     self.body.append(_mathml(node.astext(), node, False))
-    from docutils.nodes import SkipNode
-
     raise SkipNode
 
 
@@ -48,8 +48,6 @@ def _block(self, node):
     number = f'<span class="equation-number">({escape(tag[1])})</span>' if tag else ""
     anchor = f' id="equation-{escape(tag[1]).replace(".", "-")}"' if tag else ""
     self.body.append(f'<div class="equation"{anchor}>{_mathml(TAG.sub("", text).strip(), node, True)}{number}</div>\n')
-    from docutils.nodes import SkipNode
-
     raise SkipNode
 
 
