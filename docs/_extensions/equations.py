@@ -8,11 +8,12 @@ from html import escape
 from pathlib import Path
 
 import ziamath
-from docutils.nodes import SkipNode
+from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from fontTools import subset
 from sphinx.errors import ExtensionError
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
 #: ASCII, Greek, general punctuation, super- and subscripts, letterlike, arrows, operators, brackets, alphanumerics
 RANGES = (
@@ -36,9 +37,25 @@ def _mathml(text, node, block):
         raise ExtensionError(f"{node.source}:{node.line}: {error} in {text!r}") from error
 
 
+class Tie(SphinxPostTransform):
+    """Keeps the punctuation that follows an inline formula on its line; browsers would break between the two."""
+
+    default_priority = 900
+
+    def run(self, **kwargs):
+        """Move it from the text to the formula."""
+        for node in list(self.document.findall(nodes.math)):
+            after = node.next_node(descend=False, siblings=True)
+            mark = re.match(r"[,.;:)’]+", after.astext()) if isinstance(after, nodes.Text) else None
+            if mark:
+                node["tail"] = mark[0]
+                after.parent.replace(after, nodes.Text(after.astext()[mark.end() :]))
+
+
 def _inline(self, node):
-    self.body.append(_mathml(node.astext(), node, False))
-    raise SkipNode
+    formula = _mathml(node.astext(), node, False)
+    self.body.append(f'<span class="tie">{formula}{node["tail"]}</span>' if "tail" in node else formula)
+    raise nodes.SkipNode
 
 
 def _block(self, node):
@@ -48,7 +65,7 @@ def _block(self, node):
     number = f'<span class="equation-number">({escape(tag[1])})</span>' if tag else ""
     anchor = f' id="equation-{escape(tag[1]).replace(".", "-")}"' if tag else ""
     self.body.append(f'<div class="equation"{anchor}>{_mathml(TAG.sub("", text).strip(), node, True)}{number}</div>\n')
-    raise SkipNode
+    raise nodes.SkipNode
 
 
 def _font(app):
@@ -69,5 +86,6 @@ def _font(app):
 def setup(app):
     """Register the renderer that `html_math_renderer` names."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    app.add_post_transform(Tie)
     app.connect("builder-inited", _font)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
