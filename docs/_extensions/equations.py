@@ -3,6 +3,7 @@
 The font, STIX Two Math, lies in the package ziamath; what the pages can need of it becomes a web font.
 """
 
+import itertools
 import re
 from html import escape
 from pathlib import Path
@@ -30,11 +31,15 @@ TAG = re.compile(r"\\tag\{([^}]*)\}")
 
 
 def _mathml(text, node, block):
+    # an operator's name needs its space before a letter
+    text = re.sub(r"\\log (?=[a-z\\])", r"\\log\\,", text)
     try:
-        # an operator's name needs its space before a letter
-        return tex2mathml(re.sub(r"\\log (?=[a-z\\])", r"\\log\\,", text), as_block=block)
+        found = tex2mathml(text, as_block=block)
     except MathError as error:
         raise ExtensionError(f"{node.source}:{node.line}: {error} in {text!r}") from error
+    # bars of a norm come in pairs and are as tall as text
+    forms = itertools.cycle(("prefix", "postfix"))
+    return re.sub("<mo>‖</mo>", lambda _: f'<mo form="{next(forms)}" stretchy="false">‖</mo>', found)
 
 
 class Tie(SphinxPostTransform):
