@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Tanks(gymnasium.Env):
-    """Levels in m, pump voltage 0 to 10 V, a decision every 2 s; the mark is another one in each episode."""
+    """Levels in m, pump voltage 0 to 10 V, a decision every 2 s; each episode has its mark."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,))
     action_space = gymnasium.spaces.Box(0.0, 10.0, (1,))
@@ -23,16 +23,18 @@ class Tanks(gymnasium.Env):
         return self._seen(), {}
 
     def step(self, action):
+        volts = float(action[0])
         for _ in range(10):  # of 0.2 s
-            falling, out = 3.5e-3 * np.sqrt(self.upper / 0.1), 3.5e-3 * np.sqrt(self.lower / 0.1)  # m/s
-            self.upper = np.clip(self.upper + 0.2 * (1.2e-3 * float(action[0]) - falling), 0.0, 0.3)
+            falling, out = 0.011 * np.sqrt([self.upper, self.lower])  # m/s
+            self.upper = np.clip(self.upper + 0.2 * (1.2e-3 * volts - falling), 0.0, 0.3)
             self.lower = np.clip(self.lower + 0.2 * (falling - out), 0.0, 0.3)
         self.lower = max(0.0, self.lower + 5e-4 * self.np_random.standard_normal())  # waves
-        reward = -((10.0 * (self.lower - self.mark)) ** 2) - 1e-3 * float(action[0] / 10.0) ** 2
+        reward = -((10.0 * (self.lower - self.mark)) ** 2) - 1e-3 * (volts / 10.0) ** 2
         return self._seen(), reward, False, False, {}
 
     def _seen(self):
-        return np.array([self.lower - self.mark, self.upper - self.mark, self.mark], np.float32)
+        errors = self.lower - self.mark, self.upper - self.mark
+        return np.array([*errors, self.mark], np.float32)
 
 
 def main(budget="60updates", workers=2):
