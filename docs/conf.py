@@ -21,6 +21,7 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "annotations",
     "command_help",
     "equations",
     "public_names",

@@ -66,6 +66,13 @@ def test_every_public_name_has_an_anchor_in_the_reference(pages):
     assert [name for name in policysearch.__all__ if f"policysearch.{name}" not in anchors] == []
 
 
+def test_annotations_are_those_of_the_source(site):
+    text = re.sub(r"<[^>]+>", "", (site / "reference" / "api.html").read_text())
+    for spelled_out in ("jaxlib", "_SupportsArray", "msgspec.Meta", "~typing"):
+        assert spelled_out not in text
+    assert "Float[Array, " in text and "ArrayLike" in text and "Positive" in text
+
+
 def test_every_command_has_an_anchor_and_its_flags(pages, site):
     anchors = {attributes.get("id") for _, attributes in pages["reference/commands.html"]}
     assert [name for name in COMMANDS if f"command-{name}" not in anchors] == []
