@@ -70,7 +70,9 @@ def test_annotations_are_those_of_the_source(site):
     text = re.sub(r"<[^>]+>", "", (site / "reference" / "api.html").read_text())
     for spelled_out in ("jaxlib", "_SupportsArray", "msgspec.Meta", "~typing"):
         assert spelled_out not in text
-    assert "Float[Array, " in text and "ArrayLike" in text and "Positive" in text
+    assert all(name in text for name in ("Float[Array, ", "ArrayLike", "Positive"))
+    # a setting's text is no type
+    assert "of observations – by the task" in text
 
 
 def test_every_command_has_an_anchor_and_its_flags(pages, site):

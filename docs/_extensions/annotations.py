@@ -1,4 +1,4 @@
-"""Annotations in the reference as the source writes them: `Count`, `ArrayLike`, `Float[Array, "n"]`.
+"""Annotations in the reference as the source writes them: `Count`, `ArrayLike`, `Float[Array, 'n']`."""
 
 import re
 
@@ -33,6 +33,12 @@ def _signature(app, what, name, obj, options, signature, returns):
     return (signature and short(signature)), (returns and short(returns))
 
 
+def _setting(app, what, name, obj, options, lines):
+    # napoleon takes what stands before the first colon of such a line for a type
+    if what == "attribute" and lines:
+        lines[0] = lines[0].replace(": ", " – ", 1)
+
+
 def _properties(app, doctree):
     for signature in doctree.findall(addnodes.desc_signature):
         for text in list(signature.findall(nodes.Text)):
@@ -43,6 +49,7 @@ def _properties(app, doctree):
 def setup(app):
     """Rewrite every signature and property; attributes take the names from `autodoc_type_aliases`."""
     app.connect("autodoc-process-signature", _signature)
+    app.connect("autodoc-process-docstring", _setting, priority=400)
     app.connect("doctree-read", _properties)
     app.config.autodoc_type_aliases = {name: name for name in (*NAMES, "ArrayLike")}
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
