@@ -287,7 +287,7 @@ def test_help_of_a_method_has_its_flags_and_those_of_no_other(capsys, method):
 
 def test_every_setting_has_a_line_of_help():
     for struct in (PolicySettings, *METHODS.values()):
-        texts = flags._documentation(struct)
+        texts = flags.documentation(struct)
         assert set(texts) == {field.name for field in msgspec.structs.fields(struct)}
 
 

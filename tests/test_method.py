@@ -225,3 +225,15 @@ def test_parameter_space_moves_no_log_std():
     after, _ = tell(method, state, *batch(method, np.arange(MOST * T).reshape(MOST, T), [OK] * MOST))
     assert np.array_equal(after.policy.log_std, state.policy.log_std)
     assert not np.array_equal(after.policy.gain, state.policy.gain)
+
+
+@pytest.mark.parametrize("name", ["natural gradient", "ars"])
+def test_a_std_is_reported_where_it_is_learned(name):
+    method, state = Method(*LEGAL[name]), START[name]
+    costs = np.random.default_rng(1).normal(size=(MOST, T))
+    after, info = tell(method, state, *batch(method, costs, [OK] * MOST))
+    if name == "ars":
+        assert "std" not in info  # a method that perturbs parameters does not search it
+    else:
+        assert float(info["std"]) == pytest.approx(float(jnp.exp(after.policy.parameters["log_std"][0])))
+        assert float(info["std"]) != pytest.approx(0.4, rel=1e-6)

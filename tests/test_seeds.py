@@ -45,11 +45,12 @@ DRIFT = Drift()
 NETWORK = settings.PolicySettings(kind="network", hidden=(3,))
 
 
-def test_each_seed_gets_what_a_single_search_gives():
+@pytest.mark.parametrize("policy", [NETWORK, "linear"])
+def test_each_seed_gets_what_a_single_search_gives(policy):
     """Networks start from other weights with each seed; the numbers agree up to rounding."""
-    together = train_seeds(DRIFT, METHOD, seeds=[7, 0], policy=NETWORK, budget="3updates", evaluation_rollouts=5)
+    together = train_seeds(DRIFT, METHOD, seeds=[7, 0], policy=policy, budget="3updates", evaluation_rollouts=5)
     for seed, result in zip([7, 0], together, strict=True):
-        single = train(DRIFT, METHOD, seed=seed, policy=NETWORK, budget="3updates", evaluation_rollouts=5)
+        single = train(DRIFT, METHOD, seed=seed, policy=policy, budget="3updates", evaluation_rollouts=5)
         np.testing.assert_allclose(result.policy.theta(), single.policy.theta(), rtol=1e-4, atol=1e-5)
         assert (result.counts, result.reason) == (single.counts, single.reason)
         assert len(result.records) == 3
@@ -100,11 +101,13 @@ def test_a_hopeless_seed_stops_and_the_others_go_on():
             assert result.policy.values()["x0"] < 1
 
 
-def test_a_seed_that_was_stopped_stays_where_it_was():
+@pytest.mark.parametrize("vectorised", [True, False])
+def test_a_seed_that_was_stopped_stays_where_it_was(vectorised):
     method = Method(ParameterNoise(1, 0.1), TotalCost("none"), Euclidean(), LearningRate(0.1))
     task, state = bowl(d=2), method.init(Parameters(["a", "b"], [1.0, 1.0]), 1)
     states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
-    after, _ = seeds._update((task, method), states, jnp.arange(2, dtype=jnp.uint32), jnp.array([False, True]))
+    which, going = jnp.arange(2, dtype=jnp.uint32), jnp.array([False, True])
+    after, _ = seeds._update((task, method), states, which, going, vectorised)
     leaves = zip(jax.tree.leaves(after), jax.tree.leaves(states), strict=True)
     moved = [np.asarray(new != old).reshape(2, -1).any(1) for new, old in leaves]
     assert np.any(moved, axis=0).tolist() == [False, True]

@@ -6,6 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from policysearch.baseline import lqr
+    from policysearch.comparison.grid import compare
+    from policysearch.comparison.summary import Comparison, open_comparison
     from policysearch.controller import Controller
     from policysearch.credit import CentredRanks, CostToGo, Elites, TopPairs, TotalCost
     from policysearch.diagnosis import diagnose
@@ -55,6 +58,7 @@ __all__ = [
     "ActionNoise",
     "Budget",
     "CentredRanks",
+    "Comparison",
     "Continuous",
     "Controller",
     "Coordinates",
@@ -92,10 +96,13 @@ __all__ = [
     "TotalCost",
     "Trial",
     "WeightPerturbation",
+    "compare",
     "diagnose",
     "evaluate",
     "likelihood_ratio_gradient",
     "load",
+    "lqr",
+    "open_comparison",
     "open_run",
     "preset",
     "resolve",
@@ -105,6 +112,9 @@ __all__ = [
 
 #: module below policysearch → the public names that it holds
 _HOMES = {
+    "baseline": "lqr",
+    "comparison.grid": "compare",
+    "comparison.summary": "Comparison open_comparison",
     "controller": "Controller",
     "credit": "CentredRanks CostToGo Elites TopPairs TotalCost",
     "diagnosis": "diagnose",

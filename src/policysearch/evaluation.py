@@ -116,11 +116,11 @@ def evaluate(
         seeds = [environment_seed(seed, Purpose.EVALUATION, 0, index) for index in range(n)]
         values = np.array(list(controller.values().values()))
         costs = np.array([task.evaluate(values, s) for s in seeds])
-        return _summary(task, costs, stages=n)
+        return judged(task, costs, stages=n)
     from policysearch.samplers import native
 
     result = native.evaluate_controller(task, controller, n, seed)
-    return _summary(task, *result)
+    return judged(task, *result)
 
 
 def fit(specification: Specification, controller: Controller) -> None:
@@ -170,7 +170,8 @@ def _gymnasium(task: Any, controller: Controller, n: int, seed: int, workers: An
     )
 
 
-def _summary(task: Any, costs: np.ndarray, success: np.ndarray | None = None, stages: int = 0) -> Evaluation:
+def judged(task: Any, costs: np.ndarray, success: np.ndarray | None = None, stages: int = 0) -> Evaluation:
+    """An evaluation from costs (n,) and successes (n,) of rollouts, by the task's own criterion."""
     good = np.isfinite(costs)
     mean, sem = _mean_sem(costs[good])
     solved = share = None

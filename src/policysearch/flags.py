@@ -46,7 +46,7 @@ def add(
     """
     for struct in structs:
         hints = typing.get_type_hints(struct, include_extras=True)
-        texts = _documentation(struct) if helpful else {}
+        texts = documentation(struct) if helpful else {}
         for field in msgspec.structs.fields(struct):
             flag = names(struct)[field.name]
             if flag in seen:
@@ -146,12 +146,12 @@ def _convert(flag: str, value: Any, hint: Any) -> Any:
     return int(number) if kind is int else number
 
 
-def _documentation(struct: type[Settings]) -> dict[str, str]:
+def documentation(struct: type[Settings]) -> dict[str, str]:
     """The text beneath each field, which Python itself does not keep; inherited fields have theirs too."""
     if struct is Settings:
         return {}
     definition = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(struct)).body[0])
-    texts, last = _documentation(typing.cast(type[Settings], struct.__base__)), ""
+    texts, last = documentation(typing.cast(type[Settings], struct.__base__)), ""
     for statement in definition.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             last = statement.target.id

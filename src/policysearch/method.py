@@ -141,6 +141,10 @@ class Method(eqx.Module):
             "gradient_norm": jnp.linalg.norm(gradient[: theta.size]),
             "gradient_error": measured.error,
             "snr": measured.snr,
+            "snr_error": measured.uncertainty,
+            "cosine": measured.cosine,
+            "effective_rollouts": measured.effective * n,
+            "needed_rollouts": jnp.where(measured.snr > 0, n / jnp.maximum(measured.snr, 1e-30), jnp.nan),
             "step_norm": jnp.where(ok, jnp.linalg.norm(moved - theta), 0.0),
             "failed": jnp.sum((rollouts.outcome != OK) & (told != LOST)),
             "lost": jnp.sum(told == LOST),
@@ -163,6 +167,8 @@ class Method(eqx.Module):
         carry = lambda new, old: _tree_where(ok, new, old)  # noqa: E731
         if spread.size:
             info["std"] = jnp.exp(jnp.mean(spread))
+        elif self.space == "action" and "log_std" in next_policy.parameters:
+            info["std"] = jnp.exp(jnp.mean(next_policy.parameters["log_std"]))
         next_state = State(
             next_policy,
             keep(spread, state.explore) if spread.size else state.explore,

@@ -67,6 +67,16 @@ class Progress:
         if self._live is None and (doubling or time.monotonic() - self._last >= QUIET):
             self._print("  ".join(self._parts(record)))
 
+    def step(self, name: str, record: dict[str, Any], share: float) -> None:
+        """Show a record of one of several searches that are run for one purpose.
+
+        Args:
+            name: of the search.
+            record: empty where it has none.
+            share: of the whole.
+        """
+        self.update({**record, "name": name, "share": share})
+
     def note(self, text: str) -> None:
         """Show a remark from now on."""
         self._note = text
@@ -85,10 +95,12 @@ class Progress:
         return (1 - share) * (time.monotonic() - then) / (share - before)
 
     def _parts(self, record: dict[str, Any]) -> list[str]:
-        parts = [
-            f"update {record['update']:.0f}",
-            f"{self.noun} {quantity(record.get(self.noun), record.get(self.noun + '_sem'))}",
-        ]
+        parts = [record["name"]] if "name" in record else []
+        if "update" in record:
+            parts += [
+                f"update {record['update']:.0f}",
+                f"{self.noun} {quantity(record.get(self.noun), record.get(self.noun + '_sem'))}",
+            ]
         if math.isfinite(record.get("snr", math.nan)):
             snr = record["snr"]
             parts.append(f"SNR {snr:.2g}" if abs(snr) >= 0.005 else "SNR 0")

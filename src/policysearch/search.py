@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from policysearch import advice, defaults, methods
-from policysearch.evaluation import evaluate, fit
+from policysearch.evaluation import Evaluation, evaluate, fit
 from policysearch.initial import start as starting_point
 from policysearch.measuring import Measured, Measuring
 from policysearch.method import Method, State
@@ -262,20 +262,23 @@ class Search:
         """End after the current update."""
         self.reason = self.reason or reason
 
+    def evaluate(self, rollouts: int | None = None, seed: int | None = None) -> Evaluation:
+        """The current iterate on fresh seeds, those of the search's own unless another seed is given."""
+        pool, controller = getattr(self._sampler, "workers", self._workers), self.policy.controller()
+        evaluation = evaluate(self.task, controller, rollouts, self.seed if seed is None else seed, pool)
+        self.counts["evaluation"] += evaluation.rollouts
+        return evaluation
+
     def result(self, rollouts: int | None = None) -> Result:
         """The last iterate, evaluated on seeds that training never sees.
 
         Args:
             rollouts: of the evaluation; see `evaluation.default_rollouts`.
         """
-        evaluation = None
-        if not isinstance(self.task, Specification) and not self._broken:
-            pool = getattr(self._sampler, "workers", self._workers)
-            evaluation = evaluate(self.task, self.policy.controller(), rollouts, self.seed, pool)
-            self.counts["evaluation"] += evaluation.rollouts
+        unknown = isinstance(self.task, Specification) or self._broken
         return Result(
             policy=self.policy,
-            evaluation=evaluation,
+            evaluation=None if unknown else self.evaluate(rollouts),
             records=self.records,
             counts=dict(self.counts),
             reason=self.reason or "budget spent",
@@ -284,7 +287,7 @@ class Search:
         )
 
     def close(self) -> None:
-        """End worker processes and the ownership of a folder, if there are any."""
+        """End worker processes and the ownership of a folder."""
         if self._journal is not None:
             self._journal.close()
         if self._sampler is not None:
@@ -297,8 +300,6 @@ class Search:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    # trials that the caller runs
 
     @property
     def pending(self) -> list[Trial]:

@@ -1,4 +1,4 @@
-"""Many seeds of one search. Those of a JAX task run together, in one compiled program vectorised over the S seeds."""
+"""Many seeds of one search. Those of a JAX task run together, in one compiled program for all S seeds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from policysearch import defaults
 from policysearch.credit import Info
 from policysearch.method import Method, State
 from policysearch.policies import Policy
@@ -77,7 +78,7 @@ def train_seeds(
 
     if isinstance(plant, (Task, Function)):
         searches = [search(seed) for seed in chosen]
-        _run_together(searches, on_update)
+        run_together(searches, on_update)
         return [single.result(evaluation_rollouts) for single in searches]
     results = []
     for seed in chosen:
@@ -87,35 +88,84 @@ def train_seeds(
     return results
 
 
-def _run_together(searches: list[Search], on_update: Callable[[int, Record], None] | None) -> None:
+def run_together(
+    searches: list[Search],
+    on_update: Callable[[int, Record], None] | None = None,
+    look: Callable[[State, float], None] | None = None,
+) -> float:
+    """Run searches that differ in their seeds only, of a JAX task, in one program until all are done.
+
+    Args:
+        searches: none of them begun.
+        on_update: called with the seed and the record of each of its updates.
+        look: called before the first update, and after each, with the states of all, stacked, and the seconds that
+            updates have taken.
+
+    Returns:
+        Seconds that compiling took.
+    """
     first = searches[0]
     plan, size = (first.task, first.method), first.layout.size
     stages = size * first.specification.horizon
     seeds = jax.device_put(np.array([search.seed for search in searches], np.uint32))
     states = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get([search.state for search in searches]))
     states = jax.device_put(states)
+    start = time.perf_counter()
+    vectorised = _vectorised(first)
+    program: Any = _update
+    update = program.lower(plan, states, seeds, jax.device_put(np.ones(len(searches), bool)), vectorised).compile()
+    compilation, total = time.perf_counter() - start, 0.0
+    if look is not None:
+        look(states, total)
     while not all(search.done for search in searches):
         going = np.array([not search.done for search in searches])
         start = time.perf_counter()
-        states, info = _update(plan, states, seeds, jax.device_put(going))
+        states, info = update(plan, states, seeds, jax.device_put(going), vectorised)
         columns = {name: values.tolist() for name, values in jax.device_get(info).items()}
         seconds = time.perf_counter() - start
+        total += seconds
         for index in np.flatnonzero(going).tolist():
             numbers = {name: float(values[index]) for name, values in columns.items()}
             record = searches[index].account(numbers, stages, seconds)
             if on_update is not None:
                 on_update(searches[index].seed, record)
+        if look is not None:
+            look(states, total)
     states = jax.device_get(states)
     for number, search in enumerate(searches):
         search.state = jax.device_put(jax.tree.map(operator.itemgetter(number), states))
+    return compilation
 
 
 @eqx.filter_jit
-def _update(plan: tuple[Task | Function, Method], states: State, seeds: Array, going: Array) -> tuple[State, Info]:
+def _update(
+    plan: tuple[Task | Function, Method], states: State, seeds: Array, going: Array, vectorised: bool
+) -> tuple[State, Info]:
     """The next state of every seed that goes on, and what each reports, (S,) each."""
-    after, info = jax.vmap(lambda state, seed: search_update(plan, state, seed))(states, seeds)
-    choose = jax.vmap(jnp.where)
-    return jax.tree.map(lambda new, old: choose(going, new, old), after, states), info
+
+    def one(state: State, seed: Array, on: Array) -> tuple[State, Info]:
+        after, info = search_update(plan, state, seed)
+        return jax.tree.map(lambda new, old: jnp.where(on, new, old), after, state), info
+
+    if vectorised:
+        return jax.vmap(one)(states, seeds, going)
+    arrays, static = eqx.partition(states, eqx.is_array)
+
+    def given(inputs: tuple[Any, Array, Array]) -> tuple[Any, Info]:
+        after, info = one(eqx.combine(inputs[0], static), *inputs[1:])
+        return eqx.filter(after, eqx.is_array), info
+
+    after, info = jax.lax.map(given, (arrays, seeds, going))
+    return eqx.combine(after, static), info
+
+
+def _vectorised(search: Search) -> bool:
+    """Whether the seeds of a search are a dimension of its arrays, or follow each other within the program.
+
+    XLA's products of small matrices in batches are slower on a processor than one at a time, so networks follow each
+    other; `benchmarks/seeds.py` measures both.
+    """
+    return jax.default_backend() != "cpu" or not defaults.problem(search.specification, search.policy, "action").network
 
 
 def _checked(seeds: int | Sequence[int]) -> list[int]:

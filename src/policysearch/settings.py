@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -290,11 +291,16 @@ def method_settings(name: str, options: dict[str, Any]) -> Settings:
 
 def checked(struct: type[Settings], options: dict[str, Any], noun: str) -> Any:
     """An instance of `struct` from options by name; unknown names raise ValueError with the nearest known."""
+    check_names(struct, options, noun)
+    return struct(**options)
+
+
+def check_names(struct: type[Settings], options: Iterable[str], noun: str) -> None:
+    """Raise ValueError with the nearest known names unless all of these are settings of `struct`."""
     names = [field.name for field in msgspec.structs.fields(struct)]
     for option in options:
         if option not in names:
             raise ValueError(unknown(noun, option, names))
-    return struct(**options)
 
 
 def unknown(noun: str, name: str, known: list[str]) -> str:

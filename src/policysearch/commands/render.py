@@ -45,7 +45,7 @@ def main(given: list[str]) -> int:
 
     default = run.folder / ("video.mp4" if video.mp4_is_possible() else "video.gif")
     try:
-        task = _task(name, options)
+        task = drawable(name, options)
         with _progress(task.specification.name) as progress:
             written = video.render(
                 task,
@@ -75,8 +75,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def _task(name: str, options: dict[str, Any]) -> Any:
-    """The run's task, with MuJoCo told how to draw before it is imported."""
+def drawable(name: str, options: dict[str, Any]) -> Any:
+    """A run's task, with MuJoCo told how to draw before it is imported."""
     if name in BUILT_IN:
         shared.prepare_jax()
         return shared.task(name, options)

@@ -315,5 +315,6 @@ def _block(result: dict[str, Any]) -> str:
             f"rollouts: {counts}",
             f"saved: {folder}/policy.safetensors, with curve.png, metrics.csv, config.json, run.sqlite",
             f"next: policysearch {'resume' if result['reason'] == 'interrupted' else 'evaluate'} {folder}",
+            f"all of it on a page: policysearch report {folder}",
         ]
     )

@@ -160,6 +160,44 @@ def _curves(task: Task, axes: Axes, motion: Motion) -> Move:
     return move
 
 
+@singledispatch
+def quantities(task: Task, motion: Motion) -> dict[str, np.ndarray]:
+    """What is drawn over time of a rollout; `@quantities.register(MyPlant)` over a function adds a class of tasks.
+
+    Args:
+        task: the plant; the observations by default.
+        motion: the whole rollout.
+
+    Returns:
+        Values (L + 1,), (L,) where it failed, by name with unit.
+    """
+    size = motion.observations.shape[1]
+    names = task.specification.observation_names or [f"observation {i}" for i in range(size)]
+    return {names[i]: motion.observations[:, i] for i in range(size)}
+
+
+@quantities.register(Pendulum)
+def _pendulum_states(task: Pendulum, motion: Motion) -> dict[str, np.ndarray]:
+    return {"angle [rad]": _settled(motion.states.angle), "rate [rad/s]": motion.states.rate}
+
+
+@quantities.register(CartPole)
+def _cart_pole_states(task: CartPole, motion: Motion) -> dict[str, np.ndarray]:
+    x = motion.states
+    return {
+        "position [m]": x.position,
+        "velocity [m/s]": x.velocity,
+        "angle [rad]": _settled(x.angle),
+        "rate [rad/s]": x.rate,
+    }
+
+
+def _settled(angle: np.ndarray) -> np.ndarray:
+    """An angle without jumps, less the whole turns in which it ends: 0 is upright at the end."""
+    angle = np.asarray(angle, float)
+    return angle - 2 * np.pi * np.round(angle[-1:] / (2 * np.pi))
+
+
 def _window(axes: Axes, centre: tuple[float, float], width: float, height: float) -> None:
     """Show at least `width` × `height` around `centre`, one unit as long upwards as sideways, no ticks."""
     box = axes.get_window_extent()

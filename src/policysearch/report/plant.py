@@ -122,19 +122,33 @@ class Plant:
         Returns:
             Cost of the stages shown, how many they are, and why it failed or "".
         """
-        motion = jax.tree.map(lambda leaf: leaf[index], self._motion)
-        finite = np.isfinite(motion.costs[:stages])
-        failed = not finite.all()
-        good = int(np.argmin(finite)) if failed else stages
-        last = good - 1 if failed else good  # a rollout that did not fail also has the state after its last stage
-        states = jax.tree.map(lambda leaf: leaf[: last + 1], motion.states)
-        motion = Motion(states, motion.observations[: last + 1], motion.actions[:good], motion.costs[:good])
+        motion = self.motion(index, stages)
+        good = len(motion.costs)
+        last = len(motion.observations) - 1
+        failed = good < stages
         if good:
             picture = Picture(self._task, motion, self._size, f"{self._task.specification.name}  {title}")
             for k in sorted({*range(0, last, stride), last}):
                 show(picture.frame(k))
         reason = f"the state or cost of stage {good} is not finite" if failed else ""
         return float(motion.costs.sum()), good, reason
+
+    def motion(self, index: int, stages: int) -> Motion:
+        """The first stages of a rollout, up to a failure.
+
+        Args:
+            index: of the rollout.
+            stages: at most; fewer where the cost of one is not finite.
+
+        Returns:
+            L actions and costs; states and observations of L + 1, or of L where the rollout failed.
+        """
+        motion = jax.tree.map(lambda leaf: leaf[index], self._motion)
+        finite = np.isfinite(motion.costs[:stages])
+        good = stages if finite.all() else int(np.argmin(finite))
+        last = good if finite.all() else good - 1  # a rollout that did not fail has the state after its last stage
+        states = jax.tree.map(lambda leaf: leaf[: last + 1], motion.states)
+        return Motion(states, motion.observations[: last + 1], motion.actions[:good], motion.costs[:good])
 
     def close(self) -> None:
         """Nothing to end."""

@@ -95,14 +95,15 @@ def sample(
         cut = jnp.zeros(n, bool)
         return Rollouts(trace.costs, mask, jnp.full(n, OK), trace.observations, trace.actions, cut, last=last)
     theta = policy.theta("parameter")
-    run = lambda offset, k: _total(task, policy.with_theta(theta + offset, "parameter"), k)  # noqa: E731
+    run = lambda offset, k: total(task, policy.with_theta(theta + offset, "parameter"), k)  # noqa: E731
     totals, seen = jax.vmap(run)(offsets, keys)
     if seen is not None:
         seen = _pool(*seen)
     return Rollouts(totals[:, None], jnp.ones((n, 1), bool), jnp.full(n, OK), statistics=seen)
 
 
-def _total(task: Task | Function, policy: Policy, key: PRNGKeyArray) -> tuple[Array, Any]:
+def total(task: Task | Function, policy: Policy, key: PRNGKeyArray) -> tuple[Array, Any]:
+    """Total cost () of the policy's mode on one environment seed, and running statistics of what it saw, or None."""
     if isinstance(task, Function):
         return _plain(task, policy, key), None
     trace = simulate(task, policy, key, None)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from policysearch.specification import Continuous, Specification
-from policysearch.tasks.task import Task, check_positive, randomised
+from policysearch.tasks.task import Equilibrium, Task, check_positive, randomised
 
 GRAVITY = 9.81  # m/s²
 
@@ -150,6 +150,11 @@ class CartPole(Task):
         last = round(2 / self.dt)
         upright = states.cos[-last:] >= jnp.cos(0.2)
         return jnp.all(upright & (jnp.abs(states.position[-last:]) <= 2.0))
+
+    def equilibrium(self) -> Equilibrium:
+        """Upright and at rest in the middle, in (position, velocity, angle, rate)."""
+        read = lambda x: jnp.stack([x.position, x.velocity, x.angle, x.rate])  # noqa: E731
+        return Equilibrium((0.0,) * 4, (0.0,), lambda z: self.state(*z), read)
 
     @property
     def _masses(self) -> Masses:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
 from policysearch.specification import Continuous, Specification
-from policysearch.tasks.task import Task
+from policysearch.tasks.task import Equilibrium, Task
 
 Matrix = Float[np.ndarray, "rows columns"]
 Vector = Float[np.ndarray, " size"]
@@ -215,7 +215,13 @@ class LQR(Task):
         """1.05 times the best time-invariant gain's cost, or `threshold`; None where `tolerance` judges."""
         if self.threshold is not None or self.tolerance is not None:
             return self.threshold
-        return None if self._limited else 1.05 * self.best_gain()[1]
+        return None if self.limited else 1.05 * self.best_gain()[1]
+
+    def equilibrium(self) -> Equilibrium:
+        """The origin; states are their own coordinates."""
+        return Equilibrium(
+            (0.0,) * len(self.observation_names), (0.0,) * len(self.action_names), lambda z: z, lambda x: x
+        )
 
     def expected_cost(self, K: ArrayLike, std: ArrayLike = 0.0, bias: ArrayLike | None = None) -> float:
         """Expected cost J of u = K x + bias + std·ξ, ξ ~ N(0, I), by propagating the moments of x (18.11).
@@ -320,11 +326,12 @@ class LQR(Task):
         return found.x.reshape(start.shape), float(found.fun)
 
     @property
-    def _limited(self) -> bool:
+    def limited(self) -> bool:
+        """Whether actions or states are clipped, so that closed forms do not hold."""
         return self.action_limit is not None or self.state_limit is not None
 
     def _refuse_limits(self, what: str) -> None:
-        if self._limited:
+        if self.limited:
             raise ValueError(
                 f"LQR.{what}: this plant clips actions or states (action_limit={self.action_limit}, "
                 f"state_limit={self.state_limit}), so no closed form exists; build it without limits, or "

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from policysearch.specification import Continuous, Specification
-from policysearch.tasks.task import Task, check_positive, randomised
+from policysearch.tasks.task import Equilibrium, Task, check_positive, randomised
 
 GRAVITY = 9.81  # m/s²
 
@@ -120,3 +120,7 @@ class Pendulum(Task):
     def success(self, states: PendulumState, actions: Array) -> Bool[Array, ""]:
         """Whether the angle stayed within 0.2 rad of upright over the last 2 s."""
         return jnp.all(states.cos[-round(2 / self.dt) :] >= jnp.cos(0.2))
+
+    def equilibrium(self) -> Equilibrium:
+        """Upright and at rest, in (angle, rate)."""
+        return Equilibrium((0.0, 0.0), (0.0,), lambda z: self.state(*z), lambda x: jnp.stack([x.angle, x.rate]))

@@ -6,7 +6,8 @@ The objective is J = E[Σ_{k<T} discount^k g(x_k, u_k) + discount^(T−1) g_fina
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +16,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from policysearch.specification import Continuous, Discrete, Specification
+
+
+class Equilibrium(NamedTuple):
+    """An equilibrium of a plant in minimal coordinates z, that is without redundant ones such as sines.
+
+    coordinates: z (k,) at the goal. action: that holds it, (m,). state: z → x. read: x → z.
+    """
+
+    coordinates: tuple[float, ...]
+    action: tuple[float, ...]
+    state: Callable[[Array], PyTree]
+    read: Callable[[PyTree], Array]
 
 
 class Task(eqx.Module):
@@ -64,6 +77,10 @@ class Task(eqx.Module):
 
         None (the default) where the task has no such criterion.
         """
+        return None
+
+    def equilibrium(self) -> Equilibrium | None:
+        """An equilibrium to hold, about which `baseline.lqr` makes a regulator; None (the default) without one."""
         return None
 
     #: share of evaluation rollouts that must succeed for the task to count as solved

@@ -1,0 +1,227 @@
+"""`Comparison`: the cells of a grid, and what follows from them: a row a method, curves, pairs, words. No JAX."""
+
+from __future__ import annotations
+
+import os
+import statistics as plain
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from policysearch.comparison import cells as kept
+from policysearch.comparison import statistics
+from policysearch.comparison.cells import Cell
+from policysearch.comparison.statistics import CURVE_RESAMPLES, Estimate
+from policysearch.specification import Specification
+
+
+class Row(NamedTuple):
+    """A method over its S seeds.
+
+    Args:
+        seeds: S. solved: how many met the criterion at the end; None where there is none. success: its share.
+        median, iqm: of what the policy costs (or returns) at the end.
+        reached: seeds that met the criterion at some point of their curve.
+        rollouts, stages, seconds: median till the first such point, of the seeds that reached it; None if none did.
+        spent: median rollouts of a whole search. took: median seconds of it. failed: trials that failed, in all.
+    """
+
+    method: str
+    seeds: int
+    solved: int | None
+    success: Estimate | None
+    median: float
+    iqm: Estimate
+    reached: int
+    rollouts: float | None
+    stages: float | None
+    seconds: float | None
+    spent: float
+    took: float
+    failed: int
+
+
+class Curve(NamedTuple):
+    """A method along its search, over seeds: P points; what all seeds have spent, IQM of the value, its interval."""
+
+    rollouts: np.ndarray
+    seconds: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Methods on one task.
+
+    Args:
+        specification: of the task. budget: of each search. threshold: what was asked, or None.
+        evaluation_rollouts: of a point of a curve.
+        methods: labels in the order asked. cells: one a method and seed, in that order.
+        baseline: name, mean and standard error of a controller that was not searched, on the seeds of the end; None
+            where the task has none.
+    """
+
+    specification: Specification
+    budget: str
+    threshold: float | None
+    evaluation_rollouts: int
+    methods: list[str]
+    cells: list[Cell]
+    baseline: tuple[str, float, float] | None = None
+
+    @property
+    def noun(self) -> str:
+        """What users think in: "cost" or "return"."""
+        return "return" if self.specification.reward else "cost"
+
+    @property
+    def criterion(self) -> str:
+        """When a seed counts as solved, in words; "" where there is no such thing."""
+        if self.threshold is not None:
+            return f"mean {self.noun} {'at least' if self.specification.reward else 'at most'} {self.threshold:g}"
+        return self.specification.solved
+
+    @property
+    def spent(self) -> str:
+        """The budget in words."""
+        return f"{self.budget} rollouts" if self.budget.isdigit() else self.budget
+
+    def of(self, method: str) -> list[Cell]:
+        """The cells of a method.
+
+        Raises:
+            KeyError: it did not take part.
+        """
+        if method not in self.methods:
+            raise KeyError(f"{method!r} did not take part; {', '.join(self.methods)} did.")
+        return [cell for cell in self.cells if cell.method == method]
+
+    def values(self, method: str) -> np.ndarray:
+        """Cost (or return) of each seed's last policy (S,), on seeds that no search and no curve has seen.
+
+        Infinitely bad where every rollout failed.
+        """
+        return np.array([self._value(cell.final.value) for cell in self.of(method)])
+
+    def _value(self, value: float | None) -> float:
+        worst = -np.inf if self.specification.reward else np.inf
+        return worst if value is None else value
+
+    def table(self) -> list[Row]:
+        """A row a method, the best IQM first."""
+        rows = [self._row(method) for method in self.methods]
+        return sorted(rows, key=lambda row: -row.iqm.value if self.specification.reward else row.iqm.value)
+
+    def _row(self, method: str) -> Row:
+        cells = self.of(method)
+        judged = [cell.final.solved for cell in cells if cell.final.solved is not None]
+        reached = [point for cell in cells if (point := cell.reached) is not None]
+        first = {
+            name: plain.median(getattr(point, name) for point in reached) if reached else None
+            for name in ("rollouts", "stages", "seconds")
+        }
+        values = self.values(method)
+        return Row(
+            method=method,
+            seeds=len(cells),
+            solved=sum(judged) if judged else None,
+            success=statistics.success(sum(judged), len(judged)) if judged else None,
+            median=float(np.median(values)),
+            iqm=statistics.iqm_estimate(values),
+            reached=len(reached),
+            **first,
+            spent=plain.median(cell.final.rollouts for cell in cells),
+            took=plain.median(cell.final.seconds for cell in cells),
+            failed=sum(cell.counts.get("failed", 0) for cell in cells),
+        )
+
+    def improvement(self, first: str, second: str) -> Estimate:
+        """P(a seed of the first ends better than one of the second), ties half, with its interval."""
+        sign = -1 if self.specification.reward else 1
+        return statistics.improvement(sign * self.values(first), sign * self.values(second))
+
+    def curve(self, method: str) -> Curve:
+        """IQM over seeds at each point; a seed whose search ended early stays where it ended."""
+        cells = self.of(method)
+        count = max(len(cell.curve) for cell in cells)
+        padded = [[cell.curve[min(k, len(cell.curve) - 1)] for cell in cells] for k in range(count)]
+        estimates = [
+            statistics.iqm_estimate([self._value(point.value) for point in column], CURVE_RESAMPLES)
+            for column in padded
+        ]
+        return Curve(
+            rollouts=np.array([plain.median(point.rollouts for point in column) for column in padded]),
+            seconds=np.array([plain.median(point.seconds for point in column) for column in padded]),
+            value=np.array([estimate.value for estimate in estimates]),
+            low=np.array([estimate.low for estimate in estimates]),
+            high=np.array([estimate.high for estimate in estimates]),
+        )
+
+    def words(self) -> list[str]:
+        """Who is best and how sure that is, in sentences."""
+        rows = self.table()
+        best, sentences = rows[0], []
+        if not np.isfinite(best.iqm.value):
+            return ["No method ended with a policy that could be measured."]
+        solved = "" if best.solved is None else f", solved by {best.solved} of {best.seeds} seeds"
+        sentences.append(f"{best.method} ends best: {self.noun} {interval(best.iqm)} (IQM){solved}.")
+        for row in rows[1:]:
+            chance = self.improvement(best.method, row.method)
+            if chance.low > 0.5:
+                sentences.append(f"It is better than {row.method} with P = {interval(chance, 2)}.")
+            else:
+                more = "" if np.isfinite(chance.low) else "; more seeds would tell"
+                sentences.append(
+                    f"From {row.method} these seeds do not tell it apart: P(better) = {interval(chance, 2)}{more}."
+                )
+        quick = min((row for row in rows if row.rollouts is not None), key=lambda row: row.rollouts or 0, default=None)
+        if quick is not None and quick is not best:
+            sentences.append(
+                f"{quick.method} meets the criterion first: after {quick.rollouts:.0f} rollouts (median of "
+                f"{quick.reached} of {quick.seeds} seeds)."
+            )
+        return sentences
+
+
+def interval(estimate: Estimate, places: int | None = None) -> str:
+    """A number with its interval, as text.
+
+    Example:
+        >>> interval(Estimate(0.5, 0.25, 0.75), 2)
+        '0.50 (0.25 to 0.75)'
+    """
+    show = (lambda x: f"{x:.4g}") if places is None else (lambda x: f"{x:.{places}f}")
+    if not np.isfinite([estimate.low, estimate.high]).all():
+        return show(estimate.value)
+    return f"{show(estimate.value)} ({show(estimate.low)} to {show(estimate.high)})"
+
+
+def open_comparison(folder: str | os.PathLike[str]) -> Comparison:
+    """Read a comparison from its folder, also one that has not finished: what is there.
+
+    Args:
+        folder: that `compare` was given.
+
+    Raises:
+        FileNotFoundError: no comparison, or one without a finished cell.
+        ValueError: its description is damaged.
+    """
+    folder = Path(folder)
+    content, cells = kept.configuration(folder), kept.read(folder)
+    if not cells:
+        raise FileNotFoundError(f"{folder} holds no finished search yet.")
+    methods = [label for label in content["methods"] if any(method == label for method, _ in cells)]
+    about = content["about"]
+    baseline = about.get("baseline")
+    return Comparison(
+        specification=Specification.from_plain(about["specification"]),
+        budget=about["budget"],
+        threshold=content["conditions"]["threshold"],
+        evaluation_rollouts=about["evaluation_rollouts"],
+        methods=methods,
+        cells=[cell for label in methods for (method, _), cell in sorted(cells.items()) if method == label],
+        baseline=None if baseline is None else tuple(baseline),
+    )

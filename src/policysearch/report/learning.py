@@ -1,0 +1,309 @@
+"""Figures of a run's records against rollouts: cost or return, SNR, KL, spread, length, failures. No JAX.
+
+Several runs are drawn over each other. Long runs are thinned: a point stands for some updates, a band for their range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from policysearch.progress import magnitude, quantity
+from policysearch.report import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: points of a curve at most
+POINTS = 240
+#: a positive cost whose largest value is this many times the smallest is shown on a logarithmic axis
+DECADES = 30.0
+#: a final cost so many times smaller than all others stands at the edge of its figure
+FAR = 1e3
+Records = Sequence[Mapping[str, Any]]
+
+
+class Drawn(NamedTuple):
+    """A figure with what those read who do not see it, and its caption."""
+
+    figure: Figure
+    alt: str
+    caption: str
+
+
+class Final(NamedTuple):
+    """The final policy on fresh seeds: mean and standard error, in the unit of the curve."""
+
+    mean: float
+    error: float
+
+
+class Curve(NamedTuple):
+    """Points to draw, (k,) each: rollouts, values, the band's edges (NaN: none); updates that a point stands for."""
+
+    rollouts: np.ndarray
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    updates: int
+
+
+class Quantity(NamedTuple):
+    """What a figure shows: a key of the records, its label with unit, a phrase for captions, reference line, scale."""
+
+    key: str
+    label: str
+    words: str
+    line: float | None = None
+    floor: bool = False
+
+
+QUANTITIES = (
+    Quantity(
+        "snr",
+        "gradient SNR [–]",
+        "Signal-to-noise ratio of the gradient estimate: its squared length over its variance, without bias. Below 1 "
+        "(dotted) noise is longer than signal; estimates of a small ratio scatter around zero.",
+        1.0,
+    ),
+    Quantity(
+        "kl",
+        "KL [nats per stage]",
+        "How far an update moves the policy: the KL divergence as measured after the step on the same observations.",
+        floor=True,
+    ),
+    Quantity(
+        "std",
+        "learned std",
+        "Spread with which is tried, as the method learned it, the geometric mean: of parameters in the units that are "
+        "searched, or of actions in their own.",
+    ),
+    Quantity("length", "stages per rollout", "Mean number of stages until a rollout ends.", floor=True),
+)
+
+
+def column(records: Records, key: str) -> np.ndarray:
+    """A number of each record, (k,); NaN where it is missing or none.
+
+    Example:
+        >>> column([{"cost": 1.5}, {"cost": "?"}, {}], "cost").tolist()
+        [1.5, nan, nan]
+    """
+    found = []
+    for record in records:
+        value = record.get(key, math.nan)
+        found.append(float(value) if isinstance(value, (int, float)) else math.nan)
+    return np.array(found, dtype=np.float64)
+
+
+def thinned(records: Records, key: str, error: str = "", most: int = POINTS) -> Curve:
+    """A curve of at most `most` points.
+
+    Args:
+        records: one an update.
+        key: of the values.
+        error: key of their standard errors; the band is ± 2 of them where a point stands for one update.
+        most: points.
+
+    Returns:
+        A point an update, or, of more than `most` updates, the mean over as many as it takes, with a band from the
+        least to the greatest of them.
+
+    Example:
+        >>> thinned([{"rollouts": i, "snr": i % 2} for i in range(1, 5)], "snr", most=2)[:4]
+        (array([2., 4.]), array([0.5, 0.5]), array([0., 0.]), array([1., 1.]))
+    """
+    rollouts, values = column(records, "rollouts"), column(records, key)
+    per = max(1, -(-len(values) // most))
+    if per == 1:
+        half = 2 * column(records, error) if error else np.full(len(values), math.nan)
+        return Curve(rollouts, values, values - half, values + half, 1)
+    starts = range(0, len(values), per)
+    bins = [values[start : start + per] for start in starts]
+    bins = [part[np.isfinite(part)] for part in bins]
+    mean, low, high = (
+        np.array([reduce(part) if len(part) else math.nan for part in bins]) for reduce in (np.mean, np.min, np.max)
+    )
+    last = np.array([rollouts[min(start + per, len(values)) - 1] for start in starts])
+    return Curve(last, mean, low, high, per)
+
+
+def figures(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Final] | None = None) -> list[Drawn]:
+    """Figures of what the records of some runs of one task hold.
+
+    Args:
+        runs: records by the run's label; one run needs no legend.
+        noun: "cost" or "return".
+        finals: of the runs that were evaluated.
+
+    Returns:
+        Cost or return first; nothing for runs without records.
+    """
+    runs = {label: records for label, records in runs.items() if records}
+    if not runs:
+        return []
+    drawn = [_objective(runs, noun, finals or {})]
+    for shown in QUANTITIES:
+        if any(np.isfinite(column(records, shown.key)).any() for records in runs.values()):
+            drawn.append(_quantity(runs, shown))
+    troubles = [name for name in ("failed", "lost") if any(np.nansum(column(r, name)) for r in runs.values())]
+    drawn += [_trouble(runs, name) for name in troubles]
+    return drawn
+
+
+def _objective(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Final]) -> Drawn:
+    figure = _figure(runs)
+    axis = figure.subplots()
+    curves = {label: thinned(records, noun, f"{noun}_sem") for label, records in runs.items()}
+    seen: list[float] = []
+    arrow = False
+    for index, (label, curve) in enumerate(curves.items()):
+        _draw(axis, curve, index, f"mean {noun} while exploring" if len(runs) == 1 else label)
+        own = [float(value) for value in curve.values[np.isfinite(curve.values)]]
+        seen += own
+        final = finals.get(label)
+        if final is None or not math.isfinite(final.mean):
+            continue
+        far = bool(noun == "cost" and min(own, default=0.0) > 0 and final.mean < min(own) / FAR)
+        arrow |= far
+        place = min(own) / DECADES if far else final.mean  # an arrow at the edge, lest all else be a line on top
+        seen.append(place)
+        words = f"final policy: {final.mean:.3g}, far below" if far else "final policy, not exploring"
+        axis.errorbar(
+            np.nanmax(curve.rollouts), place, yerr=0.0 if far else 2 * np.nan_to_num(final.error), linestyle="none",
+            marker="v" if far else "D", markersize=5, capsize=0 if far else 4, clip_on=False, zorder=5,
+            color=style.colour(1) if len(runs) == 1 else style.colour(index), label=words if len(runs) == 1 else None,
+        )  # fmt: skip
+    _scale(axis, seen, noun)
+    _finish(axis, runs, f"{noun} per rollout", legend=True)
+    alt = " ".join(
+        _told(f"The mean {noun} per rollout" + ("" if len(runs) == 1 else f" of {label}"), curve)
+        + (f" The final policy's is {quantity(*finals[label])}." if label in finals else "")
+        for label, curve in curves.items()
+    )
+    caption = f"Mean {noun} of the rollouts that each update was made from, which explore."
+    caption += _band(curves.values(), " The band is ± 2 standard errors of that mean.")
+    if finals:
+        caption += f" The diamond is the final policy's mean {noun} on fresh seeds, without exploration, ± 2 s.e."
+    if arrow:
+        caption += " An arrow stands for one that is far below."
+    return Drawn(figure, alt, caption)
+
+
+def _quantity(runs: Mapping[str, Records], shown: Quantity) -> Drawn:
+    figure = _figure(runs)
+    axis = figure.subplots()
+    curves = {label: thinned(records, shown.key) for label, records in runs.items()}
+    words = shown.words
+    both = shown.key == "kl" and len(runs) == 1
+    for index, (label, curve) in enumerate(curves.items()):
+        _draw(axis, curve, index, "measured" if both else label)
+    if both:
+        predicted = thinned(next(iter(runs.values())), "kl_predicted")
+        if np.isfinite(predicted.values).any():
+            _draw(axis, predicted, 1, "predicted")
+            words += " The prediction is the Fisher matrix's, before the step."
+    if shown.line is not None:
+        axis.axhline(shown.line, color=style.MUTED[0], linewidth=1.0, linestyle=":")
+    values = np.concatenate([curve.values for curve in curves.values()])
+    if shown.floor and np.nanmin(values) >= 0:
+        axis.set_ylim(bottom=0)
+    if shown.key == "snr" and np.nanmax(np.abs(values)) > 10:
+        from matplotlib.ticker import StrMethodFormatter
+
+        axis.set_yscale("symlog", linthresh=1.0)
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    _finish(axis, runs, shown.label, legend=both or len(runs) > 1)
+    name = shown.label.split(" [")[0]
+    alt = " ".join(
+        _told(f"The {name}" + ("" if len(runs) == 1 else f" of {label}"), curve) for label, curve in curves.items()
+    )
+    return Drawn(figure, alt, words + _band(curves.values(), ""))
+
+
+def _trouble(runs: Mapping[str, Records], key: str) -> Drawn:
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(runs)
+    axis = figure.subplots()
+    curves = {label: thinned(records, key) for label, records in runs.items()}
+    for index, (label, curve) in enumerate(curves.items()):
+        _draw(axis, curve, index, label)
+    axis.set_ylim(bottom=0)
+    axis.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=1, integer=True))
+    _finish(axis, runs, f"{key} trials per update", legend=len(runs) > 1)
+    totals = {label: int(np.nansum(column(records, key))) for label, records in runs.items()}
+    alt = "; ".join(
+        f"{total} trials {key} in all" + ("" if len(runs) == 1 else f" ({n})") for n, total in totals.items()
+    )
+    meaning = {
+        "failed": "Trials that the policy made fail (a divergence, a safety stop); they count with a high cost.",
+        "lost": "Trials lost by the rig or a worker; they are left out, each with its partner.",
+    }[key]
+    return Drawn(figure, f"{alt}.", meaning + _band(curves.values(), ""))
+
+
+def _figure(runs: Mapping[str, Records]) -> Figure:
+    """Half a page for a run; of several, room for their names above the data."""
+    longest = min(max(map(len, runs)), style.LONGEST)
+    rows = 0 if len(runs) == 1 else -(-len(runs) // max(1, int(style.HALF[0] * 12 / (longest + 6))))
+    return style.figure(height=style.HALF[1] + 0.18 * max(0, rows - 1))
+
+
+def _draw(axis: Axes, curve: Curve, index: int, label: str) -> None:
+    few = len(curve.values) <= 40
+    line = {"linewidth": 1.5, "marker": "o" if few else None, "markersize": 3}
+    look: dict[str, Any] = {"color": style.colour(index), "linestyle": style.dash(index), **line}
+    axis.plot(curve.rollouts, curve.values, label=style.plain(label), **look)
+    if np.isfinite(curve.low).any():
+        axis.fill_between(curve.rollouts, curve.low, curve.high, color=style.colour(index), alpha=0.2, linewidth=0)
+
+
+def _scale(axis: Axes, seen: Sequence[float], noun: str) -> None:
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    if noun == "cost" and seen and min(seen) > 0 and max(seen) >= DECADES * min(seen):
+        axis.set_yscale("log")
+        few = max(seen) < 1e3 * min(seen)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=9))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_formatter("")
+        # the band of a noisy cost may reach below zero, which has no place here
+        axis.set_ylim(0.5 * min(seen), 2 * max(seen))
+
+
+def _finish(axis: Axes, runs: Mapping[str, Records], label: str, legend: bool) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    most = max((float(np.nanmax(column(r, "rollouts"), initial=0.0)) for r in runs.values()), default=0.0)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    axis.set_xlim(0, 1.03 * most or 1.0)
+    style.dress(axis, "rollouts", label, legend)
+
+
+def _told(what: str, curve: Curve) -> str:
+    """A sentence with the numbers that a curve shows."""
+    finite = np.flatnonzero(np.isfinite(curve.values))
+    if not len(finite):
+        return f"{what} is not known."
+    values, last = curve.values[finite], magnitude(float(curve.rollouts[finite[-1]]))
+    first, end = f"{values[0]:.4g}", f"{values[-1]:.4g}"
+    if len(values) == 1 or first == end:
+        path = f"is {end} at {last} rollouts"
+    else:
+        path = f"{'falls' if values[-1] < values[0] else 'rises'} from {first} to {end} within {last} rollouts"
+    return f"{what} {path}, between {values.min():.4g} and {values.max():.4g}."
+
+
+def _band(curves: Any, single: str) -> str:
+    """What the band means, for a caption."""
+    per = [curve.updates for curve in curves]
+    if max(per) == 1:
+        return single
+    each = f"{per[0]}" if len(set(per)) == 1 else f"{min(per)} to {max(per)}"
+    return f" Each point is the mean over {each} updates; the band reaches from their least to their greatest."

@@ -1,0 +1,185 @@
+"""Evaluation rollouts as they are shown in reports: quantities, actions and costs over time, and a film of the first.
+
+JAX is imported for JAX plants only. L stages; a quantity has a value before each, and one after the last in plants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from policysearch.controller import Controller
+from policysearch.evaluation import fit
+from policysearch.report.player import Film, encoded
+from policysearch.specification import Discrete, Specification
+from policysearch.streams import Purpose, environment_seed
+
+#: quantities and actions that are shown, if a task has more
+MOST_QUANTITIES, MOST_ACTIONS = 6, 4
+#: frames per second of a film, about, and the least
+RATE, SLOWEST = 20.0, 5.0
+
+
+class Rollout(NamedTuple):
+    """One rollout: quantities by name with unit, (L,) or (L + 1,); actions likewise (L,), as applied; costs (L,).
+
+    costs: of stages; discounted for plants. reason: why it failed, or "".
+    """
+
+    quantities: dict[str, np.ndarray]
+    actions: dict[str, np.ndarray]
+    costs: np.ndarray
+    reason: str
+
+
+class Recorded(NamedTuple):
+    """Rollouts of one policy. more: quantities and actions that are left out. missing: why there is no film, or ""."""
+
+    specification: Specification
+    rollouts: list[Rollout]
+    more: int
+    film: Film | None
+    missing: str
+
+
+def record(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
+    """Run the policy's mode: the first rollouts of an evaluation with that seed.
+
+    Args:
+        task: as `policysearch.tasks.resolve` gives it.
+        controller: the policy.
+        rollouts: how many; one where nothing is random.
+        seed: of the evaluation.
+        frames: of the film at most; 0 for none.
+
+    Raises:
+        ValueError: a policy that does not fit, a task in which nothing moves.
+        Exception: whatever the task's own code raises.
+    """
+    specification: Specification = task.specification
+    fit(specification, controller)
+    if specification.deterministic:
+        rollouts = 1
+    if specification.reward:
+        return _environment(task, controller, rollouts, seed, frames)
+    return _plant(task, controller, rollouts, seed, frames)
+
+
+def pace(stages: int, dt: float | None, frames: int, fallback: float | None = None) -> tuple[int, float]:
+    """Stages from one frame to the next, and frames per second: real time, unless that takes too few frames a second.
+
+    Example:
+        >>> pace(500, 0.02, 150)
+        (4, 12.5)
+        >>> pace(1000, None, 100, 50.0)
+        (10, 5.0)
+    """
+    stride = max(1, math.ceil(stages / max(frames, 1)))
+    if dt is None:
+        return stride, max(float(fallback or RATE) / stride, SLOWEST)
+    stride = max(stride, round(1 / (RATE * dt)))
+    return stride, max(1 / (stride * dt), SLOWEST)
+
+
+def _plant(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
+    from policysearch.report.drawings import quantities
+    from policysearch.report.plant import Plant
+
+    specification: Specification = task.specification
+    plant = Plant(task, controller, rollouts, seed, None)
+    shown, more = [], 0
+    for index in range(rollouts):
+        motion = plant.motion(index, specification.horizon)
+        found = quantities(task, motion)
+        actions = _named(motion.actions, specification.action_names, "action", MOST_ACTIONS)
+        more = max(0, len(found) - MOST_QUANTITIES) + max(0, _width(motion.actions) - MOST_ACTIONS)
+        reason = "" if len(motion.costs) == specification.horizon else _not_finite(len(motion.costs))
+        shown.append(Rollout(dict(list(found.items())[:MOST_QUANTITIES]), actions, motion.costs, reason))
+    film = _filmed(plant, len(shown[0].costs), frames, drawing=True)
+    return Recorded(specification, shown, more, film, "" if film else "no film was asked for")
+
+
+def _environment(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
+    from policysearch.report.camera import Environment
+    from policysearch.report.video import NoRendererError
+    from policysearch.samplers.gymnasium import run_rollout
+
+    specification: Specification = task.specification
+    names, shown = specification.observation_names, []
+    env = task.make()
+    try:
+        for index in range(rollouts):
+            start = environment_seed(seed, Purpose.EVALUATION, 0, index)
+            episode = run_rollout(env, controller, start, horizon=specification.horizon, record=True)
+            assert episode.record is not None
+            observations, actions, costs = episode.record
+            if not isinstance(specification.action, Discrete) and specification.action is not None:
+                actions = np.clip(actions, specification.action.low, specification.action.high)
+            shown.append(
+                Rollout(
+                    _named(observations, names, "observation", MOST_QUANTITIES),
+                    _named(actions, specification.action_names, "action", MOST_ACTIONS),
+                    costs,
+                    episode.reason,
+                )
+            )
+    finally:
+        env.close()
+    more = max(0, specification.observation_size - MOST_QUANTITIES)
+    more += max(0, _width(actions) - MOST_ACTIONS)
+    film, missing = None, "no film was asked for"
+    if frames:
+        try:
+            camera = Environment(task, controller, seed, None)
+            try:
+                film, missing = _filmed(camera, len(shown[0].costs), frames, drawing=False), ""
+            finally:
+                camera.close()
+        except NoRendererError as error:
+            missing = str(error)
+    return Recorded(specification, shown, more, film, missing)
+
+
+def _filmed(studio: Any, stages: int, frames: int, drawing: bool) -> Film | None:
+    """A film of the first rollout."""
+    if not frames or not stages:
+        return None
+    stride, rate = pace(stages, studio.dt, frames, studio.fallback_rate)
+    pictures: list[str] = []
+    size = (0, 0)
+
+    def show(frame: np.ndarray) -> None:
+        nonlocal size
+        uri, size = encoded(frame)
+        pictures.append(uri)
+
+    studio.rollout(0, stages, stride, show, "")
+    at = [*range(0, stages, stride), stages][: len(pictures)]
+    times = [f"stage {k}" if studio.dt is None else f"{k * studio.dt:.2f} s" for k in at]
+    return Film(pictures, times, rate, size, drawing)
+
+
+def _named(values: np.ndarray, names: tuple[str, ...], noun: str, most: int) -> dict[str, np.ndarray]:
+    """Columns of (L, k) or (L,) by name, the first ones."""
+    table = values[:, None] if values.ndim == 1 else values
+    width = min(table.shape[1], most)
+    if len(names) < width:
+        names = tuple(f"{noun} {i}" if table.shape[1] > 1 else noun for i in range(width))
+    return {names[i]: table[:, i] for i in range(width)}
+
+
+def _width(values: np.ndarray) -> int:
+    return 1 if values.ndim == 1 else values.shape[1]
+
+
+def _not_finite(stage: int) -> str:
+    return f"the state or cost of stage {stage} is not finite"
+
+
+def portrait(quantities: Mapping[str, np.ndarray]) -> tuple[str, str] | None:
+    """The names of the two quantities of a plant that has two, for a phase portrait; None for others."""
+    names = tuple(quantities)
+    return (names[0], names[1]) if len(names) == 2 else None

@@ -1,0 +1,178 @@
+"""The section of a report about the policy: gains in physical units, named numbers, a network in words. No JAX.
+
+p observations, m actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from policysearch.controller import Controller
+from policysearch.report.page import Page
+
+#: rows and columns of a matrix that is printed
+MOST_ROWS, MOST_COLUMNS = 100, 40
+_NOISE = "Methods that perturb parameters, and evaluations, run without this noise."
+
+
+def describe(
+    page: Page,
+    controller: Controller,
+    observations: Sequence[str] = (),
+    actions: Sequence[str] = (),
+    best: tuple[str, np.ndarray] | None = None,
+) -> None:
+    """Add what a policy is.
+
+    Args:
+        page: to add to.
+        controller: the policy.
+        observations: names with units, p; numbered by default.
+        actions: names with units, m; numbered by default.
+        best: what to compare a gain matrix with: what it is, and the matrix (m, p).
+    """
+    if controller.policy == "parameters":
+        _named_numbers(page, controller)
+        return
+    p, m = controller.observation_size, controller.action_size
+    observations = _names(observations, p, "observation")
+    noun = "choice" if controller.discrete else "action"
+    actions = _names(() if controller.discrete else actions, m, noun)
+    if controller.policy == "linear_gaussian":
+        _gain(page, controller, observations, actions, best)
+    else:
+        _network(page, controller, noun)
+    std = controller.parameters.get("log_std", controller.constants.get("log_std"))
+    if std is not None:
+        learned = "learned" if "log_std" in controller.searched else "fixed"
+        rows = [[name, f"{value:.4g}"] for name, value in zip(actions, controller.std, strict=True)][:MOST_ROWS]
+        page.table(["action", "std"], rows, f"Standard deviation of the policy's actions, {learned}. {_NOISE}")
+    if controller.policy != "linear_gaussian":
+        _scaling(page, controller, observations)
+
+
+def _gain(
+    page: Page,
+    controller: Controller,
+    observations: Sequence[str],
+    actions: Sequence[str],
+    best: tuple[str, np.ndarray] | None,
+) -> None:
+    gain, offset = physical_gain(controller)
+    mask = controller.constants.get("mask")
+    free = np.ones(gain.shape, bool) if mask is None else mask.astype(bool)
+    page.text(
+        f"A gain matrix: u = K x{' + k' if offset.any() else ''}, {np.count_nonzero(free)} searched gains, "
+        "in the units of observations and actions."
+    )
+    _matrix(page, gain, observations, actions, "K as found.", free)
+    if offset.any():
+        page.table(["action", "k"], [[n, f"{v:.5g}"] for n, v in zip(actions, offset, strict=True)], "Offset k.")
+    if best is not None and best[1].shape == gain.shape:
+        _matrix(page, best[1], observations, actions, best[0])
+        distance = np.linalg.norm(gain - best[1]) / np.linalg.norm(best[1])
+        page.text(f"The found gain differs from it by {100 * distance:.2g} % of its Frobenius norm.")
+
+
+def physical_gain(controller: Controller) -> tuple[np.ndarray, np.ndarray]:
+    """K (m, p) and k (m,) with u = K x + k of a linear policy, for observations in their own units.
+
+    Raises:
+        ValueError: another kind of policy.
+    """
+    if controller.policy != "linear_gaussian":
+        raise ValueError(f"A {controller.policy} policy has no gain matrix.")
+    zero = np.zeros(controller.observation_size)
+    offset = controller.output(zero)
+    scale = controller.constants.get("scaling_scale", np.ones(len(zero)))
+    mask, gain = controller.constants.get("mask"), controller.parameters["gain"]
+    if mask is not None:
+        full = np.zeros(mask.shape)
+        full[mask.astype(bool)] = gain
+        gain = full
+    return gain / scale, offset
+
+
+def _matrix(
+    page: Page,
+    matrix: np.ndarray,
+    observations: Sequence[str],
+    actions: Sequence[str],
+    caption: str,
+    free: np.ndarray | None = None,
+) -> None:
+    """A matrix, a row an action; entries that are not `free` are dashes."""
+    if matrix.shape[1] > MOST_COLUMNS or matrix.shape[0] > MOST_ROWS:
+        caption += f" Shown are the first of {matrix.shape[0]} × {matrix.shape[1]} entries."
+    rows = []
+    for i, name in enumerate(actions[:MOST_ROWS]):
+        cells = [f"{value:.5g}" for value in matrix[i, :MOST_COLUMNS]]
+        if free is not None:
+            cells = [cell if free[i, j] else "–" for j, cell in enumerate(cells)]
+        rows.append([name, *cells])
+    if free is not None and not free.all():
+        caption += " Dashes are entries held at 0."
+    page.table(["", *observations[:MOST_COLUMNS]], rows, caption)
+
+
+def _named_numbers(page: Page, controller: Controller) -> None:
+    constants, names = controller.constants, list(controller.description["names"])
+    values = controller.values()
+    rows = [
+        [
+            name,
+            f"{values[name]:.6g}",
+            f"{constants['initial'][i]:.6g}",
+            _limit(constants["low"][i]),
+            _limit(constants["high"][i]),
+            "logarithmic" if constants["log"][i] else "linear",
+        ]
+        for i, name in enumerate(names[:MOST_ROWS])
+    ]
+    caption = "Named numbers: as found, where the search began, and within which bounds."
+    if len(names) > MOST_ROWS:
+        caption += f" Shown are the first {MOST_ROWS} of {len(names)}."
+    page.table(["name", "value", "initial", "lowest", "highest", "searched as"], rows, caption)
+
+
+def _network(page: Page, controller: Controller, noun: str) -> None:
+    arrays = {**controller.constants, **controller.parameters}
+    layers = [arrays[f"weight_{i}"] for i in range(sum(name.startswith("weight_") for name in arrays))]
+    sizes = [controller.observation_size, *(len(layer) for layer in layers)]
+    count = sum(controller.parameters[name].size for name in controller.searched)
+    what = {"softmax": "A softmax policy", "neural_gaussian": "A Gaussian policy whose mean is a network"}
+    text = f"{what[controller.policy]}: {sizes[0]} observations, "
+    if len(layers) > 1:
+        hidden = ", ".join(map(str, sizes[1:-1]))
+        text += f"hidden layers of {hidden} units with {controller.description['activation']}, "
+    plural = "" if sizes[-1] == 1 else "s"
+    page.text(f"{text}{sizes[-1]} {noun}{plural}; {count} searched parameters.")
+    rows = [
+        [str(number), str(inputs), str(outputs), f"{np.linalg.norm(layer):.4g}"]
+        for number, (layer, inputs, outputs) in enumerate(zip(layers, sizes[:-1], sizes[1:], strict=True), 1)
+    ]
+    page.table(
+        ["layer", "inputs", "outputs", "norm"],
+        rows,
+        "Layers, with the Frobenius norm of their weights.",
+    )
+
+
+def _scaling(page: Page, controller: Controller, observations: Sequence[str]) -> None:
+    shift, scale = (controller.constants.get(f"scaling_{name}") for name in ("shift", "scale"))
+    if shift is None or scale is None:
+        return
+    rows = [[name, f"{a:.4g}", f"{b:.4g}"] for name, a, b in zip(observations, shift, scale, strict=True)][:MOST_ROWS]
+    page.table(["observation", "shift", "scale"], rows, "Scaling inside the policy: (observation − shift)/scale.")
+
+
+def _names(given: Sequence[str], count: int, noun: str) -> list[str]:
+    if len(given) == count:
+        return list(given)
+    return [noun] if count == 1 else [f"{noun} {i}" for i in range(count)]
+
+
+def _limit(value: float) -> str:
+    return f"{value:.6g}" if np.isfinite(value) else "–"

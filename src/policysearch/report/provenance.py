@@ -1,0 +1,92 @@
+"""The sections of a report about settings, versions and the command: all that it takes to repeat a run. No JAX."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from policysearch import flags
+from policysearch.report.page import Page
+from policysearch.settings import METHODS
+
+#: what has a place of its own
+_KNOWN = ("settings", "given", "command", "versions", "specification", "platform", "started", "directory")
+
+
+def settings(page: Page, configuration: Mapping[str, Any]) -> None:
+    """Add the method's settings, then all else that was chosen.
+
+    Args:
+        page: to add to.
+        configuration: as a run's config.json has it.
+    """
+    given, used = (configuration.get(name) or {} for name in ("given", "settings"))
+    method = str(configuration.get("method"))
+    texts: Mapping[str, str] = {}
+    defaults: Mapping[str, Any] = {}
+    if method in METHODS:
+        texts = flags.documentation(METHODS[method])
+        defaults = {field.name: field.default for field in msgspec.structs.fields(METHODS[method])}
+    names = list(dict.fromkeys([*given, *used]))
+    if names:
+        rows = [
+            [
+                name,
+                value(used.get(name, given.get(name))),
+                "yes" if given.get(name) is not None and given[name] != defaults.get(name) else "",
+                texts.get(name, ""),
+            ]
+            for name in names
+        ]
+        caption = (
+            f"Settings of {method} as they were used; those that nobody set are defaults, or follow from the task."
+        )
+        head = ["setting", "value", "set", "what it is"]
+        kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
+        page.table([head[place] for place in kept], [[row[place] for place in kept] for row in rows], caption)
+    rest = {name: entry for name, entry in configuration.items() if name not in _KNOWN}
+    page.table(["", "value"], [[name, value(entry)] for name, entry in rest.items()], "What was asked for.")
+
+
+def origin(page: Page, configuration: Mapping[str, Any]) -> None:
+    """Add the command, when and where it ran, and the versions.
+
+    Args:
+        page: to add to.
+        configuration: as a run's config.json has it.
+    """
+    rows = []
+    command = configuration.get("command")
+    if isinstance(command, list):
+        rows.append(["command", shlex.join(map(str, command))])
+    rows += [[name, str(configuration[name])] for name in ("started", "directory", "platform") if name in configuration]
+    versions = configuration.get("versions")
+    if isinstance(versions, dict):
+        rows += [[f"{name} version", str(version)] for name, version in versions.items()]
+    if rows:
+        page.table(["", "value"], rows, "The command that began the run, where and when it ran, and with what.")
+    else:
+        page.text("Nothing is known of the command and the versions.")
+
+
+def value(content: Any) -> str:
+    """A JSON-able value as people read it.
+
+    Example:
+        >>> value(None), value(True), value([32, 32]), value({"horizon": 9})
+        ('–', 'yes', '32, 32', 'horizon 9')
+    """
+    if content is None or content in ({}, []):
+        return "–"
+    if isinstance(content, bool):
+        return "yes" if content else "no"
+    if isinstance(content, float):
+        return f"{content:.6g}"
+    if isinstance(content, (list, tuple)):
+        return ", ".join(map(value, content))
+    if isinstance(content, dict):
+        return ", ".join(f"{name} {value(entry)}" for name, entry in content.items())
+    return content if isinstance(content, str) else msgspec.json.encode(content).decode()
