@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from policysearch.report import document
+from policysearch.report import comparison, document
 from policysearch.report.page import Page
 from policysearch.tasks.pendulum import Pendulum
+from test_comparison import cell, grid
 from test_report_command import failing, gain, journal_event, rig, stored
 from test_report_page import sine
 
@@ -34,6 +35,13 @@ def browser():
         chromium.close()
 
 
+def compared():
+    """Four methods, one of which failed, one with a name that is too long."""
+    ends = {"trpo": 1.0, LONG: 20.0, "<b>": 400.0}
+    cells = [cell(m, seed, [900.0, 500.0, v + seed], [False, False, v < 9]) for m, v in ends.items() for seed in (0, 1)]
+    return grid(*cells, cell("none", 0, [900.0, None, None]))
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Reports by name: of a pendulum with a film; of a rig; of several runs with names that are too long."""
@@ -51,6 +59,7 @@ def files(tmp_path_factory):
         "rig": document.write([rig(folder / "servo")], load=failing(ValueError())),
         "many": document.write(many, load=failing(ValueError(LONG))),
         "wide": wide.write(folder / "wide.html"),
+        "compared": comparison.write(compared(), folder / "compared.html"),
     }
 
 
@@ -75,7 +84,7 @@ def opened(browser, files):
         context.close()
 
 
-REPORTS = ["swing", "rig", "many", "wide"]
+REPORTS = ["swing", "rig", "many", "wide", "compared"]
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -119,7 +128,7 @@ FIGURES = """() => [...document.querySelectorAll("figure svg")].map((svg) => {
 @pytest.mark.parametrize("name", REPORTS)
 def test_every_figure_is_drawn_named_and_within_its_frame(opened, name, width):
     figures = opened(name, width).evaluate(FIGURES)
-    assert len(figures) == {"swing": 9, "rig": 3, "many": 12, "wide": 1}[name]
+    assert len(figures) == {"swing": 9, "rig": 3, "many": 12, "wide": 1, "compared": 4}[name]
     for label, wide, high, lines, texts, out in figures:
         assert len(label) > 10
         assert min(wide, high) > 90, label

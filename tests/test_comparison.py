@@ -345,6 +345,10 @@ def test_the_command_writes_a_report_of_a_plant_in_a_file(tmp_path, monkeypatch,
     assert main([*command, "--out", "found", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["seeds"] for row in found["rows"]] == [2, 2]
+    (tmp_path / "found" / "report.html").unlink()
+    assert main(["report", "found"]) == 0
+    assert "2 methods compared" in (tmp_path / "found" / "report.html").read_text()
+    assert main(["report", "found", "other"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,3 +26,39 @@ def test_a_single_group_knows_no_noise_and_equal_groups_have_none():
     assert float(measure(jnp.ones((4, 2))).noise) == 0
     assert float(measure(jnp.ones((4, 2))).snr) == np.inf
     assert float(measure(jnp.zeros((4, 2))).snr) == 0
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_uncertainty_is_the_jackknife_over_groups():
+    groups = np.random.default_rng(1).normal(size=(7, 4)) + 0.4
+    m = len(groups)
+    # without a group there are m − 1, whose ratio is (m − 1)/m times as large
+    ratios = m / (m - 1) * np.array([float(measure(jnp.asarray(np.delete(groups, i, 0))).snr) for i in range(m)])
+    expected = np.sqrt((m - 1) / m * np.sum((ratios - ratios.mean()) ** 2))
+    assert float(measure(jnp.asarray(groups)).uncertainty) == pytest.approx(expected)
+    assert np.isnan(measure(jnp.asarray(groups[:2])).uncertainty)
+    assert float(measure(jnp.ones((4, 2))).uncertainty) == 0
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("m", "d", "signal"), [(32, 20, 0.25), (16, 20, 0.25), (32, 300, 0.0)])
+def test_the_uncertainty_is_the_spread_of_the_ratio_or_somewhat_more(m, d, signal):
+    """A jackknife is too large by up to √2 where there is no signal; the spread of 600 batches is known to 3 %."""
+    rng = np.random.default_rng(2)
+    measured = [jax.jit(measure)(jnp.asarray(signal + rng.normal(size=(m, d)))) for _ in range(600)]
+    spread = np.std([float(q.snr) for q in measured])
+    ratio = np.mean([float(q.uncertainty) for q in measured]) / spread
+    assert 1 - 4 * 0.03 < ratio < 2**0.5 * (1 + 4 * 0.03)
+
+
+def test_the_cosine_is_that_of_two_halves():
+    assert float(measure(jnp.asarray([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0], [0.0, 5.0]])).cosine) == 0
+    assert float(measure(jnp.asarray([[1.0, 0.0], [-2.0, 0.0]])).cosine) == pytest.approx(-1)
+    assert float(measure(jnp.asarray([[1.0, 1.0], [2.0, 2.0], [0.0, 1.0]])).cosine) == pytest.approx(5 / np.sqrt(26))
+    assert float(measure(jnp.zeros((4, 2))).cosine) == 0
+
+
+def test_groups_count_as_far_as_they_carry_the_estimate():
+    assert float(measure(jnp.ones((5, 3))).effective) == pytest.approx(1)
+    assert float(measure(jnp.asarray([[8.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])).effective) == 0.25
+    assert float(measure(jnp.zeros((4, 2))).effective) == 1

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from policysearch import evaluate, journal, resolve
+from policysearch import evaluate, journal, lqr, resolve
 from policysearch.cli import main
 from policysearch.commands.report import main as command
 from policysearch.controller import Controller
@@ -364,6 +364,13 @@ def test_a_gain_matrix_is_printed_in_physical_units_with_its_mask():
     assert np.allclose(K @ x + k, scaled.mode(x))
 
 
+def test_a_plant_with_an_equilibrium_has_its_regulator_beside_the_found_gain(tmp_path):
+    best = lqr(resolve("cartpole-balance")).physical_gain()[0]
+    text, _ = written(stored(tmp_path / "a", task="cartpole-balance", controller=gain(1.1 * best[0])))
+    assert "about the equilibrium" in text
+    assert text.count(f"{best[0, 2]:.5g}") == 1
+
+
 def test_a_linear_plants_best_gain_stands_beside_the_found_one(tmp_path):
     task = resolve("lqr-check")
     best, cost = task.best_gain()
@@ -372,7 +379,8 @@ def test_a_linear_plants_best_gain_stands_beside_the_found_one(tmp_path):
     assert f"Its expected cost is {cost:.5g}; that of the found gain is {cost:.5g}" in text
     assert "differs from it by 0 %" in text or "e-0" in text
     clipped, _ = written(stored(tmp_path / "b", task="lqr-mushroom", controller=gain([-1.0, 0.0], [0.0, -1.0])))
-    assert "LQR gain" not in clipped
+    assert "about the equilibrium" in clipped
+    assert "closed form" not in clipped
 
 
 def test_every_kind_of_policy_can_be_described(policies):

@@ -29,11 +29,13 @@ class Controller:
     """A policy with its observation scaling: description, searched parameters and constants.
 
     Policies, by `description["policy"]`:
-        linear_gaussian: mean = gain o' + bias; with the constant `mask` (m, p), `gain` is the vector of the
-            entries that are True there, row by row, and the others are 0.
-        neural_gaussian: mean = action_centre + action_scale · network(o'), of layers weight_0, bias_0, …
-        softmax: logits (k,) of the same layers; one layer is a linear policy, biases may be absent.
-        parameters: named numbers of a rig, read with `values()`; it takes no observations.
+
+    - linear_gaussian: mean = gain o' + bias; with the constant `mask` (m, p), `gain` is the vector of the entries
+      that are True there, row by row, and the others are 0.
+    - neural_gaussian: mean = action_centre + action_scale · network(o'), of layers weight_0, bias_0, …
+    - softmax: logits (k,) of the same layers; one layer is a linear policy, biases may be absent.
+    - parameters: named numbers of a rig, read with `values()`; it takes no observations.
+
     Gaussian policies have `log_std` (m,) among parameters (learned) or constants (fixed), or none.
 
     Args:

@@ -36,6 +36,8 @@ BATCHES, COMPILED_BATCHES = 16, 100
 ROLLOUTS = 64
 #: what variants are called that the advice looks for
 BIASED, SHARED = "biased", "shared seeds"
+#: most parameters whose single errors are kept
+COORDINATES = 100
 #: a ratio of two SNRs that is worth a sentence
 WORTH = 1.5
 
@@ -50,6 +52,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         snr_error: its standard error, by jackknife over batches.
         cosine: between the estimates of two independent batches, on average.
         norm, norm_error: ‖∇J‖ and the standard error √tr Cov of one batch, in cost units per unit of θ.
+        errors: that of each coordinate (d,), of no more than `COORDINATES`; else empty.
     """
 
     estimator: str
@@ -63,6 +66,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     cosine: float
     norm: float
     norm_error: float
+    errors: tuple[float, ...] = ()
 
     @property
     def label(self) -> str:
@@ -225,6 +229,7 @@ def _row(words: tuple[str, str, str], method: Method, policy: Policy, estimates:
         cosine=float((np.sum(units.sum(0) ** 2) - B) / (B * (B - 1))),
         norm=math.sqrt(max(float(mean @ mean) - noise / B, 0.0)),
         norm_error=math.sqrt(max(noise, 0.0)),
+        errors=tuple(estimates.std(0, ddof=1).tolist()) if estimates.shape[1] <= COORDINATES else (),
     )
 
 

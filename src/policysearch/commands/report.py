@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policysearch import flags
 from policysearch.commands import shared
+from policysearch.comparison.cells import CONFIGURATION
+
+REPORT = "report.html"
 
 if TYPE_CHECKING:
     from policysearch.runs import Run
@@ -20,7 +24,7 @@ def main(given: list[str]) -> int:
         description="Write a report of a run, or of several beside each other: one HTML file that needs nothing else. "
         "Runs that are damaged, killed or still going on are shown as far as they go.",
     )
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of runs")
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of runs, or one of a comparison")
     parser.add_argument("--out", metavar="FILE", help="the page [report.html in the first folder]")
     parser.add_argument(
         "--rollouts", metavar="N", default="5", help="evaluation rollouts to run and show; 0 runs nothing [5]"
@@ -31,11 +35,27 @@ def main(given: list[str]) -> int:
     rollouts = shared.number("--rollouts", arguments.rollouts, int)
     if rollouts < 0:
         raise ValueError(f"--rollouts is {rollouts}; it must be at least 0.")
+    if (Path(arguments.folders[0]) / CONFIGURATION).exists():
+        path = _compared(arguments.folders, arguments.out)
+        print(f"saved: {path}, {path.stat().st_size / 1e6:.2f} MB")
+        return 0
     from policysearch.report.document import write
 
     path = write(arguments.folders, arguments.out, load=_task, rollouts=rollouts, progress=_say)
     print(f"saved: {path}, {path.stat().st_size / 1e6:.2f} MB")
     return 0
+
+
+def _compared(folders: list[str], out: str | None) -> Path:
+    """The page of a comparison, also of one that has not finished."""
+    if len(folders) > 1:
+        raise ValueError(f"{folders[0]} holds a comparison, which has a page of its own; name it alone.")
+    from policysearch.comparison.cells import configuration
+    from policysearch.comparison.summary import open_comparison
+    from policysearch.report import comparison
+
+    folder = Path(folders[0])
+    return comparison.write(open_comparison(folder), out or folder / REPORT, configuration(folder))
 
 
 def _say(text: str) -> None:

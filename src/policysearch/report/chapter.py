@@ -162,7 +162,7 @@ class Chapter:
         if self.material.rig:
             plain = self.run.configuration.get("specification") or {}
             observations, actions = plain.get("observation_names", ()), plain.get("action_names", ())
-        policy.describe(self.page, controller, observations, actions, _best_gain(self.task, controller))
+        policy.describe(self.page, controller, observations, actions, _regulator(self.task, controller))
 
     def _motion(self) -> None:
         controller = self.material.controller
@@ -227,15 +227,19 @@ class Chapter:
         self.page.table(["update", "trial", "what", "reason"], rows, caption)
 
 
-def _best_gain(task: Any, controller: Any) -> tuple[str, Any] | None:
-    """The best gain matrix, where the task is a linear plant with a closed form; what it is, and what it costs."""
-    if controller.policy != "linear_gaussian" or not hasattr(task, "best_gain"):
+def _regulator(task: Any, controller: Any) -> tuple[str, Any] | None:
+    """The LQR gain to compare a gain matrix with, where the task has one; what it is, and the matrix."""
+    if controller.policy != "linear_gaussian" or not hasattr(task, "equilibrium"):
         return None
-    try:
-        gain, cost = task.best_gain()
-        own = task.expected_cost(*_gain_and_bias(controller))
-    except ValueError:  # a plant with limits has none
+    from policysearch.baseline import lqr
+
+    policy = lqr(task)
+    if policy is None:
         return None
+    gain = policy.physical_gain()[0]
+    if not hasattr(task, "best_gain") or task.limited:
+        return "The LQR gain about the equilibrium, from the plant's equations linearised there", gain
+    own, cost = (task.expected_cost(*_gain_and_bias(c)) for c in (controller, policy.controller()))
     words = f"The best time-invariant LQR gain for this horizon, start and noise. Its expected cost is {cost:.5g}"
     return f"{words}; that of the found gain is {own:.5g} (both in closed form).", gain
 

@@ -51,7 +51,7 @@ class LQR(Task):
         final: weight (p, p) ≥ 0 of the state after the last stage; none by default.
         action_limit, state_limit: actions and next states are held within ± these scalars; None for none.
         dt: seconds per stage.
-        tolerance: (p,) a rollout succeeds if every |state| stays within it over the last tenth of the stages;
+        tolerance: (p,) a rollout succeeds if each state stays within ± it over the last tenth of the stages;
             None: the task is judged by its mean cost.
         threshold: the mean cost that counts as solved, for a plant with limits, which has no closed form.
         observation_scale: typical magnitude of each state, (p,); ones by default.
