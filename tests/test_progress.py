@@ -6,8 +6,6 @@ import io
 import math
 import re
 
-import nbclient
-import nbformat
 import pytest
 
 from policysearch import progress as module
@@ -209,6 +207,8 @@ def test_training_from_python_is_silent_unless_asked(capsys):
 
 def test_a_notebook_has_one_view_that_is_replaced():
     """Run by a kernel of its own; the saved notebook holds what somebody sees."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
     code = (
         "from policysearch import train\n"
         "seen = []\n"
@@ -216,11 +216,10 @@ def test_a_notebook_has_one_view_that_is_replaced():
         "len(seen)"
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    kinds = []
+    messages = []
     client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3")
-    client.on_cell_execute = None
     handle = client.process_message
-    client.process_message = lambda message, *more: (kinds.append(message["msg_type"]), handle(message, *more))[1]
+    client.process_message = lambda message, *more: (messages.append(message), handle(message, *more))[1]
     client.execute()
     view, count = notebook.cells[0].outputs
     assert count["data"]["text/plain"] == "300"
@@ -229,6 +228,9 @@ def test_a_notebook_has_one_view_that_is_replaced():
     assert lines[1].startswith("━" * 30 + "  100 %")
     assert lines[2].startswith("update 300  cost")
     assert lines[-1].endswith("on fresh seeds; budget spent")
+    kinds = [message["msg_type"] for message in messages]
+    first = messages[kinds.index("display_data")]["content"]["data"]["text/plain"]
+    assert first == "bowl, weight_perturbation, seed 0\npreparing"
     assert kinds.count("display_data") == 1
     # the first, those at most four times a second, two remarks, the last
     assert 2 <= kinds.count("update_display_data") < 300

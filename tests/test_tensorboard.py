@@ -15,16 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import masked_crc32c
 
 from policysearch import open_run, train
 from policysearch.cli import main
 from policysearch.report import tensorboard as module
 from policysearch.report.tensorboard import TensorBoard
 
+event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+masked_crc32c = pytest.importorskip("tensorboardX.record_writer").masked_crc32c
 
-def events(path: Path) -> list[event_pb2.Event]:
+
+def events(path: Path) -> list:
     """The events of a file, as `TFRecord` readers check them: length, checksum, content, checksum."""
     found, stream = [], io.BytesIO(path.read_bytes())
     while head := stream.read(8):

@@ -177,7 +177,8 @@ class Progress:
         record = self._record
         gone = duration(time.monotonic() - self._started)
         if record is None:
-            lines.append([(f"preparing, {gone}", "")])
+            # a notebook is not refreshed till there is a record
+            lines.append([("preparing" if self._cell else f"preparing, {gone}", "")])
         else:
             share = record.get("share", 0.0)
             percent, _, left = self._spent(record).partition(", ")
