@@ -272,13 +272,20 @@ def test_a_page_that_cannot_be_read_hides_no_row_before_or_behind_it(run, undist
     page = content.index(b'"number":9,') // size
     content[page * size : (page + 1) * size] = bytes(size)
     (run / DATABASE).write_bytes(bytes(content))
-    found = [number for number, _, _ in salvage(run / DATABASE)]
+    rows = {number: (row, whole) for number, row, whole in salvage(run / DATABASE)}
+    found = list(rows)
     gap = next(number for number in range(1, 54) if number not in found)
     behind = [number for number in found if number > gap]
     assert behind == list(range(behind[0], 54))
     assert found[: gap - 1] == list(range(1, gap))
+    # the first one behind follows from none; the last one before may have reached into the page
+    assert behind[0] in (torn := [number for number, (_, whole) in rows.items() if not whole])
+    assert set(torn) <= {gap - 1, behind[0]}
+    asked = {row.trial for row, whole in rows.values() if whole and row.kind == "asked"}
+    unasked = [row for row, whole in rows.values() if whole and row.kind == "told" and row.trial not in asked]
+    assert len(unasked) <= 1  # of the trial whose asking stood in the page
     said = repair(run)
-    assert f"Kept {53 - (behind[0] - gap) - 1} of 53 rows" in said  # the first one behind follows from none
+    assert f"Kept {len(found) - len(torn) - len(unasked)} of 53 rows" in said
     assert f"{behind[0] - gap} rows that cannot be read" in said
     told = []
     with Search.open(run) as search:
