@@ -9,8 +9,9 @@ included. A seed that spends the budget without a crossing has failed: it counts
 Every finished search adds a line to the results file, and what stands there is not run again: an interrupted run goes
 on where it was. The table is made from that file.
 
-`--who natural` runs the preset of `natural_gradient` instead. Its budget are the rollouts that Rajeswaran et al. (2017)
-needed with RBF policies, by table 1 of Mania et al. (2018); it is evaluated after every 5th update of 10 rollouts.
+`--who natural` runs the preset of `natural_gradient` instead, `natural_linear` the same with a gain matrix. Their budgets
+are the rollouts that Rajeswaran et al. (2017) needed with RBF and with linear policies, by table 1 of Mania et al. (2018);
+they are evaluated after every 5th update of 10 rollouts.
 
 `--same` runs no race: it gives the reference our perturbations and environment seeds (partners share one), lets both
 make updates from the same parameters, and prints by how much the results differ.
@@ -45,22 +46,23 @@ SAME = {"Swimmer-v5": 3, "Hopper-v5": 10, "HalfCheetah-v5": 1}
 #: rollouts of an evaluation
 EVALUATION = 5
 #: who can be asked for; "shared" is ours where partners share an environment seed, which the preset leaves out;
-#: "natural" is the preset of natural_gradient
-WHO = ("ours", "reference", "shared", "natural")
+#: "natural" is the preset of natural_gradient, "natural_linear" the same with a gain matrix
+WHO = ("ours", "reference", "shared", "natural", "natural_linear")
 #: training rollouts of a natural gradient at most, and updates between its evaluations
 NATURAL_BUDGETS, NATURAL_EVERY = {"Swimmer-v5": 1550, "Hopper-v5": 8640, "HalfCheetah-v5": 6000}, 5
+LINEAR_BUDGETS = {"Swimmer-v5": 1450, "Hopper-v5": 13920, "HalfCheetah-v5": 11250}
 SHARED = {"common_random_numbers": True}
 
 
 class Ours:
     """The product's search, one update at a time."""
 
-    def __init__(self, name, seed, workers, method="ars", options=None):
-        chosen = preset("paper", method, name, options)
+    def __init__(self, name, seed, workers, method="ars", options=None, policy=None):
+        chosen = preset("paper", method, name, options, policy)
         self.seed = seed
         self.budget, self.every = (BUDGETS[name], EVERY[name])
         if method == "natural_gradient":
-            self.budget, self.every = NATURAL_BUDGETS[name], NATURAL_EVERY
+            self.budget, self.every = (NATURAL_BUDGETS if policy is None else LINEAR_BUDGETS)[name], NATURAL_EVERY
         self.search = Search(name, chosen.method, policy=chosen.policy, budget=self.budget, seed=seed, workers=workers)
         self.size = self.search.layout.size
 
@@ -103,6 +105,8 @@ def run(name, who, seed, workers):
         search = Reference(name, seed, workers)
     elif who == "natural":
         search = Ours(name, seed, workers, "natural_gradient")
+    elif who == "natural_linear":
+        search = Ours(name, seed, workers, "natural_gradient", policy={"kind": "linear"})
     else:
         search = Ours(name, seed, workers, options=SHARED if who == "shared" else None)
     seconds, updates, rollouts, curve, load = 0.0, 0, 0, [], []

@@ -65,7 +65,7 @@ def untraceable(monkeypatch):
 def test_a_kept_program_gives_the_bits_of_the_traced_one(tmp_path, plan, untraceable):
     keep(tmp_path, *plan)
     untraceable()
-    assert run(tmp_path, *plan) == run(None, *plan)
+    assert repr(run(tmp_path, *plan)) == repr(run(None, *plan))  # NaN is equal to itself there
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"", lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:]])
