@@ -9,9 +9,9 @@ included. A seed that spends the budget without a crossing has failed: it counts
 Every finished search adds a line to the results file, and what stands there is not run again: an interrupted run goes
 on where it was. The table is made from that file.
 
-`--who natural` runs the preset of `natural_gradient` instead, `natural_linear` the same with a gain matrix. Their budgets
-are the rollouts that Rajeswaran et al. (2017) needed with RBF and with linear policies, by table 1 of Mania et al. (2018);
-they are evaluated after every 5th update of 10 rollouts.
+`--who natural` runs the preset of `natural_gradient` instead, `natural_linear` the same with a gain matrix. Their
+budgets are the rollouts that Rajeswaran et al. (2017) needed with RBF and with linear policies, by table 1 of Mania et
+al. (2018); they are evaluated after every 5th update of 10 rollouts.
 
 `--same` runs no race: it gives the reference our perturbations and environment seeds (partners share one), lets both
 make updates from the same parameters, and prints by how much the results differ.

@@ -228,23 +228,23 @@ def test_18_12_each_stage_cost_needs_only_the_prefix_that_leads_to_it():
     total = 0.0
     for stages in (1, 2, 3):
         x, u = prefixes(stages)
-        joint = jax.jacfwd(lambda t, x=x, u=u: jnp.exp(jax.vmap(log_joint, (None, 0, 0))(t, x, u)))(theta)
+        joint = jax.jit(jax.jacfwd(lambda t, x=x, u=u: jnp.exp(jax.vmap(log_joint, (None, 0, 0))(t, x, u))))(theta)
         total += STAGE_COST[x[:, -1], u[:, -1]] @ joint
-    np.testing.assert_allclose(total, jax.grad(chain_cost)(theta), atol=1e-13)
+    np.testing.assert_allclose(total, jax.jit(jax.grad(chain_cost))(theta), atol=1e-13)
 
 
 def test_18_13_stage_costs_times_prefix_scores_have_the_gradient_as_mean():
     theta, (x, u) = TABLE.theta(), prefixes(3)
-    p = jnp.exp(jax.vmap(log_joint, (None, 0, 0))(theta, x, u))
-    rows = jax.vmap(jax.grad(log_joint), (None, 0, 0))
+    p = jnp.exp(jax.jit(jax.vmap(log_joint, (None, 0, 0)))(theta, x, u))
+    rows = jax.jit(jax.vmap(jax.grad(log_joint), (None, 0, 0)))
     total = sum((p * STAGE_COST[x[:, k], u[:, k]]) @ rows(theta, x[:, : k + 1], u[:, : k + 1]) for k in range(3))
-    np.testing.assert_allclose(total, jax.grad(chain_cost)(theta), atol=1e-13)
+    np.testing.assert_allclose(total, jax.jit(jax.grad(chain_cost))(theta), atol=1e-13)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_18_14_prefix_probabilities_factor_and_sum_to_one(stages):
     x, u = prefixes(stages)
-    joint = jnp.exp(jax.vmap(log_joint, (None, 0, 0))(TABLE.theta(), x, u))
+    joint = jnp.exp(jax.jit(jax.vmap(log_joint, (None, 0, 0)))(TABLE.theta(), x, u))
     assert joint.sum() == pytest.approx(1, abs=1e-13)
     policy = np.exp(TABLE.log_prob(jax.nn.one_hot(x, 2), jnp.asarray(u))).prod(1)
     transitions = START[x[:, 0]] * MOVE[x[:, :-1], u[:, :-1], x[:, 1:]].prod(1)

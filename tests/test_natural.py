@@ -150,10 +150,8 @@ SIZES = [(1, 1), (4, 3)]
 #: what is compiled, each for the sizes above
 CASES = [
     ("pseudo-inverse", "gain, learned std", False),
-    ("pseudo-inverse", "softmax", True),
     ("sample space", "network", True),
-    ("own Fisher matrix", "softmax", False),
-    ("own Fisher matrix", "network", True),
+    ("own Fisher matrix", "softmax", True),
     ("conjugate gradients", "gain", False),
     ("their own Fisher matrix", "network", False),
     ("constant", "gain, learned std", True),
