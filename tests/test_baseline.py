@@ -86,3 +86,12 @@ def test_a_plant_that_no_force_moves_has_none():
             return super().step(x, 0 * u, w)
 
     assert lqr(Loose("balance")) is None
+
+
+def test_a_state_that_the_plant_leaves_is_no_equilibrium():
+    class Wrong(Shifted):
+        def equilibrium(self):
+            return Equilibrium((1.0, 2.0), (4.0,), lambda z: z, lambda x: x)
+
+    with pytest.warns(UserWarning, match="names a state that the plant leaves"):
+        assert lqr(Wrong()) is None

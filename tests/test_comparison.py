@@ -51,6 +51,10 @@ def test_the_interquartile_mean_leaves_out_a_quarter_on_either_side():
     assert statistics.iqm([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 1000.0]) == 4.5
     assert statistics.iqm([1.0, 2.0, 3.0, np.inf]) == 2.5
     assert statistics.iqm([1.0, np.inf, np.inf, np.inf]) == np.inf
+    assert statistics.iqm([7.0]) == 7
+    # of five a quarter is one and a quarter of the next
+    assert statistics.iqm([100.0, 1.0, 2.0, 3.0, -9.0]) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
+    assert statistics.iqm(np.arange(12.0).reshape(4, 3), axis=0).tolist() == [4.5, 5.5, 6.5]
 
 
 def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
@@ -65,17 +69,35 @@ def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
     assert abs(np.mean(held) - 0.92) < 4 * np.sqrt(0.92 * 0.08 / 300)
 
 
-def test_intervals_of_one_seed_or_of_failed_ones_are_unknown():
-    assert np.isnan(statistics.iqm_estimate([1.0]).low)
-    assert np.isnan(statistics.iqm_estimate([1.0, np.inf, np.inf]).high)
-    assert statistics.iqm_estimate([2.0, 2.0]) == (2.0, 2.0, 2.0)
+def test_few_seeds_or_failed_ones_have_no_interval():
+    assert np.isnan(statistics.iqm_estimate([1.0, 2.0, 3.0]).low)
+    assert np.isnan(statistics.iqm_estimate([1.0, 2.0, 3.0, np.inf]).high)
+    assert np.isfinite(statistics.iqm_estimate([1.0, 2.0, 3.0, 4.0]).high)
+    assert np.isnan(statistics.improvement([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]).low)
 
 
 def test_the_probability_of_improvement_counts_pairs_and_halves_ties():
     assert statistics.improvement([1.0, 3.0], [2.0, 3.0]).value == (2 + 0 + 0.5) / 4
     chance = statistics.improvement(np.arange(10.0), np.arange(10.0) + 3)
-    assert chance.low < chance.value < chance.high
+    assert 0.4 < chance.low < chance.value < chance.high < 1
     assert chance.value == np.mean([[(a < b) + 0.5 * (a == b) for b in range(3, 13)] for a in range(10)])
+    mirrored = statistics.improvement(np.arange(10.0) + 3, np.arange(10.0))
+    assert (mirrored.value, mirrored.low) == (pytest.approx(1 - chance.value), pytest.approx(1 - chance.high))
+
+
+def test_where_all_pairs_agree_the_interval_still_has_a_width():
+    sure = statistics.improvement(np.arange(5.0), np.arange(5.0) + 9)
+    assert sure.value == sure.high == 1
+    assert 0.5 < sure.low < 0.8
+
+
+@pytest.mark.parametrize("seeds", [4, 10])
+def test_equal_methods_are_called_different_in_one_of_twenty_comparisons(seeds):
+    """Four standard errors of a share of 0.05 among 1500."""
+    random = np.random.default_rng(5)
+    found = [statistics.improvement(*random.standard_normal((2, seeds))) for _ in range(1500)]
+    different = np.mean([chance.low > 0.5 or chance.high < 0.5 for chance in found])
+    assert abs(different - 0.05) < 4 * np.sqrt(0.05 * 0.95 / 1500)
 
 
 def test_a_failed_seed_is_worse_than_any_other():
@@ -91,11 +113,11 @@ def test_rows_curves_and_words_say_what_the_cells_hold():
         cell("slow", 0, [9.0, 9.0, 1.0], [False, False, True]),
         cell("slow", 1, [9.0, 9.0, 2.0], [False, False, True]),
         cell("quick", 0, [9.0, 4.0, 4.0], [False, True, True]),
-        cell("quick", 1, [9.0, 8.0], [False, False], failed=2),
+        cell("quick", 1, [9.0, 8.0], [False, True], failed=2),
     )
     first, second = found.table()
     assert (first.method, first.solved, first.reached, first.rollouts, first.iqm.value) == ("slow", 2, 2, 20, 1.5)
-    assert (second.method, second.solved, second.reached, second.rollouts, second.failed) == ("quick", 1, 1, 10, 2)
+    assert (second.method, second.solved, second.reached, second.rollouts, second.failed) == ("quick", 2, 2, 10, 2 / 30)
     curve = found.curve("quick")
     assert curve.value.tolist() == [9.0, 6.0, 6.0]  # the seed that ended early stays where it ended
     assert curve.rollouts.tolist() == [0, 10, 15]
@@ -234,6 +256,8 @@ def test_other_conditions_need_another_folder(tmp_path):
         ("bowl", "cma", {"seeds": [1, 1]}, "none twice"),
         ("bowl", "cma", {"points": 0}, "at least one"),
         ("lqr", "gpomdp,ars", {"budget": 2}, "less than one update"),
+        ("bowl", "cma", {"budget": "9updates"}, "not the same for all"),
+        ("bowl", "cma", {"threshold": np.nan}, "must be finite"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_runs(task, methods, options, words, tmp_path):
@@ -368,6 +392,40 @@ def test_the_command_says_what_is_wrong(extra, words, capsys, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plant_whose_every_rollout_fails_ends_with_words_and_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    nothing = Function(cost=lambda values, key: values[0] * np.nan, initial=(1.0, 2.0), name="nothing")
+    found = compare(nothing, "weight_perturbation,cma", seeds=2, budget=200, points=3, folder=tmp_path / "found")
+    words = found.words()
+    assert words[0] == "No method ended with a policy that could be measured."
+    assert "weight_perturbation: 2 of 2 searches ended early, after 80 rollouts: 10 updates in a row" in words[1]
+    assert main(["report", "found"]) == 0
+    assert "ended early" in (tmp_path / "found" / "report.html").read_text()
+
+
+def test_rollouts_of_the_last_policy_that_fail_count_as_the_worst_and_are_told():
+    """A third of all rollouts fails, whatever the policy."""
+    jax = pytest.importorskip("jax")
+    dice = Function(
+        cost=lambda values, key: jax.numpy.where(
+            jax.random.uniform(key) < 1 / 3,
+            jax.numpy.nan,
+            jax.random.uniform(jax.random.fold_in(key, 1)) + values @ values,
+        ),
+        initial=(0.0, 0.0),
+        deterministic=False,
+        name="dice",
+    )
+    found = compare(dice, "nelder_mead", seeds=1, budget=20, points=2, evaluation_rollouts=600)
+    final = found.cells[0].final
+    # a third of 600 within 4 standard errors, and U(0, 1) of the others
+    assert abs(final.failed - 200) < 4 * np.sqrt(600 * 2 / 9)
+    good = 600 - final.failed
+    assert final.value == pytest.approx((0.5 * good + final.failed) / 600, abs=0.05)
+    assert f"fail with 1 of 1 seeds, up to {final.failed} of an evaluation" in found.words()[-1]
+
+
 def test_words_of_a_comparison_in_which_nothing_worked():
     assert grid(cell("a", 0, [None])).words() == ["No method ended with a policy that could be measured."]
     assert summary.interval(statistics.Estimate(2.0, np.nan, np.nan)) == "2"
+    assert summary.interval(statistics.Estimate(np.inf, np.nan, np.nan)) == "no policy to measure"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from policysearch.tasks import BUILT_IN, resolve
     from policysearch.tasks.lqr import LQR
     from policysearch.tasks.python_function import PythonFunction
-    from policysearch.tasks.task import Function, Task
+    from policysearch.tasks.task import Equilibrium, Function, Task
     from policysearch.training import train
     from policysearch.trials import Trial
 
@@ -65,6 +65,7 @@ __all__ = [
     "CostToGo",
     "Discrete",
     "Elites",
+    "Equilibrium",
     "Euclidean",
     "Evaluation",
     "FiniteDifferences",
@@ -136,7 +137,7 @@ _HOMES = {
     "tasks": "BUILT_IN resolve",
     "tasks.lqr": "LQR",
     "tasks.python_function": "PythonFunction",
-    "tasks.task": "Function Task",
+    "tasks.task": "Equilibrium Function Task",
     "training": "train",
     "trials": "Trial",
 }

@@ -5,6 +5,7 @@ It knows the plant's equations, which no search does; comparisons and reports sh
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -28,8 +29,8 @@ def lqr(task: Any) -> LinearGaussian | None:
         task: as `policysearch.tasks.resolve` gives it.
 
     Returns:
-        The policy; None where the task has no equilibrium to hold, where its cost does not curve upwards there, or
-        where no gain stabilises it.
+        The policy; None where the task has no equilibrium to hold, or names a state that the plant leaves (a warning
+        says so), where its cost does not curve upwards there, or where no gain stabilises it.
 
     Example:
         >>> from policysearch.tasks import build
@@ -45,6 +46,13 @@ def lqr(task: Any) -> LinearGaussian | None:
         return None
     z, u = jnp.asarray(rest.coordinates, float), jnp.asarray(rest.action, float)
     move = lambda z, u: rest.read(task.step(rest.state(z), u, _calm(task)))  # noqa: E731
+    if not np.allclose(move(z, u), z, rtol=1e-4, atol=1e-4):
+        warnings.warn(
+            f"{type(task).__name__}.equilibrium() names a state that the plant leaves: {np.asarray(z).tolist()} "
+            f"goes to {np.asarray(move(z, u)).tolist()}. There is no regulator about it.",
+            stacklevel=2,
+        )
+        return None
     cost = lambda z, u: task.cost(rest.state(z), u)  # noqa: E731
     A, B = (np.asarray(part, float) for part in jax.jacfwd(move, (0, 1))(z, u))
     (Q, N), (_, R) = jax.tree.map(lambda part: np.asarray(part, float), jax.hessian(cost, (0, 1))(z, u))

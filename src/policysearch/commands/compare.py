@@ -30,12 +30,13 @@ def main(given: list[str]) -> int:
     budget = None if arguments.budget is None else Budget.parse(arguments.budget)
     folder = Path(arguments.out or Path("comparisons", re.sub(r"[^A-Za-z0-9._-]+", "-", arguments.task).strip("-.")))
     shared.prepare_jax()
+    from policysearch.comparison import cells
     from policysearch.comparison.grid import Progress, compare
     from policysearch.progress import Progress as Shown
 
     task: Any = shared.task(arguments.task, {} if arguments.horizon is None else {"horizon": arguments.horizon})
     noun = "return" if task.specification.reward else "cost"
-    title = f"{arguments.task}: {', '.join(entrants)}; {len(seeds)} seeds"
+    title = f"{arguments.task}: {', '.join(entrants)}; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     with Shown(title, str(folder), noun) as shown:
 
         def on_progress(progress: Progress) -> None:
@@ -56,18 +57,21 @@ def main(given: list[str]) -> int:
                 **({} if arguments.points is None else {"points": arguments.points}),
             )
         except KeyboardInterrupt:
-            print(f"policysearch: finished searches are in {folder}; the same command goes on", file=sys.stderr)
+            kept = len(cells.read(folder))
+            said = f"{kept} finished searches are kept in {folder}; the same command goes on"
+            print(f"policysearch: {said}", file=sys.stderr)
             raise
-    from policysearch.comparison import cells
     from policysearch.report import comparison as report
 
-    report.save_picture(found, folder / PICTURE)
-    report.write(found, folder / REPORT, cells.configuration(folder))
     if arguments.json:
         rows = [row._asdict() for row in found.table()]
         print(shared.as_json({"task": arguments.task, "budget": found.budget, "rows": rows, "words": found.words()}))
     else:
-        print("\n".join([*text(*report.table(found)), "", *found.words(), f"saved: {folder}/{REPORT}, with {PICTURE}"]))
+        print("\n".join([*text(*report.table(found)), "", *found.words()]), flush=True)
+    report.save_picture(found, folder / PICTURE)
+    report.write(found, folder / REPORT, cells.configuration(folder))
+    if not arguments.json:
+        print(f"saved: {folder}/{REPORT}, with {PICTURE}")
     return 0
 
 

@@ -23,7 +23,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
         seconds: of sampling and updating so far, without evaluations and without compilation of programs that many
             seeds share; where S seeds run together, 1/S of what all of them took.
         value, error: mean cost on the comparison's evaluation seeds, or return where users think in returns, and its
-            standard error; None where every rollout failed.
+            standard error. A rollout that failed counts as the worst of the others; None where every one failed.
+        failed: rollouts of the evaluation that failed.
         solved: by the task's own criterion, or by the threshold that was asked; None where there is neither.
     """
 
@@ -33,6 +34,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     value: float | None
     error: float | None = None
     solved: bool | None = None
+    failed: int = 0
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):

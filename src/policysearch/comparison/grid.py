@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import numpy as np
 
 from policysearch.baseline import lqr
 from policysearch.comparison import cells as kept
+from policysearch.comparison import rivals
 from policysearch.comparison.cells import Cell
 from policysearch.comparison.entrants import RIVALS, named
 from policysearch.comparison.running import AT_THE_END, POINTS, Conditions, rival_policy, run
@@ -95,9 +97,14 @@ def compare(
     if isinstance(plant, Specification):
         raise ValueError(f"{specification.name} only describes trials; a comparison runs them itself.")
     common = _budget(plant) if budget is None else Budget.parse(budget)
+    if common.unit == "updates":
+        raise ValueError(f"A budget of {common} is not the same for all; give rollouts (2000) or stages (2e6stages).")
+    if threshold is not None and not np.isfinite(threshold):
+        raise ValueError(f"threshold is {threshold}; it must be finite.")
     settings: dict[str, Any] = {}
     for label, entrant in entrants.items():  # whatever does not fit is said before anything runs
         if isinstance(entrant, str):
+            rivals.prepare(entrant)
             rival_policy(plant, policy, chosen[0])
             settings[label] = RIVALS[entrant]
         else:

@@ -7,6 +7,8 @@ answer if it ended now.
 
 from __future__ import annotations
 
+import importlib
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -36,10 +38,8 @@ class BudgetSpent(Exception):  # noqa: N818 - not an error: the way in which eve
 
 def cma(costs: Costs, theta: np.ndarray, std: float, seed: int) -> None:
     """CMA-ES by pycma with its defaults (Hansen 2016), from the spread that our `cem` starts from."""
-    try:
-        from cma import CMAEvolutionStrategy
-    except ImportError:
-        raise ImportError("cma needs pycma: pip install 'policysearch[rivals]'.") from None
+    from cma import CMAEvolutionStrategy
+
     if len(theta) < 2:
         raise ValueError("cma searches two parameters or more; this policy has one.")
     search = CMAEvolutionStrategy(theta, std, {"seed": seed + 1, "verbose": -9})
@@ -86,6 +86,9 @@ class Trials:
     ):
         self.task, self.policy, self.seed, self.budget, self.pool = task, policy, seed, budget, pool
         self.rollouts = self.stages = self.calls = self.failed = 0
+        #: seconds that compiling took
+        self.compilation = 0.0
+        self._programs: dict[int, Any] = {}
         self._on_call = on_call
         self._worst = np.inf
 
@@ -128,12 +131,29 @@ class Trials:
             came = self.pool.run(jobs)
             return np.where(came.outcome == OK, came.totals, np.nan), came.stages
         key = jax.random.fold_in(native.purpose_key(self.seed, Purpose.ENVIRONMENT), self.calls)
-        costs = _costs(self.task, self.policy, jnp.asarray(rows, self.policy.theta().dtype), key)
+        given = (self.task, self.policy, jnp.asarray(rows, self.policy.theta().dtype), key)
+        if len(rows) not in self._programs:
+            start = time.perf_counter()
+            self._programs[len(rows)] = _costs.lower(*given).compile()
+            self.compilation += time.perf_counter() - start
+        costs = self._programs[len(rows)](*given)
         return np.asarray(costs, float), len(rows) * self.task.specification.horizon
 
     def at(self, theta: np.ndarray) -> Policy:
         """The policy with other parameters (d,)."""
         return self.policy.with_theta(jnp.asarray(theta, self.policy.theta("parameter").dtype), "parameter")
+
+
+def prepare(name: str) -> None:
+    """Import what a rival needs, so that its clock need not.
+
+    Raises:
+        ImportError: it is not installed; the message says how to.
+    """
+    try:
+        importlib.import_module({"cma": "cma", "nelder_mead": "scipy.optimize"}[name])
+    except ImportError:
+        raise ImportError(f"{name} needs a package more: pip install 'policysearch[rivals]'.") from None
 
 
 def run(name: str, trials: Trials, std: float, seed: int) -> str:
@@ -148,7 +168,9 @@ def run(name: str, trials: Trials, std: float, seed: int) -> str:
     return "ended by itself"
 
 
-@eqx.filter_jit
-def _costs(task: Any, policy: Policy, rows: jax.Array, key: jax.Array) -> jax.Array:
+def _each(task: Any, policy: Policy, rows: jax.Array, key: jax.Array) -> jax.Array:
     keys = jax.random.split(key, len(rows))
     return jax.vmap(lambda row, k: native.total(task, policy.with_theta(row, "parameter"), k)[0])(rows, keys)
+
+
+_costs: Any = eqx.filter_jit(_each)

@@ -54,23 +54,27 @@ class Conditions(NamedTuple):
 
     def point(self, rollouts: int, stages: int, seconds: float, evaluation: Evaluation) -> Point:
         """A point of a curve."""
-        reward = evaluation.return_mean is not None
-        value, error = (
-            (evaluation.return_mean, evaluation.return_sem) if reward else (evaluation.cost_mean, evaluation.cost_sem)
-        )
-        if value is not None and not np.isfinite(value):
-            value = error = None
-        solved = evaluation.solved
+        reward = evaluation.returns is not None
+        values = np.array(evaluation.returns if evaluation.returns is not None else evaluation.costs, float)
+        good = np.isfinite(values)
+        if not good.any():
+            solved = None if self.threshold is None and evaluation.solved is None else False
+            return Point(
+                rollouts=rollouts, stages=stages, seconds=seconds, value=None, solved=solved, failed=len(values)
+            )
+        worst = values[good].min() if reward else values[good].max()
+        values = np.where(good, values, worst)
+        mean, solved = float(values.mean()), evaluation.solved
         if self.threshold is not None:
-            good = value is not None and not evaluation.failed
-            solved = good and (value >= self.threshold if reward else value <= self.threshold)  # type: ignore[operator]
+            solved = bool(good.all() and (mean >= self.threshold if reward else mean <= self.threshold))
         return Point(
             rollouts=rollouts,
             stages=stages,
             seconds=seconds,
-            value=value,
-            error=error,
+            value=mean,
+            error=float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0,
             solved=solved,
+            failed=int((~good).sum()),
         )
 
 
@@ -212,8 +216,12 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
     try:
         measure = lambda policy, n, s: evaluate(task, policy.controller(), n, s, pool)  # noqa: E731
         curve = [conditions.point(0, 0, 0.0, measure(start, conditions.rollouts, ALONG))]
-        shares, clock = list(conditions.shares), _Clock()
+        shares = list(conditions.shares)
         current = np.asarray(start.theta("parameter"))
+
+        def at(evaluation: Evaluation) -> Point:
+            seconds = clock.seconds - trials.compilation
+            return conditions.point(trials.rollouts, trials.stages, seconds, evaluation)
 
         def on_call(theta: np.ndarray) -> None:
             nonlocal current
@@ -223,17 +231,19 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
                 due = bool(shares.pop(0))
             if due:
                 evaluation = measure(trials.at(theta), conditions.rollouts, ALONG)
-                curve.append(conditions.point(trials.rollouts, trials.stages, clock.seconds, evaluation))
+                curve.append(at(evaluation))
                 report(seed, {}, trials.share)
             clock.go_on()
 
         trials = rivals.Trials(task, start, seed, conditions.budget, pool, on_call)
+        rivals.prepare(name)
+        clock = _Clock()
         std = rivals.START * defaults.problem(task.specification, start, "parameter").effect
         reason = rivals.run(name, trials, std, seed)
         clock.pause()
         if curve[-1].rollouts < trials.rollouts:  # where the budget is no whole number of calls, or it ended by itself
             evaluation = measure(trials.at(current), conditions.rollouts, ALONG)
-            curve.append(conditions.point(trials.rollouts, trials.stages, clock.seconds, evaluation))
+            curve.append(at(evaluation))
         end = None if task.specification.reward else conditions.rollouts
         final = measure(trials.at(current), end, AT_THE_END)
     finally:
@@ -244,7 +254,8 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
         method=label,
         seed=seed,
         curve=curve,
-        final=conditions.point(trials.rollouts, trials.stages, clock.seconds, final),
+        final=at(final),
         counts=counts,
         reason=reason,
+        compilation=trials.compilation,
     )

@@ -1,7 +1,7 @@
-"""Statistics over the seeds of a comparison, with bootstrap intervals by SciPy. No JAX.
+"""Statistics over seeds: interquartile means, probabilities of improvement, and their intervals. No JAX.
 
 The interquartile mean (IQM) leaves out the best and the worst quarter of the seeds: less luck than a mean, less noise
-than a median (Agarwal et al. 2021). All intervals are 95 % percentile intervals from resampled seeds.
+than a median (Agarwal et al. 2021). Intervals are of 95 %; fewer than `FEWEST` seeds have none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 #: bootstrap samples, of a number in a table; of each point of a curve
 RESAMPLES, CURVE_RESAMPLES = 5000, 1000
 LEVEL = 0.95
+#: seeds from which on an interval is given: what resampling makes of two or three is far too short
+FEWEST = 4
 
 
 class Estimate(NamedTuple):
@@ -26,25 +28,28 @@ class Estimate(NamedTuple):
 
 
 def iqm(values: ArrayLike, axis: int = -1) -> np.ndarray:
-    """Mean of the values between the quartiles, along an axis; infinite values count as the worst there are.
+    """Mean of the values between the quartiles, along an axis; a quarter that is no whole number counts in part.
 
     Example:
-        >>> float(iqm([0.0, 1.0, 2.0, 99.0]))
-        1.5
+        >>> float(iqm([0.0, 1.0, 2.0, 99.0])), float(iqm([0.0, 4.0, 5.0]))
+        (1.5, 3.5)
     """
-    from scipy.stats import trim_mean
-
-    return trim_mean(np.asarray(values, float), 0.25, axis=axis)
+    ordered = np.sort(np.moveaxis(np.asarray(values, float), axis, -1), axis=-1)
+    n = ordered.shape[-1]
+    weight = np.clip(np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1)) - n / 4, 0, 1)
+    used = weight > 0  # so that nothing infinite is multiplied by 0
+    if not used.any():  # one seed
+        return ordered.mean(-1)
+    return (ordered[..., used] * weight[used]).sum(-1) / weight.sum()
 
 
 def iqm_estimate(values: ArrayLike, resamples: int = RESAMPLES) -> Estimate:
-    """IQM of values (S,) and its interval, percentiles of resampled seeds."""
+    """IQM of values (S,), and the percentiles of what it is of resampled seeds."""
     values = np.asarray(values, float)
     middle = float(iqm(values))
-    if len(values) < 2 or not np.isfinite(values).all() or np.ptp(values) == 0:
-        # of seeds that all agree the bootstrap has nothing to say; of failed ones no interval is honest
-        edge = middle if len(values) > 1 and np.isfinite(values).all() else math.nan
-        return Estimate(middle, edge, edge)
+    if len(values) < FEWEST or not np.isfinite(values).all() or np.ptp(values) == 0:
+        # of seeds that all agree resampling has nothing to say; of failed ones no interval is honest
+        return Estimate(middle, math.nan, math.nan)
     from scipy.stats import bootstrap
 
     found = bootstrap(
@@ -58,14 +63,11 @@ def iqm_estimate(values: ArrayLike, resamples: int = RESAMPLES) -> Estimate:
     return Estimate(middle, float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
-def _better(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Share of pairs in which the first is less, ties half, along the last axis of both."""
-    a, b = first[..., :, None], second[..., None, :]
-    return (0.5 * (a == b) + (a < b)).mean((-2, -1))
-
-
 def improvement(first: ArrayLike, second: ArrayLike) -> Estimate:
-    """P(a seed of the first is better than one of the second), ties half, and its interval over seeds of both.
+    """P(a seed of the first is better than one of the second), ties half, and its interval.
+
+    Newcombe's (2006, method 5) for a Mann-Whitney probability: unlike resampled seeds it has a width where all pairs
+    agree, and of two equal methods it leaves 0.5 out in 1 of 20 cases from four seeds on.
 
     Args:
         first, second: what is the less the better, (S,) and (S',); infinite for seeds that failed.
@@ -75,21 +77,23 @@ def improvement(first: ArrayLike, second: ArrayLike) -> Estimate:
         1.0
     """
     a, b = np.asarray(first, float), np.asarray(second, float)
-    value = float(_better(a, b))
-    if min(len(a), len(b)) < 2:
+    value = float(((a[:, None] < b) + 0.5 * (a[:, None] == b)).mean())
+    if min(len(a), len(b)) < FEWEST:
         return Estimate(value, math.nan, math.nan)
-    from scipy.stats import bootstrap
+    from scipy.optimize import brentq
+    from scipy.stats import norm
 
-    found = bootstrap(
-        (a, b),
-        _better,
-        n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    return Estimate(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
+    wide, more = norm.ppf((1 + LEVEL) / 2) ** 2 / (len(a) * len(b)), (len(a) + len(b)) / 2 - 1
+
+    def outside(p: float) -> float:
+        """Negative where p is within the interval."""
+        return (value - p) ** 2 - wide * p * (1 - p) * (1 + more * ((1 - p) / (2 - p) + p / (1 + p)))
+
+    edge = 1e-9
+    inside = min(max(value, edge), 1 - edge)
+    low = 0.0 if value <= edge else brentq(outside, 1e-12, inside)
+    high = 1.0 if value >= 1 - edge else brentq(outside, inside, 1 - 1e-12)
+    return Estimate(value, float(low), float(high))
 
 
 def success(solved: int, seeds: int) -> Estimate:

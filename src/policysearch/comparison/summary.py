@@ -16,6 +16,9 @@ from policysearch.comparison.cells import Cell
 from policysearch.comparison.statistics import CURVE_RESAMPLES, Estimate
 from policysearch.specification import Specification
 
+#: reasons for which a search ends in order
+ORDERLY = ("budget spent", "ended by itself", "")
+
 
 class Row(NamedTuple):
     """A method over its S seeds.
@@ -25,7 +28,8 @@ class Row(NamedTuple):
         median, iqm: of what the policy costs (or returns) at the end.
         reached: seeds that met the criterion at some point of their curve.
         rollouts, stages, seconds: median till the first such point, of the seeds that reached it; None if none did.
-        spent: median rollouts of a whole search. took: median seconds of it. failed: trials that failed, in all.
+        spent: median rollouts of a whole search. took: median seconds of it. failed: share of the trials
+            of all seeds that failed.
     """
 
     method: str
@@ -40,7 +44,7 @@ class Row(NamedTuple):
     seconds: float | None
     spent: float
     took: float
-    failed: int
+    failed: float
 
 
 class Curve(NamedTuple):
@@ -135,7 +139,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             **first,
             spent=plain.median(cell.final.rollouts for cell in cells),
             took=plain.median(cell.final.seconds for cell in cells),
-            failed=sum(cell.counts.get("failed", 0) for cell in cells),
+            failed=sum(cell.counts.get("failed", 0) for cell in cells) / max(1, sum(c.final.rollouts for c in cells)),
         )
 
     def improvement(self, first: str, second: str) -> Estimate:
@@ -161,42 +165,65 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def words(self) -> list[str]:
-        """Who is best and how sure that is, in sentences."""
+        """Who is best, how sure that is, and what went wrong, in sentences."""
         rows = self.table()
-        best, sentences = rows[0], []
+        best = rows[0]
         if not np.isfinite(best.iqm.value):
-            return ["No method ended with a policy that could be measured."]
+            return ["No method ended with a policy that could be measured.", *self._early()]
         solved = "" if best.solved is None else f", solved by {best.solved} of {best.seeds} seeds"
-        sentences.append(f"{best.method} ends best: {self.noun} {interval(best.iqm)} (IQM){solved}.")
+        verb = "ends best" if len(rows) > 1 else "ends"
+        sentences = [f"{best.method} {verb}: {self.noun} {interval(best.iqm)} (IQM){solved}."]
         for row in rows[1:]:
             chance = self.improvement(best.method, row.method)
             if chance.low > 0.5:
                 sentences.append(f"It is better than {row.method} with P = {interval(chance, 2)}.")
             else:
-                more = "" if np.isfinite(chance.low) else "; more seeds would tell"
+                few = f"; {statistics.FEWEST} seeds or more would tell" if not np.isfinite(chance.low) else ""
                 sentences.append(
-                    f"From {row.method} these seeds do not tell it apart: P(better) = {interval(chance, 2)}{more}."
+                    f"From {row.method} these seeds do not tell it apart: P(better) = {interval(chance, 2)}{few}."
                 )
-        quick = min((row for row in rows if row.rollouts is not None), key=lambda row: row.rollouts or 0, default=None)
+        sure = [row for row in rows if row.reached == row.seeds]
+        quick = min(sure, key=lambda row: row.rollouts or 0, default=None)
         if quick is not None and quick is not best:
-            sentences.append(
-                f"{quick.method} meets the criterion first: after {quick.rollouts:.0f} rollouts (median of "
-                f"{quick.reached} of {quick.seeds} seeds)."
-            )
+            sentences.append(f"{quick.method} meets the criterion first: after {quick.rollouts:.0f} rollouts.")
+        return sentences + self._early()
+
+    def _early(self) -> list[str]:
+        """Sentences about searches that ended before their budget, and about final policies that fail."""
+        sentences = []
+        for method in self.methods:
+            cells = self.of(method)
+            early = [cell for cell in cells if cell.reason not in ORDERLY]
+            if early:
+                spent = plain.median(cell.final.rollouts for cell in early)
+                sentences.append(
+                    f"{method}: {len(early)} of {len(cells)} searches ended early, after {spent:.0f} rollouts: "
+                    f"{early[0].reason}."
+                )
+            failing = sum(cell.final.failed > 0 for cell in cells)
+            if failing:
+                most = max(cell.final.failed for cell in cells)
+                sentences.append(
+                    f"{method}: rollouts of the last policy fail with {failing} of {len(cells)} seeds, up to {most} of "
+                    "an evaluation; each counts as the worst of the others."
+                )
         return sentences
 
 
 def interval(estimate: Estimate, places: int | None = None) -> str:
-    """A number with its interval, as text.
+    """A number with its interval, as text, rounded where the interval begins to have a width.
 
     Example:
-        >>> interval(Estimate(0.5, 0.25, 0.75), 2)
-        '0.50 (0.25 to 0.75)'
+        >>> interval(Estimate(0.5, 0.25, 0.75), 2), interval(Estimate(70.22, 70.1, 70.4))
+        ('0.50 (0.25 to 0.75)', '70.22 (70.10 to 70.40)')
     """
+    if not np.isfinite(estimate.value):
+        return "no policy to measure"
+    known = bool(np.isfinite([estimate.low, estimate.high]).all())
+    if places is None and known and estimate.high > estimate.low:
+        places = int(np.clip(1 - np.floor(np.log10(estimate.high - estimate.low)), 0, 6))
     show = (lambda x: f"{x:.4g}") if places is None else (lambda x: f"{x:.{places}f}")
-    if not np.isfinite([estimate.low, estimate.high]).all():
-        return show(estimate.value)
-    return f"{show(estimate.value)} ({show(estimate.low)} to {show(estimate.high)})"
+    return f"{show(estimate.value)} ({show(estimate.low)} to {show(estimate.high)})" if known else show(estimate.value)
 
 
 def open_comparison(folder: str | os.PathLike[str]) -> Comparison:

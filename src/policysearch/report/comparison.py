@@ -31,7 +31,7 @@ def curves(comparison: Comparison, x: str, size: tuple[float, float] | None = No
     """
     fig = figure(*(size or ()))
     axis = fig.subplots()
-    shown = []
+    shown, places = [], []
     for index, method in enumerate(comparison.methods):
         curve = comparison.curve(method)
         place = getattr(curve, x)
@@ -42,12 +42,13 @@ def curves(comparison: Comparison, x: str, size: tuple[float, float] | None = No
         )  # fmt: skip
         axis.fill_between(place[seen], curve.low[seen], curve.high[seen], color=colour(index), alpha=0.18, linewidth=0)
         shown.append(curve.value[seen])
+        places.append(place[seen])
     values = np.concatenate(shown) if shown else np.array([])
     if comparison.baseline is not None and np.isfinite(comparison.baseline[1]):
         name, mean, _ = comparison.baseline
         axis.axhline(mean, color=MUTED[0], linewidth=1.1, linestyle=(0, (2, 2)), label=plain(f"{name}, not searched"))
         values = np.append(values, mean)
-    _logarithmic(axis, "x")
+    _logarithmic(axis, "x", np.concatenate(places), prefixes=x == "rollouts")
     _scaled(axis, values, comparison)
     label = "rollouts of the search" if x == "rollouts" else SECONDS + " [s]"
     dress(axis, label, f"{comparison.noun} of the policy, IQM", legend=True)
@@ -58,19 +59,22 @@ def _scaled(axis: Axes, values: np.ndarray, comparison: Comparison, along: str =
     """A logarithmic axis where positive costs span decades."""
     good = values[np.isfinite(values)]
     if good.size and not comparison.specification.reward and good.min() > 0 and good.max() >= DECADES * good.min():
-        _logarithmic(axis, along)
+        _logarithmic(axis, along, good)
 
 
-def _logarithmic(axis: Axes, along: str) -> None:
-    """Plain numbers at 1, 2, 5, or at powers of ten where there are many of them."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+def _logarithmic(axis: Axes, along: str, values: np.ndarray, prefixes: bool = True) -> None:
+    """Plain numbers at 1, 2, 5, or at powers of ten where there are many of them; nothing without positive values."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
+
+    if not (np.isfinite(values) & (values > 0)).any():
+        return
 
     chosen = axis.yaxis if along == "y" else axis.xaxis
     (axis.set_yscale if along == "y" else axis.set_xscale)("log")
     low, high = sorted(chosen.get_view_interval())
     few = high < 300 * max(low, 1e-300)
     chosen.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=9))
-    chosen.set_major_formatter(EngFormatter(sep=" "))
+    chosen.set_major_formatter(EngFormatter(sep=" ") if prefixes else StrMethodFormatter("{x:g}"))
     chosen.set_minor_formatter(NullFormatter())
 
 
@@ -121,7 +125,7 @@ def reached(comparison: Comparison) -> Figure:
             linewidth=1.6, label=plain(method),
         )  # fmt: skip
     axis.set_xlim(least / 2, most * 1.1)
-    _logarithmic(axis, "x")
+    _logarithmic(axis, "x", np.array([most]))
     axis.set_ylim(-4, 104)
     dress(axis, "rollouts of the search", "seeds that met the criterion [%]", legend=True)
     return fig
@@ -144,13 +148,13 @@ def _cells(row: Row) -> list[str]:
         row.method,
         "–" if row.solved is None else f"{row.solved} of {row.seeds}",
         interval(row.iqm),
-        f"{row.median:.4g}",
+        f"{row.median:.4g}" if np.isfinite(row.median) else "–",
         "–" if row.rollouts is None else f"{row.rollouts:.0f}",
         "–" if row.seconds is None else _short(row.seconds),
         f"{row.reached} of {row.seeds}",
         f"{row.spent:.0f}",
         _short(row.took),
-        str(row.failed),
+        f"{100 * row.failed:.0f} %" if row.failed else "0",
     ]
 
 
@@ -173,8 +177,11 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
 
     spec, methods = comparison.specification, comparison.methods
     seeds = max(len(comparison.of(method)) for method in methods)
-    page = Page(f"{spec.name}: {len(methods)} methods compared", ", ".join(methods))
+    page = Page(f"{spec.name}: {len(methods)} method{'s' * (len(methods) > 1)} compared", ", ".join(methods))
     page.section("What came out")
+    missing = [method for method in (about or {}).get("methods", {}) if method not in methods]
+    if missing:
+        page.note(f"Not finished: no search of {', '.join(missing)} has ended yet.")
     for sentence in comparison.words():
         page.text(sentence)
     head, rows = table(comparison)
@@ -205,7 +212,7 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
         f"Each seed's final {comparison.noun} by method; IQM: {finals}.",
         "Marks are the last policies of single seeds, on fresh seeds. Below them, the IQM with its 95 % interval.",
     )
-    if comparison.criterion:
+    if any(cell.reached for cell in comparison.cells):
         counts = ", ".join(f"{row.method} {row.reached} of {row.seeds}" for row in comparison.table())
         page.figure(
             reached(comparison),
@@ -217,8 +224,8 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
         page.table(
             ["P(row better than column)", *methods],
             [[a, *("" if a == b else interval(comparison.improvement(a, b), 2) for b in methods)] for a in methods],
-            "Chance that a seed of the row ends better than one of the column, with 95 % bootstrap intervals over the "
-            "seeds of both. 0.5 is a toss-up; an interval that includes it leaves the question open.",
+            "Chance that a seed of the row ends better than one of the column, with its 95 % interval (Newcombe) from "
+            "four seeds on. 0.5 is a toss-up; an interval that includes it leaves the question open.",
         )
     page.section("How it was made")
     page.facts(

@@ -22,7 +22,7 @@ def draw(
     *,
     title: str,
     reward: bool = False,
-    final: tuple[float, float] | None = None,
+    final: tuple[float | None, float | None] | None = None,
 ) -> None:
     """Draw a PNG.
 
@@ -71,7 +71,7 @@ def _objective(
     axis: Axes,
     records: Sequence[dict[str, Any]],
     reward: bool,
-    final: tuple[float, float] | None,
+    final: tuple[float | None, float | None] | None,
     marker: str | None,
 ) -> None:
     from matplotlib.ticker import LogLocator, StrMethodFormatter
@@ -92,12 +92,12 @@ def _objective(
         rollouts, mean - error, mean + error, color=LINE, alpha=0.2, linewidth=0, label="± 2 standard errors"
     )
     shown = mean[np.isfinite(mean)]
-    if final is not None and np.isfinite(final[0]):
+    if final is not None and final[0] is not None and np.isfinite(final[0]):
         shown = np.append(shown, final[0])
         axis.errorbar(
             np.nanmax(rollouts),
             final[0],
-            yerr=2 * float(np.nan_to_num(final[1])),
+            yerr=2 * float(np.nan_to_num(final[1] or 0.0)),
             color=FINAL,
             marker="D",
             markersize=5,

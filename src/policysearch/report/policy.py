@@ -46,9 +46,8 @@ def describe(
         _network(page, controller, noun)
     std = controller.parameters.get("log_std", controller.constants.get("log_std"))
     if std is not None:
-        learned = "learned" if "log_std" in controller.searched else "fixed"
         rows = [[name, f"{value:.4g}"] for name, value in zip(actions, controller.std, strict=True)][:MOST_ROWS]
-        page.table(["action", "std"], rows, f"Standard deviation of the policy's actions, {learned}. {_NOISE}")
+        page.table(["action", "std"], rows, f"Standard deviation of the policy's actions. {_NOISE}")
     if controller.policy != "linear_gaussian":
         _scaling(page, controller, observations)
 
