@@ -144,7 +144,7 @@ class Method(eqx.Module):
             "snr_error": measured.uncertainty,
             "cosine": measured.cosine,
             "effective_rollouts": measured.effective * n,
-            "needed_rollouts": jnp.where(measured.snr > 0, n / jnp.maximum(measured.snr, 1e-30), jnp.inf),
+            "needed_rollouts": jnp.where(measured.snr > 0, n / jnp.maximum(measured.snr, 1e-30), jnp.nan),
             "step_norm": jnp.where(ok, jnp.linalg.norm(moved - theta), 0.0),
             "failed": jnp.sum((rollouts.outcome != OK) & (told != LOST)),
             "lost": jnp.sum(told == LOST),

@@ -330,6 +330,14 @@ def _refuse_existing(folder: Path) -> None:
         raise FileExistsError(f"{error}\n{remedy}.") from None
 
 
+def _advice(result: dict[str, Any]) -> list[str]:
+    """What to try where the criterion does not hold at the end."""
+    if result["solved"] is not False or result["reason"] == "interrupted":
+        return []
+    more = f"policysearch resume {result['folder']} --budget {2 * result['updates']}updates"
+    return [f"to get there: {more}, or another --seed"]
+
+
 def _block(result: dict[str, Any]) -> str:
     """The result as people read it."""
     from policysearch.progress import duration
@@ -343,6 +351,7 @@ def _block(result: dict[str, Any]) -> str:
             f"rollouts: {counts}",
             f"saved: {folder}/policy.safetensors, with curve.png, metrics.csv, config.json, run.sqlite",
             f"next: policysearch {'resume' if result['reason'] == 'interrupted' else 'evaluate'} {folder}",
+            *_advice(result),
             f"all of it on a page: policysearch report {folder}",
         ]
     )

@@ -193,7 +193,7 @@ class TensorBoard:
 def open_log(folder: Path) -> BinaryIO:
     """A new event file, unbuffered; TensorBoard reads those of a folder in the order of their names."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(_FILES)}"
+    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(_FILES):06d}"
     return (folder / name).open("xb", buffering=0)
 
 
