@@ -92,6 +92,13 @@ def test_advice_names_the_clearest_and_what_it_lacks():
     assert "The value baseline is worth 5 times the rollouts of gpomdp." in said
 
 
+def test_advice_on_fewer_rollouts_keeps_to_whole_batches():
+    said = lambda label, snr, **more: " ".join(advice([row(label, snr, **more)]))  # noqa: E731
+    assert "Fewer rollouts would do: 15 give an SNR of 2" in said("gpomdp", 9.0)
+    assert "Fewer rollouts would do: 6 give" in said("finite_differences", 999.0, errors=(1.0, 1.0, 1.0))
+    assert "Fewer" not in said("finite_differences", 999.0, errors=(1.0,) * 32)
+
+
 def test_advice_on_shared_seeds_and_on_bias():
     perturbed = {"space": "parameter"}
     rows = [

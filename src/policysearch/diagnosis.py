@@ -74,6 +74,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         baseline = self.baseline and f"baseline {self.baseline}"
         return ", ".join(filter(None, (self.estimator, self.variant, baseline)))
 
+    @property
+    def least(self) -> int:
+        """Rollouts of the smallest batch: a pair; a step along each coordinate and back of finite differences."""
+        return 2 * max(1, len(self.errors)) if self.estimator == "finite_differences" else 2
+
     def needed(self, snr: float = 1.0) -> float:
         """Rollouts for an SNR; infinite where no signal was seen."""
         return self.rollouts * snr / self.snr if self.snr > 0 else math.inf
@@ -249,8 +254,8 @@ def advice(rows: Sequence[Row]) -> list[str]:
             f"More noise than signal: use {_number(1 / best.snr)} times the rollouts ({_number(best.needed())}) for an "
             "SNR of 1, or steps that average over many updates."
         )
-    elif 4 < best.snr < math.inf:
-        said.append(f"Fewer rollouts would do: {_number(best.needed(2))} give an SNR of 2.")
+    elif 4 < best.snr < math.inf and (enough := max(math.ceil(best.needed(2)), best.least)) < best.rollouts:
+        said.append(f"Fewer rollouts would do: {enough} give an SNR of 2 or more.")
     biased = [row for row in rows if BIASED in row.variant and row.snr > WORTH * best.snr]
     if biased:
         said.append(

@@ -6,6 +6,7 @@ p observations, m actions. Units: SI, seconds for `dt`, stages (control steps) f
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import msgspec
@@ -84,6 +85,10 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
     hold: int = 1
 
     def __post_init__(self) -> None:
+        for name, least in (("horizon", 1), ("observation_size", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < least:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}.")
         if not isinstance(self.hold, int) or not 1 <= self.hold <= self.horizon:
             raise ValueError(f"hold is {self.hold!r}; it is a number of stages, 1 to the horizon of {self.horizon}.")
 

@@ -132,6 +132,8 @@ def resolve(task: Any, **environment: Any) -> Any:
     # Gymnasium's own "module:Id-v0" also has a colon; its version tells it apart
     if ":" in task and not re.search(r"-v\d+$", task):
         return _task_of(_attribute(task), task, task, environment)
+    if task.endswith(".py"):
+        raise ValueError(f"{task} is a file; name what is in it too, such as {task}:Plant")
     if ":" not in task:
         registry = _registry()
         if task not in registry:
@@ -199,6 +201,10 @@ def _file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and Equinox look their own module up
     try:
         spec.loader.exec_module(module)
+    except SyntaxError as error:
+        del sys.modules[name]
+        code = (error.text or "").strip()
+        raise ValueError(f"{path} is no Python: {error.msg}, line {error.lineno}: {code}") from error
     except BaseException:
         del sys.modules[name]
         raise
@@ -210,15 +216,15 @@ def _task_of(found: Any, given: Any, reference: str, environment: dict[str, Any]
     from policysearch.tasks.python_function import PythonFunction, required_arguments
 
     if hasattr(found, "specification") and not isinstance(found, type):
-        return found
+        return _looked_at(found, given)
     if callable(found):
         if _is_environment(found):
             return _gymnasium_task(given, environment)
         required = required_arguments(found)
         if required == 0:
-            made = found()
+            made = _made(found, reference)
             if hasattr(made, "specification") and not isinstance(made, type):
-                return made
+                return _looked_at(made, given)
             if _is_environment(type(made)):
                 made.close()
                 return _gymnasium_task(given, environment)
@@ -231,6 +237,25 @@ def _task_of(found: Any, given: Any, reference: str, environment: dict[str, Any]
         f"task {reference!r} is a {type(found).__name__} that is neither a task, nor makes one without "
         f"arguments, nor a cost of (values) or (values, seed). Allowed: {_ALLOWED}"
     )
+
+
+def _made(found: Any, reference: str) -> Any:
+    """What a class or function without arguments makes; ValueError for a class that lacks methods."""
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        raise ValueError(f"task {reference!r} cannot be made: it has no {', '.join(missing)}.")
+    return found()
+
+
+def _looked_at(task: Any, given: Any) -> Any:
+    """A task, once a plant that was named and is the user's own was checked."""
+    module = sys.modules.get("policysearch.tasks.task")
+    own = not type(task).__module__.startswith("policysearch.")
+    if own and isinstance(given, str) and module is not None and isinstance(task, module.Task):
+        from policysearch.tasks.checking import check
+
+        check(task)
+    return task
 
 
 def _is_environment(found: Any) -> bool:
