@@ -275,6 +275,12 @@ def test_a_method_composed_by_hand_takes_part_under_a_label():
     assert found.values("mine").max() < found.cells[0].curve[0].value
 
 
+def test_what_there_is_to_say_of_a_method_is_said_once():
+    with pytest.warns(UserWarning, match="noise") as said:
+        compare("lqr-check", "finite_differences", seeds=2, budget=40, points=1, evaluation_rollouts=5)
+    assert len(said) == 1
+
+
 def test_a_threshold_takes_the_place_of_the_criterion():
     easy, hard = (compare("bowl", "nelder_mead", threshold=x, **OPTIONS) for x in (1e6, 1e-9))
     assert (easy.table()[0].solved, hard.table()[0].solved) == (2, 0)

@@ -34,7 +34,10 @@ SIMULATED_ROLLOUTS = 5
 
 
 class Progress(NamedTuple):
-    """method, seed: of the record. record: of an update, or empty for a rival. share: of the whole grid, 0 to 1."""
+    """A moment of a comparison.
+
+    method, seed: of the record. record: of an update; empty where a method begins, and of a rival. share: of the grid.
+    """
 
     method: str
     seed: int
@@ -137,6 +140,7 @@ def compare(
         missing = [seed for seed in chosen if (label, seed) not in found]
         for group in _groups(plant, entrant, missing):
             report = functools.partial(_report, on_progress, label, done / len(grid), len(group) / len(grid))
+            report(group[0], {}, 0.0)  # compiling comes first, and takes a while
             new = run(conditions, label, entrant, group, report)
             if folder is not None:
                 kept.append(Path(folder), new)

@@ -6,6 +6,7 @@ Evaluations count neither in a search's rollouts nor in its seconds.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -88,17 +89,19 @@ def run(conditions: Conditions, label: str, entrant: Any, seeds: list[int], repo
     """
     if isinstance(entrant, str):
         return [_rival(conditions, label, entrant, seeds[0], report)]
-    searches = [
-        Search(
-            conditions.task,
-            entrant,
-            policy=conditions.policy,
-            budget=conditions.budget,
-            seed=seed,
-            workers=conditions.workers,
-        )
-        for seed in seeds
-    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say of a method was said before the first search
+        searches = [
+            Search(
+                conditions.task,
+                entrant,
+                policy=conditions.policy,
+                budget=conditions.budget,
+                seed=seed,
+                workers=conditions.workers,
+            )
+            for seed in seeds
+        ]
     if isinstance(conditions.task, (Task, Function)):
         return _together(conditions, label, searches, report)
     return [_single(conditions, label, searches[0], report)]
