@@ -339,7 +339,10 @@ def test_failed_trials_cost_what_the_worst_one_cost():
 
 def test_simulators_run_on_workers_and_count_returns():
     options = {"seeds": 1, "budget": 24, "points": 2, "workers": 1}
-    found = compare("CartPole-v1", "ars(directions=4),cma", policy="linear", threshold=1.0, **options)
+    given = {"policy": "linear", "threshold": 1.0, "evaluation_rollouts": 3}
+    found = compare("CartPole-v1", "ars(directions=4),cma", **given, **options)
+    # three points of three rollouts and three at the end
+    assert found.of("ars(directions=4)")[0].counts["evaluation"] == 3 * 3 + 3
     assert found.noun == "return"
     for one in found.cells:
         assert one.final.rollouts <= 24

@@ -113,8 +113,9 @@ def compare(
         else:
             settings[label] = Search(plant, entrant, policy=policy, budget=common).settings
     along = evaluation_rollouts or (SIMULATED_ROLLOUTS if specification.reward else default_rollouts(specification))
-    conditions = Conditions(plant, policy, common, threshold, along, points, workers)
-    baseline = _baseline(plant, specification)
+    final = evaluation_rollouts or default_rollouts(specification)
+    conditions = Conditions(plant, policy, common, threshold, along, final, points, workers)
+    baseline = _baseline(plant, final)
     found: dict[tuple[str, int], Cell] = {}
     if folder is not None:
         described = {
@@ -170,12 +171,12 @@ def _report(
         on_progress(Progress(label, seed, record, before + whole * share))
 
 
-def _baseline(task: Any, specification: Specification) -> tuple[str, float, float] | None:
+def _baseline(task: Any, rollouts: int) -> tuple[str, float, float] | None:
     """What the regulator costs on the seeds of the end; None where there is none."""
     policy = lqr(task)
     if policy is None:
         return None
-    evaluation = evaluate(task, policy.controller(), default_rollouts(specification), AT_THE_END)
+    evaluation = evaluate(task, policy.controller(), rollouts, AT_THE_END)
     return "LQR", evaluation.cost_mean, evaluation.cost_sem
 
 

@@ -38,13 +38,14 @@ Report = Callable[[int, Record, float], None]
 
 
 class Conditions(NamedTuple):
-    """What all cells have in common."""
+    """What all cells have in common. rollouts: of a point of a curve. final: of the evaluation at the end."""
 
     task: Any
     policy: Policy | PolicySettings | str | None
     budget: Budget
     threshold: float | None
     rollouts: int
+    final: int
     points: int
     workers: int | None
 
@@ -113,11 +114,11 @@ def _together(conditions: Conditions, label: str, searches: list[Search], report
     last: Any = None
     shares = list(conditions.shares)
 
-    def measured(states: State, seed: int) -> list[Evaluation]:
+    def measured(states: State, seed: int, rollouts: int) -> list[Evaluation]:
         key = native.purpose_key(seed, Purpose.EVALUATION)
-        costs, success = _evaluate_all(task, states.policy, key, conditions.rollouts)
+        costs, success = _evaluate_all(task, states.policy, key, rollouts)
         costs, success = np.asarray(costs, float), [None] * count if success is None else np.asarray(success)
-        return [judged(task, costs[i], success[i], conditions.rollouts) for i in range(count)]
+        return [judged(task, costs[i], success[i], rollouts) for i in range(count)]
 
     def look(states: State, seconds: float) -> None:
         nonlocal last
@@ -128,7 +129,9 @@ def _together(conditions: Conditions, label: str, searches: list[Search], report
             return
         while shares and most >= shares[0] - 1e-9:
             shares.pop(0)
-        for search, curve, evaluation in zip(searches, curves, measured(states, ALONG), strict=True):
+        for search, curve, evaluation in zip(
+            searches, curves, measured(states, ALONG, conditions.rollouts), strict=True
+        ):
             if not (curve and curve[-1].rollouts == search.rollouts):
                 curve.append(conditions.point(search.rollouts, search.stages, seconds / count, evaluation))
 
@@ -137,9 +140,9 @@ def _together(conditions: Conditions, label: str, searches: list[Search], report
         lambda seed, record: report(seed, record, record["share"]) if seed == searches[0].seed else None,
         look,
     )
-    finals = measured(last[0], AT_THE_END)
+    finals = measured(last[0], AT_THE_END, conditions.final)
     for search, curve in zip(searches, curves, strict=True):
-        search.counts["evaluation"] += conditions.rollouts * (len(curve) + 1)
+        search.counts["evaluation"] += conditions.rollouts * len(curve) + conditions.final
     return [
         Cell(
             method=label,
@@ -191,7 +194,7 @@ def _single(conditions: Conditions, label: str, search: Search, report: Report) 
             clock.go_on()
 
         search.run(on_update)
-        final = search.evaluate(None, AT_THE_END)
+        final = search.evaluate(conditions.final, AT_THE_END)
         return Cell(
             method=label,
             seed=search.seed,
@@ -247,8 +250,7 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
         if curve[-1].rollouts < trials.rollouts:  # where the budget is no whole number of calls, or it ended by itself
             evaluation = measure(trials.at(current), conditions.rollouts, ALONG)
             curve.append(at(evaluation))
-        end = None if task.specification.reward else conditions.rollouts
-        final = measure(trials.at(current), end, AT_THE_END)
+        final = measure(trials.at(current), conditions.final, AT_THE_END)
     finally:
         if pool is not None:
             pool.close()
