@@ -12,10 +12,13 @@ from policysearch.tasks.task import Equilibrium, Task
 A, B, Q, R = np.array([[1.0, 0.1], [0.2, 0.8]]), np.array([[0.0], [0.1]]), np.diag([2.0, 0.3]), np.array([[0.4]])
 
 
-def riccati(discount=1.0):
-    a, b = np.sqrt(discount) * A, np.sqrt(discount) * B
-    P = scipy.linalg.solve_discrete_are(a, b, Q, R)
-    return -np.linalg.solve(R + b.T @ P @ b, b.T @ P @ a)
+CROSS = np.array([[0.1], [0.2]])
+
+
+def riccati(discount=1.0, cross=0.0):
+    a, b, S = np.sqrt(discount) * A, np.sqrt(discount) * B, cross * CROSS
+    P = scipy.linalg.solve_discrete_are(a, b, Q, R, s=S)
+    return -np.linalg.solve(R + b.T @ P @ b, b.T @ P @ a + S.T)
 
 
 class Shifted(Task):
@@ -23,6 +26,7 @@ class Shifted(Task):
 
     seen: float = 2.0
     discount: float = 1.0
+    cross: float = 0.0
 
     @property
     def specification(self):
@@ -41,7 +45,7 @@ class Shifted(Task):
 
     def cost(self, x, u):
         x = x - jnp.array([1.0, 2.0])
-        return x @ Q @ x + (u - 3) @ R @ (u - 3)
+        return x @ Q @ x + (u - 3) @ R @ (u - 3) + 2 * self.cross * (x @ CROSS @ (u - 3))
 
     def observe(self, x):
         return jnp.array([[self.seen, 1.0], [0.0, 1.0]]) @ x
@@ -55,12 +59,12 @@ def test_an_lqr_task_has_its_best_gain():
     np.testing.assert_allclose(lqr(task).physical_gain()[0], task.best_gain()[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("discount", [1.0, 0.9])
-def test_other_tasks_are_linearised_where_they_rest(discount):
+@pytest.mark.parametrize(("discount", "cross"), [(1.0, 0.0), (0.9, 0.0), (1.0, 1.0)])
+def test_other_tasks_are_linearised_where_they_rest(discount, cross):
     """The gain is the Riccati equation's, turned to the observations, and holds u* at the equilibrium."""
-    gain, bias = lqr(Shifted(discount=discount)).physical_gain()
+    gain, bias = lqr(Shifted(discount=discount, cross=cross)).physical_gain()
     C = np.array([[2.0, 1.0], [0.0, 1.0]])
-    np.testing.assert_allclose(gain @ C, riccati(discount), rtol=1e-4)
+    np.testing.assert_allclose(gain @ C, riccati(discount, cross), rtol=1e-4)
     np.testing.assert_allclose(gain @ C @ [1.0, 2.0] + bias, [3.0], rtol=1e-4)
 
 
