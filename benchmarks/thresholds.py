@@ -1,17 +1,18 @@
 """Rollouts and seconds until `ars` with the paper's settings reaches a return, against a plain reference ARS.
 
 Both run the same settings, seeds and budget of training rollouts. The threshold counts as crossed by one rule for both:
-after every k updates (`EVERY`) the unperturbed policy runs EVALUATION rollouts on fresh environment seeds, the same
-ones for both, and their mean return, survival bonus included, is at least the threshold. Those rollouts and their time
-are counted apart, in neither column. Seconds are wall-clock from the first update, starting workers and compiling
-included. A seed that spends the budget without a crossing has failed: it counts in the success rate and in no median.
+after the first update that ends at or beyond each multiple of k training rollouts (`EVERY`) the unperturbed policy runs
+EVALUATION rollouts on fresh environment seeds, the same ones for both, and their mean return, survival bonus included,
+is at least the threshold. Those rollouts and their time are counted apart, in neither column. Seconds are wall-clock
+from the first update, starting workers and compiling included. A seed that spends the budget without a crossing has
+failed: it counts in the success rate and in no median.
 
 Every finished search adds a line to the results file, and what stands there is not run again: an interrupted run goes
 on where it was. The table is made from that file.
 
 `--who natural` runs the preset of `natural_gradient` instead, `natural_linear` the same with a gain matrix. Their
 budgets are the rollouts that Rajeswaran et al. (2017) needed with RBF and with linear policies, by table 1 of Mania et
-al. (2018); they are evaluated after every 5th update of 10 rollouts.
+al. (2018); their k is 50.
 
 `--same` runs no race: it gives the reference our perturbations and environment seeds (partners share one), lets both
 make updates from the same parameters, and prints by how much the results differ.
@@ -47,8 +48,8 @@ THRESHOLDS = {
 SHORT = ("Swimmer-v5", "Hopper-v5", "HalfCheetah-v5")
 #: training rollouts of a search at most; of the two long ones 1.25 times what the paper needed in the mean
 BUDGETS = {"Swimmer-v5": 1000, "Hopper-v5": 6000, "HalfCheetah-v5": 6400, "Walker2d-v5": 30000, "Ant-v5": 26000}
-#: updates between evaluations: about 20, 80, 128, 400 and 600 training rollouts
-EVERY = {"Swimmer-v5": 10, "Hopper-v5": 5, "HalfCheetah-v5": 2, "Walker2d-v5": 5, "Ant-v5": 5}
+#: training rollouts between evaluations, whole updates of `ars`
+EVERY = {"Swimmer-v5": 20, "Hopper-v5": 80, "HalfCheetah-v5": 128, "Walker2d-v5": 400, "Ant-v5": 600}
 #: updates that `--same` compares; only the first of HalfCheetah, since scaling in float32 changes its later rollouts
 SAME = {"Swimmer-v5": 3, "Hopper-v5": 10, "HalfCheetah-v5": 1}
 #: rollouts of an evaluation
@@ -56,9 +57,22 @@ EVALUATION = 5
 #: who can be asked for; "shared" is ours where partners share an environment seed, which the preset leaves out;
 #: "natural" is the preset of natural_gradient, "natural_linear" the same with a gain matrix
 WHO = ("ours", "reference", "shared", "natural", "natural_linear")
-#: training rollouts of a natural gradient at most, and updates between its evaluations
-NATURAL_BUDGETS, NATURAL_EVERY = {"Swimmer-v5": 1550, "Hopper-v5": 8640, "HalfCheetah-v5": 6000}, 5
-LINEAR_BUDGETS = {"Swimmer-v5": 1450, "Hopper-v5": 13920, "HalfCheetah-v5": 11250}
+#: training rollouts of a natural gradient at most, with RBF and with linear policies, and between its evaluations
+NATURAL_BUDGETS = {
+    "Swimmer-v5": 1550,
+    "Hopper-v5": 8640,
+    "HalfCheetah-v5": 6000,
+    "Walker2d-v5": 25680,
+    "Ant-v5": 30000,
+}
+LINEAR_BUDGETS = {
+    "Swimmer-v5": 1450,
+    "Hopper-v5": 13920,
+    "HalfCheetah-v5": 11250,
+    "Walker2d-v5": 36840,
+    "Ant-v5": 39240,
+}
+NATURAL_EVERY = 50
 SHARED = {"common_random_numbers": True}
 
 
@@ -72,7 +86,10 @@ class Ours:
         if method == "natural_gradient":
             self.budget, self.every = (NATURAL_BUDGETS if policy is None else LINEAR_BUDGETS)[name], NATURAL_EVERY
         self.search = Search(name, chosen.method, policy=chosen.policy, budget=self.budget, seed=seed, workers=workers)
-        self.size = self.search.layout.size
+
+    @property
+    def done(self):
+        return self.search.done
 
     def update(self):
         self.search.update()
@@ -90,9 +107,13 @@ class Reference:
     """The plain loop with the same settings, on evaluation seeds that are those of `Ours`."""
 
     def __init__(self, name, seed, workers):
-        self.seed, self.budget, self.every, self.size = seed, BUDGETS[name], EVERY[name], 2 * PAPER[name][1]
+        self.seed, self.budget, self.every = seed, BUDGETS[name], EVERY[name]
         self.search = ReferenceARS(name, seed, *PAPER[name])
         self.env = gymnasium.make(name, disable_env_checker=True)
+
+    @property
+    def done(self):
+        return self.search.rollouts + 2 * self.search.directions > self.budget
 
     def update(self):
         self.search.update()
@@ -117,15 +138,16 @@ def run(name, who, seed, workers, policies=None):
         search = Ours(name, seed, workers, "natural_gradient", policy={"kind": "linear"})
     else:
         search = Ours(name, seed, workers, options=SHARED if who == "shared" else None)
-    seconds, updates, rollouts, curve, load = 0.0, 0, 0, [], []
+    seconds, updates, rollouts, tested, curve, load = 0.0, 0, 0, 0, [], []
     crossed = False
     try:
-        while not crossed and rollouts + search.size <= search.budget:
+        while not crossed and not search.done:
             before = time.perf_counter()
             rollouts, stages = search.update()
             seconds += time.perf_counter() - before
             updates += 1
-            if updates % search.every == 0:
+            if rollouts // search.every > tested:
+                tested = rollouts // search.every
                 mean = float(np.mean(search.evaluate(updates)))
                 load.append(os.getloadavg()[0])
                 curve.append((rollouts, round(seconds, 2), round(mean, 1)))

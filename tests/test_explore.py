@@ -13,6 +13,18 @@ def test_action_noise_asks_for_independent_trials():
     assert layout.size == layout.pairs == len(set(layout.environment)) == 5
 
 
+@pytest.mark.parametrize(("length", "rollouts"), [(1, 64), (20, 64), (100, 16), (120, 16), (500, 4), (1000, 4)])
+def test_an_update_of_so_many_stages_takes_a_power_of_two_of_whole_rollouts(length, rollouts):
+    assert ActionNoise(10, stages=2000).sized(length).rollouts == rollouts
+
+
+def test_a_number_of_rollouts_stays_what_it_is():
+    fixed = ActionNoise(10)
+    assert fixed.sized(1.0) is fixed
+    noise = ParameterNoise(4, 0.1)
+    assert noise.sized(1.0) is noise
+
+
 def test_two_sided_partners_share_environment_and_pair_with_opposite_signs():
     layout = ParameterNoise(3, 0.1).layout(7)
     assert layout.sign.tolist() == [1, -1] * 3
@@ -73,6 +85,7 @@ def test_sampled_actions_have_no_perturbations():
     ("make", "words"),
     [
         (lambda: ActionNoise(0), "rollouts is 0"),
+        (lambda: ActionNoise(4, stages=0), "stages is 0"),
         (lambda: ParameterNoise(-1, 0.1), "directions is -1"),
         (lambda: ParameterNoise(1, 0.0), "std is 0.0"),
         (lambda: ParameterNoise(1, [0.1, np.nan]), "std is .*positive and finite"),

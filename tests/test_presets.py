@@ -9,7 +9,7 @@ def test_a_preset_gives_the_papers_settings_whatever_the_version_of_the_environm
     assert preset("paper", "ars", "HalfCheetah-v5").method == expected
     assert preset("paper", "ars", "Swimmer-v4").method.version == "v1"
     found = preset("paper", "natural_gradient", "Hopper-v5", {"kl": 0.05}, {"kind": "linear"})
-    assert (found.method.kl, found.method.rollouts, found.policy.kind) == (0.05, 10, "linear")
+    assert (found.method.kl, found.method.gae_lambda, found.policy.kind) == (0.05, 0.97, "linear")
     assert "Rajeswaran" in found.source
 
 

@@ -376,6 +376,33 @@ def test_a_gradient_above_the_noise_does_not_warn(cost, directions):
         assert search.updates == 7
 
 
+def test_updates_of_a_simulator_take_as_many_rollouts_as_their_lengths_ask_for():
+    with Search("CartPole-v1", "trpo", workers=1, budget="6updates") as search:
+        assert search.settings["stages"] == 2000
+        sizes, lengths = [], []
+        while not search.done:
+            sizes.append(search.layout.size)
+            before = search.stages
+            search.update()
+            lengths.append((search.stages - before) / sizes[-1])
+    expected = [np.clip(2 ** round(np.log2(2000 / length)), 4, 64) for length in lengths]
+    assert sizes == [10, *expected[:-1]]
+    assert len(set(sizes[1:])) > 1
+
+
+def test_a_plant_and_a_rig_take_whole_horizons():
+    with Search("cartpole-swingup", settings.TRPO(stages=2000), budget="2updates") as search:
+        assert search.layout.size == 8  # of 250 stages
+        search.run()
+        assert [record["rollouts"] for record in search.records] == [8, 16]
+    assert rig(settings.NaturalGradient(stages=10 * T)).layout.size == 8
+
+
+def test_rollouts_and_stages_are_not_both_set():
+    with pytest.raises(ValueError, match="rollouts is 5 and stages is 100; set one"):
+        rig(settings.NaturalGradient(rollouts=5, stages=100))
+
+
 def test_the_record_says_what_the_rule_chose():
     chosen = Search(RIG, "natural_gradient").settings
     rule = problem(RIG, LinearGaussian([[0.0, 0.0]]), "action")

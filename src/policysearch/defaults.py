@@ -45,11 +45,16 @@ class Problem(NamedTuple):
     def rollouts(self) -> int:
         """Rollouts of an update that samples actions: 2.5 d of a gain matrix, 10 to 64; 64 of a network.
 
-        Where later costs count less, about 2000 stages, 10 to 64 rollouts.
+        Where later costs count less, about 2000 stages, 10 to 64 rollouts; on simulators see `stages`.
         """
         if self.ahead:
             return int(np.clip(math.ceil(UPDATE_STAGES / self.specification.draws), 10, 64))
         return 64 if self.network else int(np.clip(math.ceil(2.5 * self.d), 10, 64))
+
+    @property
+    def stages(self) -> int | None:
+        """Stages of an update on a simulator with a long horizon, 2000: its rollouts may end long before that."""
+        return UPDATE_STAGES if self.ahead and self.specification.reward else None
 
     @property
     def directions(self) -> int:

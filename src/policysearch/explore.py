@@ -6,6 +6,7 @@ An explorer lays out the trials of an update and gives the score operator of wha
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,6 +20,9 @@ from policysearch.regenerated import Regenerated
 from policysearch.rollouts import Rollouts
 from policysearch.score import PerturbationScore, PolicyScore, Score
 from policysearch.streams import SHAPES, shape_rows
+
+#: rollouts of an update that is to take so many stages: at least, so that they can be compared, and at most
+FEWEST, MOST = 4, 64
 
 
 class Layout(NamedTuple):
@@ -80,6 +84,10 @@ class Explore(eqx.Module):
         """β of each distinct perturbation from standard normal rows z; only parameter space has any."""
         raise TypeError(f"{type(self).__name__} perturbs no parameters.")
 
+    def sized(self, length: float) -> Explore:
+        """What the next update uses after rollouts of `length` stages in the mean; the same where nothing adapts."""
+        return self
+
     @abc.abstractmethod
     def score(
         self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
@@ -92,13 +100,18 @@ class ActionNoise(Explore):
 
     Args:
         rollouts: per update.
+        stages: wanted of an update, in whole rollouts; `rollouts` is then of the first update, and `sized` says how
+            many the next one makes. None for always the same rollouts.
     """
 
     rollouts: int = eqx.field(static=True)
+    stages: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         """Refuse sizes that are not positive integers."""
         positive("rollouts", self.rollouts)
+        if self.stages is not None:
+            positive("stages", self.stages)
 
     @property
     def space(self) -> str:
@@ -109,6 +122,16 @@ class ActionNoise(Explore):
         """`rollouts` independent trials, each its own pair."""
         index = np.arange(self.rollouts)
         return Layout(np.full(self.rollouts, -1), np.zeros(self.rollouts), index, index)
+
+    def sized(self, length: float) -> ActionNoise:
+        """As many rollouts of `length` stages as take about `stages`: a power of two, `FEWEST` to `MOST`.
+
+        Every number of rollouts is compiled anew, so there are few of them.
+        """
+        if self.stages is None:
+            return self
+        wanted = 2 ** round(math.log2(self.stages / max(length, 1.0)))
+        return ActionNoise(min(max(wanted, FEWEST), MOST), self.stages)
 
     def score(
         self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()

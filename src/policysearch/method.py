@@ -8,6 +8,7 @@ w = direction(S, a)                              (d,)
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -89,6 +90,11 @@ class Method(eqx.Module):
         state = State(policy, explore, self.credit.init(horizon, _observations(policy)), step, jnp.zeros((), int))
         # weakly typed numbers become strongly typed after one update, and would compile it a second time
         return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
+
+    def sized(self, length: float) -> Method:
+        """The method for the next update, after rollouts of `length` stages in the mean; see `ActionNoise`."""
+        explore = self.explore.sized(length)
+        return self if explore is self.explore else dataclasses.replace(self, explore=explore)
 
     def layout(self, policy: Policy) -> Layout:
         """The trials of an update, in index order."""

@@ -111,7 +111,7 @@ def cem(given: settings.CEM, problem: Problem) -> Method:
 def reinforce(given: settings.Reinforce, problem: Problem) -> Method:
     """Total cost of the rollout times the sum of its scores."""
     return Method(
-        ActionNoise(given.rollouts or problem.rollouts),
+        _action_noise(given, problem),
         TotalCost(given.baseline),
         Euclidean(),
         _action_step(given, problem),
@@ -121,7 +121,7 @@ def reinforce(given: settings.Reinforce, problem: Problem) -> Method:
 def gpomdp(given: settings.GPOMDP, problem: Problem) -> Method:
     """Each score times the cost that follows it."""
     return Method(
-        ActionNoise(given.rollouts or problem.rollouts),
+        _action_noise(given, problem),
         _cost_to_go(given, problem),
         Euclidean(),
         _action_step(given, problem),
@@ -131,7 +131,7 @@ def gpomdp(given: settings.GPOMDP, problem: Problem) -> Method:
 def natural_gradient(given: settings.NaturalGradient, problem: Problem) -> Method:
     """S⁺a, stepped by KL."""
     return Method(
-        ActionNoise(given.rollouts or problem.rollouts),
+        _action_noise(given, problem),
         _cost_to_go(given, problem),
         Natural(given.cutoff, _either(given.damping, problem.damping), given.solver, given.fisher or problem.fisher),
         _action_step(given, problem),
@@ -151,7 +151,7 @@ def enac(given: settings.ENAC, problem: Problem) -> Method:
     The constant makes any baseline void; the one here is for what is reported of the gradient.
     """
     return Method(
-        ActionNoise(given.rollouts or problem.rollouts),
+        _action_noise(given, problem),
         TotalCost("leave_one_out"),
         Natural(given.cutoff, given.damping or 0.0, intercept=True),
         _action_step(given, problem),
@@ -195,6 +195,18 @@ def resolved(given: settings.Settings | Method, method: Method, problem: Problem
                 # float32 read as float64 would show digits that nobody chose
                 chosen[name] = float(f"{float(value):.7g}")
     return chosen
+
+
+def _action_noise(given: settings.SampledActions, problem: Problem) -> ActionNoise:
+    if given.rollouts and given.stages:
+        raise ValueError(
+            f"rollouts is {given.rollouts} and stages is {given.stages}; set one of them, the other follows from it."
+        )
+    if given.rollouts:
+        return ActionNoise(given.rollouts)
+    if given.stages:  # whole horizons until rollouts are seen to be shorter
+        return ActionNoise(problem.rollouts, given.stages).sized(problem.specification.draws)
+    return ActionNoise(problem.rollouts, problem.stages)
 
 
 def _cost_to_go(given: settings.Advantages, problem: Problem) -> CostToGo:

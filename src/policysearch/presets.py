@@ -41,11 +41,10 @@ _PAPER: dict[str, dict[str, dict[str, Any]]] = {
         "Ant": _ars("v2-t", 60, 20, 0.015, 0.025),
         "Humanoid": _ars("v2-t", 230, 230, 0.02, 0.0075),
     },
-    # a normalised step of 0.1 is a KL of 0.05; ten rollouts an update. An empirical Fisher matrix of so many parameters
-    # is too small along its own solution; Swimmer was measured without a discount
+    # a normalised step of 0.1 is a KL of 0.05. An empirical Fisher matrix of so many parameters is too small along its
+    # own solution; Swimmer was measured without a discount
     "natural_gradient": {
         family: {
-            "rollouts": 10,
             "kl": 0.05,
             "discount": 1.0 if family == "Swimmer" else 0.995,
             "gae_lambda": 0.97,

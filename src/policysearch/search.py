@@ -5,13 +5,13 @@ A search is the one mutable object: seed, counts, state. Everything it computes 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import jax
 import numpy as np
 
@@ -106,9 +106,9 @@ class Search:
         if failure_cost is not None:
             if not math.isfinite(failure_cost):
                 raise ValueError(f"failure_cost is {failure_cost}; it must be finite.")
-            self.method = _with(self.method, "failure_cost", failure_cost)
+            self.method = dataclasses.replace(self.method, failure_cost=failure_cost)
         if largest_step is not None:
-            self.method = _with(self.method, "largest_step", start.step_units(largest_step))
+            self.method = dataclasses.replace(self.method, largest_step=start.step_units(largest_step))
         self.settings = methods.resolved(given, self.method, problem)
         if self.specification.reward:
             self.settings["survival_bonus"] = self.task.survival_bonus
@@ -256,7 +256,10 @@ class Search:
         self._start_clock()
         before = time.perf_counter()
         state, info, stages = self._sampler.update(self.method, self.state, self.layout.size)
-        return self.finish(state, info, stages, time.perf_counter() - before)
+        record = self.finish(state, info, stages, time.perf_counter() - before)
+        self.method = self.method.sized(stages / self.layout.size)
+        self.layout = self.method.layout(self.policy)
+        return record
 
     def stop(self, reason: str = "stopped") -> None:
         """End after the current update."""
@@ -492,8 +495,3 @@ class Search:
 
 def _space(given: Settings) -> str:
     return "parameter" if given.label() in methods.PARAMETER_SPACE else "action"
-
-
-def _with(method: Method, name: str, value: Any) -> Method:
-    """The method with another number in place of one of its own."""
-    return eqx.tree_at(lambda m: getattr(m, name), method, jax.numpy.asarray(value))
