@@ -3,11 +3,15 @@
 Gradient and direction alternate in one process; the figures are medians of their ratios. `10 steps` forces ten
 conjugate-gradient iterations; `default` ends at its own tolerance; the last row of a size has a row a rollout of 64
 stages. Memory: that of the compiled program beside its arguments, as XLA counts it, over the gradient's.
-Run: python benchmarks/natural.py [--sizes 64,256,1024] [--samples 2048,16384] [--repetitions 5]
+
+`--crossover` instead compares eigenvalues of the d × d matrix with conjugate gradients over d, on both sides of
+`direction.LARGEST_SIDE`, above which the latter are taken.
+Run: python benchmarks/natural.py [--sizes 64,256,1024] [--samples 2048,16384] [--repetitions 5] [--crossover]
 """
 
 import argparse
 import functools
+import itertools
 import os
 import time
 
@@ -79,12 +83,39 @@ def compared(width, samples, directions, repetitions, rows=False):
         )
 
 
+def crossover(samples, repetitions):
+    """Print for growing d what both solvers take, interleaved, and eigenvalues over conjugate gradients."""
+    print("  d     stages  matrix      eigenvalues, ms  conjugate gradients, ms  ratio  (range)")
+    for width, fisher in itertools.product((4, 8, 12, 16, 24, 32, 48), ("empirical", "analytic")):
+        score, a = batch(width, samples)
+        gradient = score.rmv(a) / score.count
+        runs = [
+            compiled(lambda d, s, a, g: d(s, a, g[None]), Natural(None, 0.1, solver, fisher), score, a, gradient)[0]
+            for solver in ("parameter", "conjugate_gradient")
+        ]
+        found = np.array([[seconds(run) for run in runs] for _ in range(repetitions + 1)])[1:]
+        ratios = found[:, 0] / found[:, 1]
+        eigenvalues, conjugate = 1e3 * np.median(found, 0)
+        print(
+            f"{gradient.size:5} {samples:7}  {fisher:10} {eigenvalues:13.1f} {conjugate:18.1f} "
+            f"{np.median(ratios):16.2f}  "
+            f"({ratios.min():.2f} to {ratios.max():.2f})",
+            flush=True,
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="64,256,1024")
     parser.add_argument("--samples", default="2048,16384")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--crossover", action="store_true", help="the two solvers over d instead")
     arguments = parser.parse_args()
+    if arguments.crossover:
+        for samples in map(int, arguments.samples.split(",")):
+            crossover(samples, arguments.repetitions)
+        print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        return
     directions = {
         "empirical, 10 steps": Natural(None, 0.1, "conjugate_gradient", tolerance=1e-9, iterations=10),
         "empirical, default": Natural(None, 0.1, "conjugate_gradient"),
