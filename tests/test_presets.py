@@ -10,6 +10,9 @@ def test_a_preset_gives_the_papers_settings_whatever_the_version_of_the_environm
     assert preset("paper", "ars", "Swimmer-v4").method.version == "v1"
     found = preset("paper", "natural_gradient", "Hopper-v5", {"kl": 0.05}, {"kind": "linear"})
     assert (found.method.kl, found.method.gae_lambda, found.policy.kind) == (0.05, 0.97, "linear")
+    assert found.method.stages == 4000
+    fewer = preset("paper", "natural_gradient", "Hopper-v5", {"rollouts": 5}).method
+    assert (fewer.rollouts, fewer.stages) == (5, None)
     assert "Rajeswaran" in found.source
 
 

@@ -385,17 +385,17 @@ def test_updates_of_a_simulator_take_as_many_rollouts_as_their_lengths_ask_for()
             before = search.stages
             search.update()
             lengths.append((search.stages - before) / sizes[-1])
-    expected = [np.clip(2 ** round(np.log2(2000 / length)), 4, 64) for length in lengths]
-    assert sizes == [10, *expected[:-1]]
+    expected = [np.clip(4 ** round(np.log(2000 / length) / np.log(4)), 4, 64) for length in lengths]
+    assert sizes == [16, *expected[:-1]]
     assert len(set(sizes[1:])) > 1
 
 
 def test_a_plant_and_a_rig_take_whole_horizons():
     with Search("cartpole-swingup", settings.TRPO(stages=2000), budget="2updates") as search:
-        assert search.layout.size == 8  # of 250 stages
+        assert search.layout.size == 4  # of 500 stages
         search.run()
-        assert [record["rollouts"] for record in search.records] == [8, 16]
-    assert rig(settings.NaturalGradient(stages=10 * T)).layout.size == 8
+        assert [record["rollouts"] for record in search.records] == [4, 8]
+    assert rig(settings.NaturalGradient(stages=10 * T)).layout.size == 16
 
 
 def test_rollouts_and_stages_are_not_both_set():

@@ -21,8 +21,8 @@ from policysearch.rollouts import Rollouts
 from policysearch.score import PerturbationScore, PolicyScore, Score
 from policysearch.streams import SHAPES, shape_rows
 
-#: rollouts of an update that is to take so many stages: at least, so that they can be compared, and at most
-FEWEST, MOST = 4, 64
+#: rollouts of an update that is to take so many stages
+SIZES = (4, 16, 64)
 
 
 class Layout(NamedTuple):
@@ -124,14 +124,14 @@ class ActionNoise(Explore):
         return Layout(np.full(self.rollouts, -1), np.zeros(self.rollouts), index, index)
 
     def sized(self, length: float) -> ActionNoise:
-        """As many rollouts of `length` stages as take about `stages`: a power of two, `FEWEST` to `MOST`.
+        """As many rollouts of `length` stages as take about `stages`: of 4, 16 and 64 the one nearest in ratio.
 
         Every number of rollouts is compiled anew, so there are few of them.
         """
         if self.stages is None:
             return self
-        wanted = 2 ** round(math.log2(self.stages / max(length, 1.0)))
-        return ActionNoise(min(max(wanted, FEWEST), MOST), self.stages)
+        wanted = self.stages / max(length, 1.0)
+        return ActionNoise(min(SIZES, key=lambda size: abs(math.log(size / wanted))), self.stages)
 
     def score(
         self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()

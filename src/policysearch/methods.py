@@ -171,6 +171,8 @@ FACTORIES: dict[str, Callable[[Any, Problem], Method]] = {
     "enac": enac,
 }
 
+#: rollouts of the first update on a simulator that is to take so many stages
+FIRST = 16
 #: updates that a shrinking step looks back on: about 1/(1 − memory)
 SHRINK_MEMORY = 0.8
 
@@ -204,9 +206,11 @@ def _action_noise(given: settings.SampledActions, problem: Problem) -> ActionNoi
         )
     if given.rollouts:
         return ActionNoise(given.rollouts)
-    if given.stages:  # whole horizons until rollouts are seen to be shorter
-        return ActionNoise(problem.rollouts, given.stages).sized(problem.specification.draws)
-    return ActionNoise(problem.rollouts, problem.stages)
+    if stages := given.stages or problem.stages:
+        # nobody knows how early the first rollouts of a simulator end; all others last to the horizon
+        first = ActionNoise(FIRST, stages)
+        return first if problem.specification.reward else first.sized(problem.specification.draws)
+    return ActionNoise(problem.rollouts)
 
 
 def _cost_to_go(given: settings.Advantages, problem: Problem) -> CostToGo:
