@@ -1,19 +1,21 @@
-"""Stages and seconds until a search of ours, or one of sb3-contrib, reaches a goal; and what an update of TRPO costs.
+"""Stages and seconds until a search of ours, or of another tool, reaches a goal; and what an update of TRPO costs.
 
 The rivals live in an environment of their own (PyTorch's CPU wheel is enough):
 
     python -m venv build/rivals
-    build/rivals/bin/pip install torch==2.13.0 sb3-contrib -e '.[mujoco]'
+    build/rivals/bin/pip install torch==2.13.0 sb3-contrib evotorch tianshou -e '.[mujoco]'
 
 One rule for all sides: after the first update that ends at or beyond each multiple of k stages (see BUDGETS), and after
 the last one, the mode of the policy is evaluated on fresh environment seeds, the same ones for all. A Gymnasium task is
 reached when the mean return of 10 rollouts is at least its threshold, a plant of ours when its own criterion holds, in
 95 of 100 rollouts. Neither stages nor seconds of evaluations count. Seconds begin with the making of the search;
-compiling and starting a worker are in them, since compiled programs are forgotten between searches. A seed that spends
-its budget has failed: it is in no median, and slower than all others in the probability of improvement.
+compiling and starting a worker are in them, since compiled programs are forgotten between searches; so is the import of
+a rival, in the first search of a process with it. A seed that spends its budget has failed: it is in no median, and
+slower than all others in the probability of improvement.
 
-A side is `ours:METHOD` or `sb3:trpo`, `sb3:ars`, with its own defaults; `ours:natural_gradient:kl=0.05` sets something.
-Ours has one worker and PyTorch one thread. To sb3 a plant is a Gymnasium environment that runs a compiled step a stage.
+A side is `ours:METHOD` or one of `sb3:trpo`, `sb3:ars`, `evotorch:pgpe`, `tianshou:npg`, `tianshou:trpo`. Ours and sb3
+have their own defaults, the others what their MuJoCo examples set; `ours:natural_gradient:kl=0.05` sets something. Ours
+has one worker and PyTorch one thread. To a rival a plant is a Gymnasium environment that runs a compiled step a stage.
 Every finished search is a line of the file `--results`; `--table` prints what is there.
 
 `--speed` instead measures the update of sb3-contrib's TRPO (its `train()` on a full buffer, with the critic left out or
@@ -32,15 +34,19 @@ from pathlib import Path
 import jax
 import numpy as np
 from cells import filled, spread
-from sides import RETURNS, MeanReturn, SuccessShare, parsed
+from goals import RETURNS, MeanReturn, SuccessShare
+from sides import parsed
 
-#: training stages at most, up to the end of an update, and k; an update of TRPO there takes 2048, of ARS 16 rollouts
+#: training stages at most, up to the end of an update, and k; an update takes 2048 in TRPO of sb3, 16 rollouts in its
+#: ARS, 1024 stages in Tianshou and in EvoTorch as many times 200 rollouts as go beyond 150 000
 BUDGETS = {
     "CartPole-v1": (200_000, 2048),
     "Pendulum-v1": (200_000, 2048),
     "pendulum": (200_000, 2048),
     "cartpole-swingup": (200_000, 2048),
     "Swimmer-v5": (1_000_000, 16_000),
+    "Hopper-v5": (4_000_000, 64_000),
+    "HalfCheetah-v5": (4_000_000, 64_000),
 }
 
 
@@ -124,7 +130,7 @@ def table(found, names, asked):
             f"{spread(stages, 0)} | {spread(seconds, 1)} | {spread(starts, 1)} | {spread(rates, 0)} | "
             f"{np.mean([result['load'] for result in results]):.1f} | {failed or '–'} |"
         )
-    pairs = [(a, b) for a in asked for b in asked if a.startswith("ours:") and b.startswith("sb3:")]
+    pairs = [(a, b) for a in asked for b in asked if a.startswith("ours:") and not b.startswith("ours:")]
     rows = [(name, a, b) for name in names for a, b in pairs if (name, a) in sides and (name, b) in sides]
     if rows:
         print("\n| task | P(first is sooner): first | second | seeds | in stages | in seconds |\n|" + "---|" * 6)
@@ -185,7 +191,7 @@ def update_cost(n, repetitions):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", default="CartPole-v1,Pendulum-v1,pendulum,cartpole-swingup", help="or Swimmer-v5")
+    parser.add_argument("--tasks", default="CartPole-v1,Pendulum-v1,pendulum,cartpole-swingup", help="of BUDGETS")
     parser.add_argument("--who", default="ours:natural_gradient,sb3:trpo")
     parser.add_argument("--seeds", type=int, default=10, help="from 0")
     parser.add_argument("--results", type=Path, default=Path("build/rivals.jsonl"))
