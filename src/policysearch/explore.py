@@ -100,8 +100,8 @@ class ActionNoise(Explore):
 
     Args:
         rollouts: per update.
-        stages: wanted of an update, in whole rollouts; `rollouts` is then of the first update, and `sized` says how
-            many the next one makes. None for always the same rollouts.
+        stages: wanted of an update on a simulator, in whole rollouts; `rollouts` is then of the first update, and
+            `sized` says how many the next one makes. None for always the same rollouts.
     """
 
     rollouts: int = eqx.field(static=True)

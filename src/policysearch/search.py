@@ -257,8 +257,9 @@ class Search:
         before = time.perf_counter()
         state, info, stages = self._sampler.update(self.method, self.state, self.layout.size)
         record = self.finish(state, info, stages, time.perf_counter() - before)
-        self.method = self.method.sized(stages / self.layout.size)
-        self.layout = self.method.layout(self.policy)
+        if self.specification.reward:  # only simulators end rollouts before the horizon
+            self.method = self.method.sized(stages / self.layout.size)
+            self.layout = self.method.layout(self.policy)
         return record
 
     def stop(self, reason: str = "stopped") -> None:
