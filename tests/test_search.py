@@ -384,10 +384,11 @@ def test_updates_of_a_simulator_take_as_many_rollouts_as_their_lengths_ask_for()
             before = search.stages
             search.update()
             lengths.append((search.stages - before) / sizes[-1])
-    expected = [np.clip(2 ** round(np.log2(150 / length)), 4, 16) for length in lengths]
+    expected = [np.clip(2 ** round(np.log2(150 / length)), 4, 64) for length in lengths]
     assert sizes == [16, *expected[:-1]]
     assert len(set(sizes)) > 1
-    assert Search("CartPole-v1", "trpo").settings["stages"] == 2000
+    assert Search("Pendulum-v1", "trpo").settings["stages"] == 2000
+    assert Search("CartPole-v1", "trpo").layout.size == 10
 
 
 def test_a_plant_and_a_rig_take_whole_horizons():

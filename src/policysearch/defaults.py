@@ -45,7 +45,7 @@ class Problem(NamedTuple):
     def rollouts(self) -> int:
         """Rollouts of an update that samples actions: 2.5 d of a gain matrix, 10 to 64; 64 of a network.
 
-        Where later costs count less, about 2000 stages, 10 to 64 rollouts; on simulators see `stages`.
+        Where later costs count less, about 2000 stages, 10 to 64 rollouts; see also `stages`.
         """
         if self.ahead:
             return int(np.clip(math.ceil(UPDATE_STAGES / self.specification.draws), 10, 64))
@@ -53,8 +53,13 @@ class Problem(NamedTuple):
 
     @property
     def stages(self) -> int | None:
-        """Stages of an update on a simulator with a long horizon, 2000: its rollouts may end long before that."""
-        return UPDATE_STAGES if self.ahead and self.specification.reward else None
+        """Stages of an update on a simulator with a long horizon, 2000: its rollouts may end long before that.
+
+        None with discrete actions: short rollouts of a cart-pole teach as much in small batches.
+        """
+        specification = self.specification
+        follows = specification.reward and not isinstance(specification.action, Discrete)
+        return UPDATE_STAGES if self.ahead and follows else None
 
     @property
     def directions(self) -> int:

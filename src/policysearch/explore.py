@@ -22,7 +22,7 @@ from policysearch.score import PerturbationScore, PolicyScore, Score
 from policysearch.streams import SHAPES, shape_rows
 
 #: rollouts of an update that is to take so many stages
-SIZES = (4, 8, 16)
+SIZES = (4, 8, 16, 32, 64)
 
 
 class Layout(NamedTuple):
@@ -124,7 +124,7 @@ class ActionNoise(Explore):
         return Layout(np.full(self.rollouts, -1), np.zeros(self.rollouts), index, index)
 
     def sized(self, length: float) -> ActionNoise:
-        """As many rollouts of `length` stages as take about `stages`: of 4, 8 and 16 the one nearest in ratio.
+        """As many rollouts of `length` stages as take about `stages`: of 4, 8, … 64 the one nearest in ratio.
 
         Every number of rollouts is compiled anew, so there are few of them.
         """
