@@ -272,7 +272,7 @@ def test_a_search_ends_after_the_update_in_which_it_is_stopped():
     search = Search(PythonFunction(square, (1.0, 1.0)), FD)
     search.run(on_update=lambda record: search.stop("enough") if record["update"] == 2 else None)
     assert (search.updates, search.result().reason) == (2, "enough")
-    assert [record["rollouts"] for record in search.records] == [4, 8]
+    assert [record["rollouts"] for record in search.records] == [8, 16]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "0", None])
@@ -393,10 +393,10 @@ def test_updates_of_a_simulator_take_as_many_rollouts_as_their_lengths_ask_for()
 
 def test_a_plant_and_a_rig_take_whole_horizons():
     with Search("cartpole-swingup", settings.TRPO(stages=2000), budget="2updates") as search:
-        assert search.layout.size == 4  # of 500 stages
+        assert search.layout.size == 8  # of 250 stages
         search.run()
-        assert [record["rollouts"] for record in search.records] == [4, 8]
-    assert rig(settings.NaturalGradient(stages=10 * T)).layout.size == 16
+        assert [record["rollouts"] for record in search.records] == [8, 16]
+    assert rig(settings.NaturalGradient(stages=10 * T)).layout.size == 8
 
 
 def test_rollouts_and_stages_are_not_both_set():
