@@ -377,7 +377,7 @@ def test_a_gradient_above_the_noise_does_not_warn(cost, directions):
 
 
 def test_updates_of_a_simulator_take_as_many_rollouts_as_their_lengths_ask_for():
-    with Search("CartPole-v1", settings.TRPO(stages=150), workers=1, budget="5updates") as search:
+    with Search("CartPole-v1", settings.GPOMDP(stages=150), policy="linear", workers=1, budget="8updates") as search:
         sizes, lengths = [], []
         while not search.done:
             sizes.append(search.layout.size)

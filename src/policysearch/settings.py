@@ -142,7 +142,7 @@ class SampledActions(Settings, frozen=True):
     rollouts: Count | None = None
     """per update"""
     stages: Count | None = None
-    """of an update, in as many whole rollouts (4 to 64) as should take them; 2000 on simulators of continuous actions"""
+    """of an update, in as many whole rollouts (4 to 64) as should take them; 2000 on continuous simulators"""
     kl: Positive | None = None
     """largest step, nats per stage"""
     shrink: bool | None = None
