@@ -144,13 +144,13 @@ class Natural(Direction):
         """w; the groups where M is the identity; info. Conjugate gradients leave the groups as they are."""
         per_stage = a.ndim == 2
         solver = self.chosen(a.size, gradient.size)
-        root = score.fisher_root(FISHER_STAGES) if self.fisher == "analytic" else None
+        analytic = self.fisher == "analytic"
         if solver == "conjugate_gradient":
-            w, info = self._conjugate_gradient(*(root or score.products(per_stage)), score.count, gradient)
+            products = score.fisher_root(FISHER_STAGES) if analytic else score.products(per_stage)
+            w, info = self._conjugate_gradient(*products, score.count, gradient)
             return w, groups, info
-        if root is not None:
-            columns = jax.vmap(root[0])(jnp.eye(gradient.size, dtype=gradient.dtype)).reshape(gradient.size, -1)
-            matrix, right = columns @ columns.T, score.count * gradient
+        if analytic:
+            matrix, right = score.fisher_gram(FISHER_STAGES), score.count * gradient
         elif solver == "parameter":
             matrix = gram(score, per_stage) if rows is None else rows.T @ rows
             right = score.count * gradient
@@ -176,7 +176,7 @@ class Natural(Direction):
             "rank": keep.sum(),
             "condition": jnp.where(jnp.isfinite(smallest), values[-1] / smallest, 1.0),
         }
-        if root is not None:
+        if analytic:
             # of the gradient's square what the Fisher matrix has no say on, and the step leaves out
             power = jnp.sum(parts**2)
             info["outside"] = jnp.sum(jnp.where(keep, 0.0, parts**2)) / jnp.where(power > 0, power, 1.0)
