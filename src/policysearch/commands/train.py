@@ -17,7 +17,7 @@ from policysearch import flags, journal, runs
 from policysearch.cli import INTERRUPTED
 from policysearch.commands import shared
 from policysearch.presets import preset
-from policysearch.settings import METHODS, Budget, PolicySettings, Settings, checked, method_settings, unknown
+from policysearch.settings import METHODS, Budget, PolicySettings, Settings, checked, method_settings, unknown_method
 
 if TYPE_CHECKING:
     from policysearch.progress import Progress
@@ -85,7 +85,7 @@ def main(given: list[str]) -> int:
     parser = _parser(list(METHODS), helpful=False)
     arguments, extras = parser.parse_known_args(given)
     if arguments.method is not None and arguments.method not in METHODS:
-        raise ValueError(unknown("method", arguments.method, list(METHODS)))
+        raise ValueError(unknown_method(arguments.method))
     if arguments.help:
         print(_parser([arguments.method] if arguments.method else [], helpful=True).format_help(), end="")
         return 0

@@ -17,14 +17,14 @@ from policysearch.baseline import lqr
 from policysearch.comparison import cells as kept
 from policysearch.comparison import rivals
 from policysearch.comparison.cells import Cell
-from policysearch.comparison.entrants import RIVALS, named
+from policysearch.comparison.entrants import named
 from policysearch.comparison.running import AT_THE_END, POINTS, Conditions, rival_policy, run
 from policysearch.comparison.summary import Comparison
 from policysearch.evaluation import default_rollouts, evaluate
 from policysearch.policies import Policy
 from policysearch.result import Record
 from policysearch.search import Search
-from policysearch.settings import Budget, PolicySettings
+from policysearch.settings import RIVALS, Budget, PolicySettings
 from policysearch.specification import Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.task import Function, Task
