@@ -12,6 +12,7 @@ import jax
 import msgspec
 
 from policysearch import advice, controller_file, journal, snapshots
+from policysearch.chosen import chosen
 from policysearch.controller import Controller
 from policysearch.initial import from_controller
 from policysearch.journal import Journal
@@ -49,6 +50,7 @@ def begin(search: Search, folder: Path) -> Journal:
         "method": search.method_name,
         "given": plain(search.given),
         "settings": search.settings,
+        "chosen": chosen(search.given, search.method),
         "budget": str(search.budget),
         "seed": search.seed,
         "failure_cost": search.failure_cost,
