@@ -92,7 +92,7 @@ def told(folder):
 
     try:
         return sum(trial.status != "asked" for trial in open_run(folder).trials.values())
-    except (FileNotFoundError, ValueError):  # the driver has not got so far, or makes the run right now
+    except FileNotFoundError:  # the driver has not got so far, or makes the run right now
         return 0
 
 

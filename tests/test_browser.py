@@ -35,6 +35,14 @@ def browser():
         chromium.close()
 
 
+def settings_compared():
+    """Seven methods that differ in their settings, which are their names."""
+    names = ["trpo", "cma", "natural_gradient(kl=0.05,fisher=analytic)"]
+    names += ["natural_gradient(kl=0.1,fisher=analytic,baseline=network)", "weight_perturbation(std=0.1,rollouts=64)"]
+    names += ["weight_perturbation(std=0.1,rollouts=256)", "natural_gradient(kl=0.2,fisher=analytic)"]
+    return grid(*(cell(m, seed, [900.0, 123.4 + seed], [False, True]) for m in names for seed in range(4)))
+
+
 def compared():
     """Four methods, one of which failed, one with a name that is too long."""
     ends = {"trpo": 1.0, LONG: 20.0, "<b>": 400.0}
@@ -60,6 +68,7 @@ def files(tmp_path_factory):
         "many": document.write(many, load=failing(ValueError(LONG))),
         "wide": wide.write(folder / "wide.html"),
         "compared": comparison.write(compared(), folder / "compared.html"),
+        "settings": comparison.write(settings_compared(), folder / "settings.html"),
     }
 
 
@@ -84,7 +93,7 @@ def opened(browser, files):
         context.close()
 
 
-REPORTS = ["swing", "rig", "many", "wide", "compared"]
+REPORTS = ["swing", "rig", "many", "wide", "compared", "settings"]
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -124,11 +133,19 @@ FIGURES = """() => [...document.querySelectorAll("figure svg")].map((svg) => {
 })"""
 
 
+@pytest.mark.parametrize("name", ["swing", "rig", "settings"])
+def test_a_desk_shows_every_column_of_every_table(opened, name):
+    page = opened(name, 1280)
+    boxes = page.evaluate("[...document.querySelectorAll('.scroll')].map((b) => [b.scrollWidth, b.clientWidth])")
+    assert boxes
+    assert all(wide <= room for wide, room in boxes)
+
+
 @pytest.mark.parametrize("width", [1200, 380])
 @pytest.mark.parametrize("name", REPORTS)
 def test_every_figure_is_drawn_named_and_within_its_frame(opened, name, width):
     figures = opened(name, width).evaluate(FIGURES)
-    assert len(figures) == {"swing": 9, "rig": 3, "many": 12, "wide": 1, "compared": 4}[name]
+    assert len(figures) == {"swing": 9, "rig": 3, "many": 12, "wide": 1, "compared": 4, "settings": 4}[name]
     for label, wide, high, lines, texts, out in figures:
         assert len(label) > 10
         assert min(wide, high) > 90, label

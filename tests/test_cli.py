@@ -60,6 +60,7 @@ def stored(folder: str = "run", task: str = "CartPole-v1") -> str:
         (["train"], "Give TASK"),
         (["train", "lqrr"], "Nearest: lqr"),
         (["train", "lqr", "--method", "arss"], "Did you mean ars"),
+        (["train", "lqr", "--method", "nelder_mead"], "policysearch compare TASK --methods ars,nelder_mead"),
         (["train", "lqr", "--kll", "0.1"], "Did you mean --kl?"),
         (["train", "--kll", "0.1", "lqr"], "Did you mean --kl?"),
         (["train", "lqr", "extra"], "one argument too many"),

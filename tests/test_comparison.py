@@ -1,4 +1,5 @@
 import json
+import re
 
 import msgspec
 import numpy as np
@@ -277,7 +278,14 @@ def test_a_method_composed_by_hand_takes_part_under_a_label():
 
 def test_what_there_is_to_say_of_a_method_is_said_once():
     with pytest.warns(UserWarning, match="noise") as said:
-        compare("lqr-check", "finite_differences", seeds=2, budget=40, points=1, evaluation_rollouts=5)
+        compare(
+            "lqr-check",
+            "finite_differences(common_random_numbers=false)",
+            seeds=2,
+            budget=40,
+            points=1,
+            evaluation_rollouts=5,
+        )
     assert len(said) == 1
 
 
@@ -438,3 +446,29 @@ def test_words_of_a_comparison_in_which_nothing_worked():
     assert grid(cell("a", 0, [None])).words() == ["No method ended with a policy that could be measured."]
     assert summary.interval(statistics.Estimate(2.0, np.nan, np.nan)) == "2"
     assert summary.interval(statistics.Estimate(np.inf, np.nan, np.nan)) == "no policy to measure"
+
+
+def test_a_folder_says_in_words_which_conditions_differ_and_mixes_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["compare", "lqr", "--methods", "gpomdp", "--seeds", "1", "--points", "1", "--evaluation-rollouts", "2"]
+    assert main([*command, "--budget", "40", "--out", "found"]) == 0
+    before = (tmp_path / "found" / "comparison.json").read_bytes()
+    other = ["--budget", "80", "--policy", "network", "--hidden", "8", "8", "--threshold", "2"]
+    assert main([*command, *other, "--out", "found"]) == 2
+    said = capsys.readouterr().err
+    assert "found holds a comparison under other conditions: budget 40 there, 80 now;" in said
+    assert "policy by default there, kind network, hidden (8, 8) now; threshold by default there, 2.0 now." in said
+    assert "give another folder (--out)" in said
+    assert main([*command, "--budget", "40", "--horizon", "10", "--out", "found"]) == 2
+    assert "horizon 30 there, 10 now" in capsys.readouterr().err
+    assert (tmp_path / "found" / "comparison.json").read_bytes() == before
+
+
+def test_the_page_has_what_rules_chose_also_of_methods_of_an_earlier_call(tmp_path):
+    short = {"seeds": 1, "budget": 40, "points": 1, "evaluation_rollouts": 2, "folder": tmp_path}
+    compare("lqr", ["gpomdp"], **short)
+    compare("lqr", [NaturalGradient(kl=0.05)], **short)
+    assert main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "report.html").read_text()
+    assert re.search(r">gpomdp</th><td[^>]*>rollouts 20 \(by rule\), kl 0.1 \(by rule\), shrink True \(by rule\)", text)
+    assert "rollouts 20 (by rule), kl 0.05, shrink True (by rule)" in text

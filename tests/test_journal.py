@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 import policysearch
-from policysearch import journal
+from policysearch import history, journal, ownership, runs
+from policysearch.cli import main
 from policysearch.controller import Controller
 from policysearch.journal import Journal
 from policysearch.metrics import Metrics
-from policysearch.runs import open_run
+from policysearch.runs import BeingMadeError, open_run
 
 
 def gain() -> Controller:
@@ -329,3 +330,113 @@ def test_provenance_names_versions_and_command():
     assert known["versions"]["numpy"] == np.__version__
     assert {"policysearch", "jax", "python"} <= set(known["versions"])
     assert known["command"] == sys.argv
+
+
+@pytest.fixture
+def looked(tmp_path, monkeypatch):
+    """Make a run, and open it as a reader at every step of that; what came of each look."""
+    found: list[tuple[str, Exception | None]] = []
+    connect, executed = history.sqlite3.connect, []
+
+    def look(moment: str) -> None:
+        if not executed:
+            executed.append(moment)  # what reading itself connects to is no moment
+            try:
+                open_run(tmp_path / "run")
+            except Exception as error:
+                found.append((moment, error))
+            else:
+                found.append((moment, None))
+            executed.clear()
+
+    class Watched(history.History):
+        def __init__(self, *arguments, **more):
+            look("owned")
+            super().__init__(*arguments, **more)
+            look("empty")
+
+        def append(self, rows):
+            super().append(rows)
+            look("begun")
+
+    def connected(*arguments, **more):
+        look("touched")
+        return connect(*arguments, **more)
+
+    monkeypatch.setattr(journal, "History", Watched)
+    monkeypatch.setattr(history.sqlite3, "connect", connected)
+    run = Journal(tmp_path / "run", {"task": "lqr"}, keep=True)
+    yield found
+    run.close()
+
+
+def test_a_run_that_is_being_made_is_not_called_damaged_and_its_maker_is_named(looked, tmp_path):
+    assert [moment for moment, _ in looked] == ["owned", "touched", "empty", "begun"]
+    for _, error in looked[:3]:
+        assert isinstance(error, BeingMadeError)
+        assert f"just being made by process {os.getpid()} on " in str(error)
+        assert "Try again in a moment." in str(error)
+    assert looked[3][1] is None
+    assert open_run(tmp_path / "run").configuration == {"task": "lqr"}
+
+
+def test_a_run_that_was_made_and_left_while_it_was_read_is_read_again(tmp_path, monkeypatch):
+    (tmp_path / "run.sqlite").touch()
+
+    def left(folder):
+        (folder / "run.sqlite").unlink()
+        finished(folder)
+        return ownership.owner(folder)
+
+    monkeypatch.setattr(runs, "owner", left)
+    assert len(open_run(tmp_path).records) == 3
+
+
+@pytest.mark.parametrize("command", ["report", "evaluate", "status"])
+def test_commands_say_that_a_run_is_being_made(command, tmp_path, capsys):
+    (tmp_path / "run.sqlite").touch()
+    owner = ownership.Ownership(tmp_path)
+    assert main([command, str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"policysearch: The run in {tmp_path} is just being made by {ownership.owner(tmp_path)}. "
+        "Try again in a moment.\n"
+    )
+    owner.release()
+    assert main(["status", str(tmp_path)]) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", ["config.json", "run.head"])
+def test_a_damaged_run_is_called_damaged_also_while_somebody_owns_it(left, tmp_path):
+    folder = finished(tmp_path / "run")
+    for name in {"config.json", "run.head"} - {left}:
+        (folder / name).unlink()
+    (folder / "run.sqlite").write_bytes(b"")
+    owner = ownership.Ownership(folder)
+    with pytest.raises(ValueError, match="is damaged"):
+        open_run(folder)
+    (folder / "run.sqlite").unlink()
+    with pytest.raises(FileNotFoundError, match=r"is no run: it holds no run.sqlite"):
+        open_run(folder)
+    owner.release()
+
+
+def test_a_reader_knows_owners_that_are_alive_and_takes_no_lock(tmp_path):
+    assert ownership.owner(tmp_path) is None
+    mine = ownership.Ownership(tmp_path)
+    assert ownership.owner(tmp_path).startswith(f"process {os.getpid()} on ")
+    mine.release()
+    lock = tmp_path / ownership.LOCK
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    who = {"pid": ended.pid, "host": ownership.socket.gethostname(), "since": "2026-01-01"}
+    lock.write_text(json.dumps(who))
+    assert ownership.owner(tmp_path) is None
+    lock.write_text(json.dumps(who | {"host": "elsewhere"}))
+    assert ownership.owner(tmp_path) == f"process {ended.pid} on elsewhere since 2026-01-01"
+    lock.write_text("")
+    assert ownership.owner(tmp_path) == "another process that has not written its name yet"
+    os.utime(lock, (1e9, 1e9))
+    assert ownership.owner(tmp_path) is None
+    lock.write_text("{not JSON")
+    assert ownership.owner(tmp_path) is None

@@ -16,7 +16,7 @@ HOSTILE = "<script>alert('x')</script> & \"q\" $x$ {y} \x00\x1b]0;\u202e\ud800"
 class Outline(HTMLParser):
     """Elements with their attributes, text, and whether every element that was opened was closed in order."""
 
-    VOID = ("meta", "link", "img", "input", "br", "path", "use", "rect", "circle")
+    VOID = ("meta", "link", "img", "input", "br", "wbr", "path", "use", "rect", "circle")
 
     def __init__(self, text):
         super().__init__()

@@ -103,3 +103,12 @@ def test_what_cannot_be_resumed_is_answered_with_what_to_do(capsys):
     assert f"in use by process {os.getpid()}" in refused(capsys, "resume", "old")
     run.close()
     assert "--initial old" in refused(capsys, "resume", "old")
+
+
+@pytest.mark.filterwarnings("always:Finite differences on a noisy task")
+def test_what_is_said_of_differences_is_said_when_the_search_begins_and_not_again(capsys):
+    noisy = ["--method", "finite_differences", "--no-common-random-numbers"]
+    assert main(["train", "lqr", *noisy, "--budget", "2updates"]) == 0
+    assert capsys.readouterr().err.count("Common random numbers let them share one") == 1
+    assert main(["resume", "runs/lqr-finite_differences-seed0", "--budget", "3updates"]) == 0
+    assert "warning" not in capsys.readouterr().err

@@ -121,6 +121,7 @@ def test_a_deadline_ends_what_a_trial_started():
         (["new", "x", "--parameters", "kp=9:0:5"], "kp starts at 9, outside its bounds"),
         (["new", "x", "--parameters", "kp=1", "--scales", "ki=2"], "'ki' is not a known parameter"),
         (["new", "x", "--parameters", "kp=1", "--method", "gpomdp"], "needs every stage of a feedback law"),
+        (["new", "x", "--parameters", "kp=1", "--method", "cma"], "takes part in comparisons only"),
         (["new", "x", "--parameters", "kp=1", "--method", "ars", "--kl", "1"], "--kl is not a flag"),
         (["new", "x", "--parameters", "kp=1", "--budget", "0"], "at least 1"),
         (["ask", "nowhere"], "no folder nowhere"),
@@ -233,3 +234,11 @@ def test_status_says_what_it_can_where_the_policy_file_is_missing_or_damaged(cap
     assert "policy.safetensors" in text
     assert "cost of the last update's trials: 1.5" in text
     assert "gradient SNR" in text
+
+
+@pytest.mark.filterwarnings("always:Finite differences on a noisy task")
+def test_what_is_said_of_differences_is_said_when_the_search_begins_and_not_again(capsys):
+    assert main(["new", "fd", "--method", "finite_differences", "--parameters", "kp=1"]) == 0
+    assert capsys.readouterr().err.count("No seed repeats a rollout here") == 1
+    assert main(["ask", "fd"]) == main(["tell", "fd", "0", "--cost", "1"]) == 0
+    assert capsys.readouterr().err == ""

@@ -320,9 +320,14 @@ def test_what_is_no_method_is_refused(method):
         rig(method)
 
 
-def test_finite_differences_on_a_noisy_task_warn():
-    with pytest.warns(UserWarning, match="Finite differences on a noisy task"):
-        Search(PythonFunction(lambda v, seed: float(v @ v), (1.0, 1.0)), FD)
+def test_finite_differences_whose_rollouts_share_no_seed_warn_of_noise():
+    noisy = PythonFunction(lambda v, seed: float(v @ v), (1.0, 1.0))
+    words = "Finite differences on a noisy task.*share no seed. Common random numbers let them share one"
+    with pytest.warns(UserWarning, match=words):
+        Search(noisy, settings.FiniteDifferences(common_random_numbers=False))
+    Search(noisy, FD)  # they share one: there is nothing to warn of, and warnings are errors here
+    with pytest.warns(UserWarning, match="No seed repeats a rollout here; a larger step or more repeats help"):
+        Search(Specification(name="rig", repeatable=False), "finite_differences", policy=Parameters(["kp"], [1.0]))
 
 
 def coin(values, seed):

@@ -41,6 +41,14 @@ def test_a_value_that_is_not_allowed_is_named_with_what_is(make, words):
         make()
 
 
+@pytest.mark.parametrize("name", ["cma", "CMA-ES", "nelder_mead", "Nelder-Mead"])
+def test_a_rival_is_said_to_take_part_in_comparisons_only(name):
+    rival = "cma" if name.lower().startswith("cma") else "nelder_mead"
+    words = rf"^{rival} \(.*\) takes part in comparisons only.*--methods ars,{rival}\. .*trpo"
+    with pytest.raises(ValueError, match=words):
+        method_settings(name, {})
+
+
 def test_unknown_names_come_with_the_nearest_known():
     with pytest.raises(ValueError, match=r"'natural' is not a known method. Did you mean natural_gradient"):
         method_settings("natural", {})

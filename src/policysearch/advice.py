@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,19 +19,32 @@ if TYPE_CHECKING:
 
 #: after so many updates a search looks once whether its gradient is this small a share of the noise
 LOOK, FAINT = 5, 0.1
+_DIFFERENCES = "Finite differences on a noisy task"
 
 
 def about_differences(search: Search) -> None:
-    """Warn at the start of finite differences on a noisy task."""
+    """Warn at the start of finite differences whose compared rollouts have noise of their own, each the whole of it."""
     explore = search.method.explore
-    if isinstance(explore, Coordinates) and not search.specification.deterministic:
-        same = "share a seed, which removes most of it" if explore.common else "do not share a seed"
-        warnings.warn(
-            f"Finite differences on a noisy task: each of the {search.layout.size} rollouts moves one parameter by "
-            f"{float(np.mean(np.asarray(explore.step))):.3g} and carries the whole noise of a rollout; "
-            f"compared rollouts {same}. weight_perturbation averages the noise over all parameters.",
-            stacklevel=4,
-        )
+    if not isinstance(explore, Coordinates) or search.specification.deterministic or explore.common:
+        return
+    if search.specification.repeatable:
+        remedy = "Common random numbers let them share one, which removes what noise they have in common"
+    else:
+        remedy = "No seed repeats a rollout here; a larger step or more repeats help"
+    warnings.warn(
+        f"{_DIFFERENCES}: each of the {search.layout.size} rollouts moves one parameter by "
+        f"{float(np.mean(np.asarray(explore.step))):.3g} and carries the whole noise of a rollout, for those that are "
+        f"compared share no seed. {remedy}; weight_perturbation averages the noise over all parameters.",
+        stacklevel=4,
+    )
+
+
+@contextlib.contextmanager
+def already_given() -> Iterator[None]:
+    """While it lasts, a search is built again that began before: what is said at the start was said then."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _DIFFERENCES)
+        yield
 
 
 def about_noise(search: Search) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import msgspec
 
 LOCK = "run.lock"
+#: seconds after which a lock file without a name in it is one that a killed process left
+NAMELESS = 10.0
 
 
 class InUseError(RuntimeError):
@@ -68,10 +70,38 @@ class Ownership:
             return False
 
 
+def owner(folder: Path) -> str | None:
+    """Process and host that own a run, as far as a reader can tell; None if nobody does.
+
+    No lock is taken, which might refuse a writer: the file says who, and the process table whether it is alive. Those
+    of other hosts count as alive.
+    """
+    path = folder / LOCK
+    try:
+        content, written = path.read_bytes(), path.stat().st_mtime
+    except OSError:
+        return None
+    if not content:
+        return _named(content) if abs(time.time() - written) < NAMELESS else None
+    try:
+        holder = msgspec.json.decode(content)
+        if holder["host"] == socket.gethostname():
+            os.kill(int(holder["pid"]), 0)
+    except PermissionError:
+        pass  # alive, and somebody else's
+    except (OSError, OverflowError, ValueError, KeyError, TypeError):
+        return None
+    return _named(content)
+
+
 def _holder(descriptor: int) -> str:
     """Process and host, as the holder wrote them."""
+    return _named(os.pread(descriptor, 4096, 0))
+
+
+def _named(content: bytes) -> str:
     try:
-        holder = msgspec.json.decode(os.pread(descriptor, 4096, 0))
+        holder = msgspec.json.decode(content)
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (msgspec.DecodeError, KeyError, TypeError):
         return "another process that has not written its name yet"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import msgspec
 
-from policysearch import controller_file, journal, snapshots
+from policysearch import advice, controller_file, journal, snapshots
+from policysearch.chosen import chosen
 from policysearch.controller import Controller
 from policysearch.initial import from_controller
 from policysearch.journal import Journal
@@ -49,6 +50,7 @@ def begin(search: Search, folder: Path) -> Journal:
         "method": search.method_name,
         "given": plain(search.given),
         "settings": search.settings,
+        "chosen": chosen(search.given, search.method),
         "budget": str(search.budget),
         "seed": search.seed,
         "failure_cost": search.failure_cost,
@@ -97,16 +99,17 @@ def reopened(
                 f"{folder} holds the run of a simulated task. Go on with it by: policysearch resume {folder}"
             )
         given = given_method(known, method, folder)
-        search = kind(
-            Specification.from_plain(known["specification"]),
-            given,
-            policy=start_policy(run),
-            budget=known["budget"] if budget is None else budget,
-            seed=known["seed"],
-            failure_cost=known["failure_cost"],
-            largest_step=known.get("largest_step"),
-            measure=known.get("measure"),
-        )
+        with advice.already_given():
+            search = kind(
+                Specification.from_plain(known["specification"]),
+                given,
+                policy=start_policy(run),
+                budget=known["budget"] if budget is None else budget,
+                seed=known["seed"],
+                failure_cost=known["failure_cost"],
+                largest_step=known.get("largest_step"),
+                measure=known.get("measure"),
+            )
         restore(search, run)
         if run.counts:
             # whoever was killed between an update's row and its policy file, perhaps after the last update

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policysearch.history import Row, damaged, read
+from policysearch.history import Row, acknowledged, damaged, read
+from policysearch.ownership import owner
 
 if TYPE_CHECKING:
     from policysearch.controller import Controller
@@ -27,6 +28,10 @@ DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, LINES, CURVE = (
 )
 #: the policies before, the later one first
 EARLIER = ("policy.1.safetensors", "policy.2.safetensors")
+
+
+class BeingMadeError(FileNotFoundError):
+    """A process makes the run right now, and nothing of it can be read yet."""
 
 
 class TrialRecord(msgspec.Struct, kw_only=True):
@@ -137,18 +142,38 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 
     Raises:
         FileNotFoundError: no such folder, or no run in it.
+        BeingMadeError: a process makes the run right now; it is a FileNotFoundError too.
         ValueError: the database is damaged.
     """
     folder = Path(folder)
     find(folder)
-    return replayed(folder, every=True)
+    new = _is_new(folder)
+    try:
+        return replayed(folder, every=True)
+    except ValueError as error:
+        if not new:
+            raise
+        if maker := owner(folder):
+            raise _being_made(folder, maker) from error
+    return replayed(folder, every=True)  # it may be whole by now
+
+
+def _is_new(folder: Path) -> bool:
+    """Whether nothing says that a run was ever whole: its configuration is written last, no row is acknowledged."""
+    return not (folder / CONFIGURATION).exists() and not acknowledged(folder / HEAD)
+
+
+def _being_made(folder: Path, maker: str) -> BeingMadeError:
+    return BeingMadeError(f"The run in {folder} is just being made by {maker}. Try again in a moment.")
 
 
 def find(folder: Path) -> None:
-    """Raise FileNotFoundError if the folder holds no run."""
+    """Raise FileNotFoundError if the folder holds no run, `BeingMadeError` if a process makes one there."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Give the folder of a run, such as runs/lqr-ars-seed0.")
     if not (folder / DATABASE).is_file():
+        if _is_new(folder) and (maker := owner(folder)):
+            raise _being_made(folder, maker)
         inside = sorted(inner.parent.name for inner in folder.glob(f"*/{DATABASE}"))
         hint = f" It has runs inside: {', '.join(inside[:5])}." if inside else ""
         raise FileNotFoundError(f"{folder} is no run: it holds no {DATABASE}.{hint}")

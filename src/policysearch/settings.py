@@ -223,6 +223,10 @@ METHODS: dict[str, type[Settings]] = {
 }
 
 
+#: searches of other libraries over θ, which take part in comparisons only
+RIVALS = {"cma": "CMA-ES of pycma, its own defaults", "nelder_mead": "the simplex method of SciPy, adaptive"}
+
+
 class PolicySettings(Settings, frozen=True):
     """What kind of policy is searched."""
 
@@ -287,7 +291,7 @@ def method_settings(name: str, options: dict[str, Any]) -> Settings:
         ValueError: unknown method or setting (nearest names are offered), or a value that is not allowed.
     """
     if name not in METHODS:
-        raise ValueError(unknown("method", name, list(METHODS)))
+        raise ValueError(unknown_method(name))
     return checked(METHODS[name], options, f"a setting of {name}")
 
 
@@ -311,6 +315,18 @@ def unknown(noun: str, name: str, known: list[str]) -> str:
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     what = noun if noun.startswith("a ") else f"a known {noun}"
     return f"{name!r} is not {what}.{hint} Known: {', '.join(known)}."
+
+
+def unknown_method(name: str) -> str:
+    """The sentence for a method that cannot be searched with: a rival's says where it takes part."""
+    plain = name.lower().replace("-", "_")
+    rival = next((rival for rival in RIVALS if plain.startswith(rival)), None)
+    if rival is None:
+        return unknown("method", name, list(METHODS))
+    return (
+        f"{rival} ({RIVALS[rival]}) takes part in comparisons only, as a rival of the methods here: policysearch "
+        f"compare TASK --methods ars,{rival}. Methods to search with: {', '.join(METHODS)}."
+    )
 
 
 _BUDGET = re.compile(r"^\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*(rollouts?|stages?|updates?)?\s*$", re.IGNORECASE)

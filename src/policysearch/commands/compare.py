@@ -10,8 +10,8 @@ from typing import Any
 
 from policysearch import flags
 from policysearch.commands import shared
-from policysearch.comparison.entrants import RIVALS, named
-from policysearch.settings import METHODS, Budget, PolicySettings, checked
+from policysearch.comparison.entrants import named
+from policysearch.settings import METHODS, RIVALS, Budget, PolicySettings, checked
 
 NUMBERS = {"workers": int, "points": int, "evaluation_rollouts": int, "horizon": int, "threshold": float}
 REPORT, PICTURE = "report.html", "curves.png"

@@ -74,20 +74,21 @@ def _search(run: Run, budget: str | None, workers: int | None) -> Any:
     if "given" not in known:
         raise ValueError(f"{run.folder} has nothing to go on from; start anew with --initial {run.folder}.")
     programs = shared.prepare_jax()
-    from policysearch import resumption
+    from policysearch import advice, resumption
     from policysearch.search import Search
 
-    search = Search(
-        shared.task(_place(known), known["task_options"]),
-        resumption.given_method(known, None, run.folder),
-        policy=resumption.start_policy(run),
-        budget=known["budget"] if budget is None else budget,
-        seed=known["seed"],
-        workers=known["workers"] if workers is None else workers,
-        failure_cost=known["failure_cost"],
-        deadline=known["deadline"],
-        programs=programs,
-    )
+    with advice.already_given():
+        search = Search(
+            shared.task(_place(known), known["task_options"]),
+            resumption.given_method(known, None, run.folder),
+            policy=resumption.start_policy(run),
+            budget=known["budget"] if budget is None else budget,
+            seed=known["seed"],
+            workers=known["workers"] if workers is None else workers,
+            failure_cost=known["failure_cost"],
+            deadline=known["deadline"],
+            programs=programs,
+        )
     resumption.restore(search, run)
     return search
 

@@ -21,7 +21,7 @@ from policysearch.commands import shared
 from policysearch.inbox import Inbox, Message
 from policysearch.ownership import InUseError
 from policysearch.runs import Run, open_run
-from policysearch.settings import METHODS, Budget, Settings, method_settings, unknown
+from policysearch.settings import METHODS, Budget, Settings, method_settings, unknown, unknown_method
 
 if TYPE_CHECKING:
     from policysearch.search import Search
@@ -38,7 +38,7 @@ def new(given: list[str]) -> int:
     parser = _new_parser(list(RIG_METHODS), helpful=False)
     arguments, extras = parser.parse_known_args(given)
     if arguments.method not in METHODS:
-        raise ValueError(unknown("method", arguments.method, list(METHODS)))
+        raise ValueError(unknown_method(arguments.method))
     if arguments.method not in RIG_METHODS:
         raise ValueError(
             f"{arguments.method} needs every stage of a feedback law; named numbers are searched by one of "

@@ -17,7 +17,7 @@ from policysearch import flags, journal, runs
 from policysearch.cli import INTERRUPTED
 from policysearch.commands import shared
 from policysearch.presets import preset
-from policysearch.settings import METHODS, Budget, PolicySettings, Settings, checked, method_settings, unknown
+from policysearch.settings import METHODS, Budget, PolicySettings, Settings, checked, method_settings, unknown_method
 
 if TYPE_CHECKING:
     from policysearch.progress import Progress
@@ -85,7 +85,7 @@ def main(given: list[str]) -> int:
     parser = _parser(list(METHODS), helpful=False)
     arguments, extras = parser.parse_known_args(given)
     if arguments.method is not None and arguments.method not in METHODS:
-        raise ValueError(unknown("method", arguments.method, list(METHODS)))
+        raise ValueError(unknown_method(arguments.method))
     if arguments.help:
         print(_parser([arguments.method] if arguments.method else [], helpful=True).format_help(), end="")
         return 0
@@ -203,6 +203,7 @@ def _search(arguments: argparse.Namespace) -> Search:
 
 def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, Any]:
     """All that it takes to repeat the run, or to go on with it."""
+    from policysearch.chosen import chosen
     from policysearch.resumption import plain
 
     return {
@@ -211,6 +212,7 @@ def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, A
         "method": search.method_name,
         "given": plain(search.given),
         "settings": search.settings,
+        "chosen": chosen(search.given, search.method),
         "preset": arguments.preset,
         "policy": flags.given(arguments, PolicySettings),
         "budget": str(search.budget),

@@ -6,12 +6,17 @@ A torn last line, of a process that was killed while it wrote, counts as not run
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from policysearch.settings import PolicySettings
+
+#: a field in the text of a struct
+_SETTING = re.compile(r"\w+=(?:\([^)]*\)|[^,)]+)")
 FILE, CONFIGURATION = "cells.jsonl", "comparison.json"
 
 
@@ -110,6 +115,15 @@ def configuration(folder: Path) -> dict[str, Any]:
     return content
 
 
+def _words(value: Any) -> str:
+    """A condition as people read it: of a policy's settings those that differ from the default."""
+    if value in (None, "None"):
+        return "by default"
+    settings = _SETTING.findall(str(value)) if str(value).startswith("PolicySettings(") else []
+    plain = _SETTING.findall(repr(PolicySettings()))
+    return ", ".join(text.replace("=", " ").replace("'", "") for text in settings if text not in plain) or str(value)
+
+
 def begin(
     folder: Path, conditions: Mapping[str, Any], methods: Mapping[str, str], about: Mapping[str, Any]
 ) -> dict[tuple[str, int], Cell]:
@@ -128,17 +142,25 @@ def begin(
     if path.exists():
         before = configuration(folder)
         then, known_before = before["conditions"], before["methods"]
-        for name, value in conditions.items():
-            if then.get(name) != value:
-                raise ValueError(
-                    f"{folder} holds a comparison with {name} {then.get(name)!r}, not {value!r}; give another folder."
-                )
+        # what an older version did not keep is not known to differ
+        differing = [name for name, value in conditions.items() if name in then and then[name] != value]
+        if differing:
+            pairs = (
+                f"{name.replace('_', ' ')} {_words(then[name])} there, {_words(conditions[name])} now"
+                for name in differing
+            )
+            raise ValueError(
+                f"{folder} holds a comparison under other conditions: {'; '.join(pairs)}. The searches of a folder are "
+                "compared with each other, so they share them: give another folder (--out), or the same conditions."
+            )
         for label, method in methods.items():
             if known_before.get(label, method) != method:
                 raise ValueError(
                     f"{folder} holds another method {label!r} ({known_before[label]}); give this one another label."
                 )
         known = {**known_before, **methods}
+        # what is kept of those that do not take part this time
+        about = {n: {**before["about"].get(n, {}), **v} if isinstance(v, dict) else v for n, v in about.items()}
     from policysearch.journal import provenance
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,7 @@ from typing import Any
 
 import msgspec
 
-from policysearch.settings import METHODS, Settings, check_names, unknown
-
-#: searches of other libraries over θ, see `rivals`
-RIVALS = {"cma": "CMA-ES of pycma, its own defaults", "nelder_mead": "the simplex method of SciPy, adaptive"}
+from policysearch.settings import METHODS, RIVALS, Settings, check_names, unknown
 
 
 def split(text: str) -> list[str]:

@@ -14,17 +14,18 @@ import equinox as eqx
 import numpy as np
 
 from policysearch.baseline import lqr
+from policysearch.chosen import chosen
 from policysearch.comparison import cells as kept
 from policysearch.comparison import rivals
 from policysearch.comparison.cells import Cell
-from policysearch.comparison.entrants import RIVALS, named
+from policysearch.comparison.entrants import named
 from policysearch.comparison.running import AT_THE_END, POINTS, Conditions, rival_policy, run
 from policysearch.comparison.summary import Comparison
 from policysearch.evaluation import default_rollouts, evaluate
 from policysearch.policies import Policy
 from policysearch.result import Record
 from policysearch.search import Search
-from policysearch.settings import Budget, PolicySettings
+from policysearch.settings import RIVALS, Budget, PolicySettings
 from policysearch.specification import Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.task import Function, Task
@@ -90,8 +91,8 @@ def compare(
         ([3, 3], 1.0)
     """
     entrants = named(methods)
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not chosen or len(set(chosen)) < len(chosen):
+    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds is {seeds!r}; ask for one at least, and for none twice.")
     if points < 1:
         raise ValueError(f"points is {points}; measure at least one.")
@@ -105,13 +106,15 @@ def compare(
     if threshold is not None and not np.isfinite(threshold):
         raise ValueError(f"threshold is {threshold}; it must be finite.")
     settings: dict[str, Any] = {}
+    by_rule: dict[str, Any] = {}
     for label, entrant in entrants.items():  # whatever does not fit is said before anything runs
         if isinstance(entrant, str):
             rivals.prepare(entrant)
-            rival_policy(plant, policy, chosen[0])
+            rival_policy(plant, policy, numbers[0])
             settings[label] = RIVALS[entrant]
         else:
-            settings[label] = Search(plant, entrant, policy=policy, budget=common).settings
+            search = Search(plant, entrant, policy=policy, budget=common)
+            settings[label], by_rule[label] = search.settings, chosen(search.given, search.method)
     along = evaluation_rollouts or (SIMULATED_ROLLOUTS if specification.reward else default_rollouts(specification))
     final = evaluation_rollouts or default_rollouts(specification)
     conditions = Conditions(plant, policy, common, threshold, along, final, points, workers)
@@ -120,6 +123,7 @@ def compare(
     if folder is not None:
         described = {
             "task": task if isinstance(task, str) else specification.name,
+            "horizon": specification.horizon,
             "budget": str(conditions.budget),
             "policy": repr(policy),
             "threshold": threshold,
@@ -132,13 +136,14 @@ def compare(
             "evaluation_rollouts": along,
             "baseline": baseline,
             "settings": settings,
+            "chosen": by_rule,
         }
         texts = {label: _described(entrant) for label, entrant in entrants.items()}
         found = kept.begin(Path(folder), described, texts, about)
-    grid = [(label, seed) for label in entrants for seed in chosen]
+    grid = [(label, seed) for label in entrants for seed in numbers]
     done = sum(key in found for key in grid)
     for label, entrant in entrants.items():
-        missing = [seed for seed in chosen if (label, seed) not in found]
+        missing = [seed for seed in numbers if (label, seed) not in found]
         for group in _groups(plant, entrant, missing):
             report = functools.partial(_report, on_progress, label, done / len(grid), len(group) / len(grid))
             report(group[0], {}, 0.0)  # compiling comes first, and takes a while

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from policysearch.comparison.summary import Comparison, Row, interval
 from policysearch.progress import duration
 from policysearch.report.curve import DECADES
+from policysearch.report.page import JOINED, Page
+from policysearch.report.provenance import BY_RULE
 from policysearch.report.style import INK, MUTED, colour, dash, dress, figure, plain
 
 if TYPE_CHECKING:
@@ -173,8 +176,6 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
     Returns:
         The path.
     """
-    from policysearch.report.page import Page
-
     spec, methods = comparison.specification, comparison.methods
     seeds = max(len(comparison.of(method)) for method in methods)
     page = Page(f"{spec.name}: {len(methods)} method{'s' * (len(methods) > 1)} compared", ", ".join(methods))
@@ -185,7 +186,7 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
     for sentence in comparison.words():
         page.text(sentence)
     head, rows = table(comparison)
-    page.table(head, rows, _table_caption(comparison))
+    page.table([name.replace(" %", "\u00a0%") for name in head], rows, _table_caption(comparison))
     page.section("Along the search")
     band = (
         f"Lines: interquartile mean over {seeds} seeds of the policy itself, not exploring, on "
@@ -221,12 +222,7 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
         )
     if len(methods) > 1:
         page.section("Who is better")
-        page.table(
-            ["P(row better than column)", *methods],
-            [[a, *("" if a == b else interval(comparison.improvement(a, b), 2) for b in methods)] for a in methods],
-            "Chance that a seed of the row ends better than one of the column, with its 95 % interval (Newcombe) from "
-            "four seeds on. 0.5 is a toss-up; an interval that includes it leaves the question open.",
-        )
+        _pairs(page, comparison)
     page.section("How it was made")
     page.facts(
         {
@@ -239,9 +235,13 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
         }
     )
     if about:
-        settings = about["about"].get("settings", {})
-        rows = [[m, _settings(settings.get(m, about["methods"][m]))] for m in methods]
-        page.table(["method", "settings"], rows, "What took part, with every setting that is not off.")
+        settings, chosen = (about["about"].get(name, {}) for name in ("settings", "chosen"))
+        rows = [[m, _settings(settings.get(m, about["methods"][m]), chosen.get(m, {}))] for m in methods]
+        page.table(
+            ["method", "settings"],
+            rows,
+            "What took part, with every setting that is not off; what nobody set follows from the task by rule.",
+        )
         made = {
             "command": " ".join(map(str, about.get("command", []))),
             "started": about.get("started", ""),
@@ -252,14 +252,34 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
     return page.write(path)
 
 
-def _settings(settings: Any) -> str:
-    """Settings by name in one line."""
+def _pairs(page: Page, comparison: Comparison) -> None:
+    """Add the table of who is better than whom; where labels are long, columns go by the numbers of the rows."""
+    methods = comparison.methods
+    rows, columns, hint = list(methods), list(methods), ""
+    if max(map(len, methods)) > JOINED:
+        columns = [str(number) for number, _ in enumerate(methods, 1)]
+        rows = [f"{number}: {method}" for number, method in zip(columns, methods, strict=True)]
+        hint = " Columns go by the numbers of the rows."
+    page.table(
+        ["P(row better than column)", *columns],
+        [
+            [name, *("" if a == b else interval(comparison.improvement(a, b), 2) for b in methods)]
+            for name, a in zip(rows, methods, strict=True)
+        ],
+        "Chance that a seed of the row ends better than one of the column, with its 95 % interval (Newcombe) from "
+        f"four seeds on. 0.5 is a toss-up; an interval that includes it leaves the question open.{hint}",
+    )
+
+
+def _settings(settings: Any, chosen: Mapping[str, Any]) -> str:
+    """Settings by name in one line; those that were chosen by rule say so."""
     if not isinstance(settings, dict):
         return str(settings)
     off = (None, False, "none")
     return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in settings.items()
+        (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+        + (f" {BY_RULE}" if name in chosen else "")
+        for name, value in {**settings, **chosen}.items()
         if value not in off
     )
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import math
 import os
-import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from policysearch.controller import Controller
-from policysearch.ownership import LOCK
+from policysearch.ownership import owner
 from policysearch.progress import duration, quantity
 from policysearch.report.learning import Final
-from policysearch.runs import CONFIGURATION, DATABASE, METRICS, Run, find, load_policy, open_run
+from policysearch.runs import CONFIGURATION, DATABASE, METRICS, BeingMadeError, Run, find, load_policy, open_run
 from policysearch.tasks import BUILT_IN
 
 
@@ -126,13 +124,15 @@ def gather(folder: str | os.PathLike[str]) -> Material:
         The run; with what could not be read named in `missing`.
 
     Raises:
-        FileNotFoundError: no such folder, or nothing of a run in it.
+        FileNotFoundError: no such folder, or nothing of a run in it, or not yet: see `BeingMadeError`.
     """
     folder = Path(folder)
     missing: list[str] = []
     whole = True
     try:
         run = open_run(folder)
+    except BeingMadeError:
+        raise
     except FileNotFoundError:
         if not folder.is_dir() or not (folder / CONFIGURATION).is_file():
             find(folder)
@@ -149,7 +149,7 @@ def gather(folder: str | os.PathLike[str]) -> Material:
         missing.append("There is no policy file: it is written when a search ends or is interrupted.")
     except (ValueError, OSError) as error:
         missing.append(f"The policy cannot be read: {error}")
-    return Material(run, controller, missing, _is_written(folder), whole)
+    return Material(run, controller, missing, owner(folder) is not None, whole)
 
 
 def _from_files(folder: Path, missing: list[str]) -> Run:
@@ -175,17 +175,3 @@ def _number(text: Any) -> float:
         return float(text)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _is_written(folder: Path) -> bool:
-    """Whether a process of this machine that owns the run is alive; no lock is taken, which might refuse a writer."""
-    with contextlib.suppress(OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
-        holder = msgspec.json.decode((folder / LOCK).read_bytes())
-        if holder["host"] != socket.gethostname():
-            return True
-        try:
-            os.kill(int(holder["pid"]), 0)
-        except PermissionError:
-            return True
-        return True
-    return False

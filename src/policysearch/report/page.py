@@ -33,6 +33,9 @@ _NUMBER = re.compile(
 )
 #: control characters but tab and new line, halves of surrogates, changes of direction
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+_INTERVAL = re.compile(r" (\(.*\))$")
+#: characters up to which a name stays in one piece, and after what a longer one may be broken
+JOINED, _JOINTS = 18, re.compile(r"(?<=\w)([(,/])(?=[^\s)])")
 _TAG = re.compile(r"<[^>]*>")
 _HEX = {pair[0]: f"var(--{name})" for name, pair in ROLES.items()} | {"#000000": "var(--ink)"}
 _COLOURS = re.compile("|".join(_HEX))
@@ -41,6 +44,14 @@ _COLOURS = re.compile("|".join(_HEX))
 def escaped(text: object) -> str:
     """Text for any place in HTML; what no file may hold, or what turns the text around it, is replaced."""
     return html.escape(_FORBIDDEN.sub("\ufffd", str(text)))
+
+
+def _cell(text: object, numeric: bool = False) -> str:
+    """Text of a table's cell, which may be broken between settings, in paths and before an interval."""
+    text = escaped(text)
+    if numeric:
+        return _INTERVAL.sub(r" <span>\1</span>", text)
+    return _JOINTS.sub(r"\1<wbr>", text) if len(text) > JOINED else text
 
 
 class Page:
@@ -115,14 +126,14 @@ class Page:
         columns = list(zip(*rows, strict=True)) or [()] * len(head)
         numeric = [any(column) and all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in columns]
         marks = [' class="number"' if is_number else "" for is_number in numeric]
-        top = "".join(f'<th scope="col"{mark}>{escaped(cell)}</th>' for cell, mark in zip(head, marks, strict=True))
+        top = "".join(f'<th scope="col"{mark}>{_cell(cell)}</th>' for cell, mark in zip(head, marks, strict=True))
         body, long = [], ' class="long"'
         for row in rows:
             cells = [
-                f"<td{mark or long * (len(str(cell)) > LONG)}>{escaped(cell)}</td>"
+                f"<td{mark or long * (len(str(cell)) > LONG)}>{_cell(cell, bool(mark))}</td>"
                 for cell, mark in zip(row[1:], marks[1:], strict=True)
             ]
-            body.append(f'<tr><th scope="row"{marks[0]}>{escaped(row[0])}</th>{"".join(cells)}</tr>')
+            body.append(f'<tr><th scope="row"{marks[0]}>{_cell(row[0])}</th>{"".join(cells)}</tr>')
         self.raw(
             f"{_box(caption)}<table><caption><span>{escaped(caption)}</span></caption>"
             f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"

@@ -12,8 +12,10 @@ from policysearch import flags
 from policysearch.report.page import Page
 from policysearch.settings import METHODS
 
+#: what marks a value that nobody set
+BY_RULE = "(by rule)"
 #: what has a place of its own
-_KNOWN = ("settings", "given", "command", "versions", "specification", "platform", "started", "directory")
+_KNOWN = ("settings", "given", "chosen", "command", "versions", "specification", "platform", "started", "directory")
 
 
 def settings(page: Page, configuration: Mapping[str, Any]) -> None:
@@ -23,7 +25,7 @@ def settings(page: Page, configuration: Mapping[str, Any]) -> None:
         page: to add to.
         configuration: as a run's config.json has it.
     """
-    given, used = (configuration.get(name) or {} for name in ("given", "settings"))
+    given, used, chosen = (configuration.get(name) or {} for name in ("given", "settings", "chosen"))
     method = str(configuration.get("method"))
     texts: Mapping[str, str] = {}
     defaults: Mapping[str, Any] = {}
@@ -35,20 +37,27 @@ def settings(page: Page, configuration: Mapping[str, Any]) -> None:
         rows = [
             [
                 name,
-                value(used.get(name, given.get(name))),
+                _used(name, given, used, chosen),
                 "yes" if given.get(name) is not None and given[name] != defaults.get(name) else "",
                 texts.get(name, ""),
             ]
             for name in names
         ]
-        caption = (
-            f"Settings of {method} as they were used; those that nobody set are defaults, or follow from the task."
-        )
+        caption = f"Settings of {method} as they were used; those that nobody set are defaults, or were chosen by rule."
         head = ["setting", "value", "set", "what it is"]
         kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
         page.table([head[place] for place in kept], [[row[place] for place in kept] for row in rows], caption)
     rest = {name: entry for name, entry in configuration.items() if name not in _KNOWN}
     page.table(["", "value"], [[name, value(entry)] for name, entry in rest.items()], "What was asked for.")
+
+
+def _used(name: str, given: Mapping[str, Any], used: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    """The value of a setting, marked where it was left open and a rule decided."""
+    known = used.get(name, given.get(name))
+    if name not in given or given[name] is not None:
+        return value(known)
+    known = chosen.get(name, known)
+    return value(known) if known is None else f"{value(known)} {BY_RULE}"
 
 
 def origin(page: Page, configuration: Mapping[str, Any]) -> None:

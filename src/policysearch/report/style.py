@@ -151,7 +151,9 @@ th, td { text-align: left; vertical-align: top; padding: .28rem .9rem .28rem 0; 
 thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom; }
 tbody th { font-weight: 500; min-width: 5.5rem; }
 td.long { min-width: 15rem; }
-.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number, td.number span { white-space: nowrap; }
+td.number:has(span) { white-space: normal; }
 footer { font-size: .9rem; padding-top: 2rem; padding-bottom: 2rem; }
 @media print { .scroll { overflow: visible; } figure, table { break-inside: avoid; } }
 """
