@@ -273,7 +273,9 @@ def run(given: list[str]) -> int:
         metavar="CODE",
         help="exit code of COMMAND that means a safety stop: the search waits for policysearch resume [none]",
     )
-    parser.add_argument("--tensorboard", nargs="?", const="", metavar="LOGS", help=shared.TENSORBOARD_HELP)
+    parser.add_argument(
+        "--tensorboard", nargs="?", const="", metavar="LOGS", help=shared.TENSORBOARD_HELP.replace("DIR", "LOGS")
+    )
     parser.add_argument("--json", action="store_true", help="print the status at the end as JSON")
     arguments = _parse(parser, own)
     place = shared.scalars_place(arguments.tensorboard, Path(arguments.folder))
