@@ -238,7 +238,7 @@ def _timeless(one):
 
 def test_other_conditions_need_another_folder(tmp_path):
     compare("bowl", "nelder_mead", folder=tmp_path, **OPTIONS)
-    with pytest.raises(ValueError, match="budget '60', not '70'"):
+    with pytest.raises(ValueError, match="budget 60 there, 70 now"):
         compare("bowl", "nelder_mead", folder=tmp_path, **{**OPTIONS, "budget": 70})
     with pytest.raises(ValueError, match="another method 'nelder_mead'"):
         compare("bowl", {"nelder_mead": "cma"}, folder=tmp_path, **OPTIONS)

@@ -11,15 +11,15 @@ import pytest
 
 from policysearch import LinearGaussian
 from policysearch.cli import main
-from policysearch.commands.diagnose import table
+from policysearch.commands.diagnose import default, followed, table
 from policysearch.credit import CostToGo, TotalCost
-from policysearch.diagnosis import Row, advice, diagnose
+from policysearch.diagnosis import Row, advice, diagnose, nearest
 from policysearch.direction import Euclidean
 from policysearch.explore import ActionNoise, ParameterNoise
 from policysearch.method import Method
 from policysearch.report import gradients
 from policysearch.step import LearningRate
-from policysearch.tasks import build
+from policysearch.tasks import build, resolve
 from policysearch.tasks.task import Function
 
 SLOPE = np.array([1.0, -2.0, 0.5, 1.5, -0.3])
@@ -128,18 +128,50 @@ def test_the_command_measures_a_task_and_a_run(tmp_path, monkeypatch, capsys):
     assert main(["diagnose", "bowl", "--rollouts", "32", "--batches", "10", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rows"][0]["estimator"] == "finite_differences"
+    assert found["method"] == "weight_perturbation"
     assert (tmp_path / "diagnose.png").exists()
-    assert main(["train", "bowl", "--budget", "2updates", "--out", "run"]) == 0
+    assert main(["train", "bowl", "--method", "cem", "--budget", "2updates", "--out", "run"]) == 0
     capsys.readouterr()
     assert main(["diagnose", "run", "--batches", "4", "--rollouts", "32", "--picture", "at.png"]) == 0
     text = capsys.readouterr().out
     assert "weight_perturbation, one-sided, baseline leave_one_out" in text
+    assert "Method: cem, with which run was made.\nNone of these gradients is its own.\n" in text
     assert all(len(line) < 100 for line in text.splitlines())
     assert (tmp_path / "at.png").exists()
     assert main(["diagnose", "bowl", "--batches", "2"]) == 2
     assert "at least 4 batches" in capsys.readouterr().err
     assert main(["diagnose", "bowl", "--picture", "nowhere/x.png"]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "why"),
+    [
+        ("bowl", "weight_perturbation", "a cost of parameters"),
+        ("lqr", "natural_gradient", "a plant that wants a gain matrix"),
+        ("pendulum", "trpo", "a plant that wants a network"),
+        ("CartPole-v1", "trpo", "a simulator with discrete actions"),
+        ("Pendulum-v1", "ars", "a simulator with continuous actions"),
+    ],
+)
+def test_the_method_that_train_would_take_is_named_with_the_reason(task, method, why):
+    assert default(resolve(task).specification) == (method, f"the default for {why}")
+
+
+def test_the_row_whose_gradient_a_method_follows_is_found():
+    def made(estimator, variant="", baseline="", snr=2.0):
+        return row(estimator, snr, variant=variant, baseline=baseline)
+
+    pairs = [made("weight_perturbation", f"two-sided{end}") for end in ("", ", shared seeds")]
+    rows = [made("gpomdp", "γ 0.9, λ 0.9, biased", "value"), made("gpomdp", "", "value"), *pairs]
+    rows = [made("weight_perturbation", "one-sided", "none"), made("reinforce", "", "none"), *rows]
+    assert nearest(rows, "trpo") is rows[2]
+    assert nearest(rows[3:], "trpo") is nearest(rows, "natural_gradient") is rows[3]
+    assert nearest(rows, "ars") is rows[5]
+    assert nearest(rows[:5], "pgpe") is rows[4]
+    assert nearest(rows, "enac") is nearest(rows, "cem") is None
+    said = "Nearest to its gradient: weight_perturbation, two-sided, shared seeds, SNR 2 from 64 rollouts."
+    assert followed("ars", rows) == said
 
 
 def test_simulators_are_measured_by_their_workers():

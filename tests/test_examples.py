@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,12 @@ def test_policy_acts_without_jax(tmp_path):
     text = output("load_policy_without_jax.py", tmp_path, str(tmp_path))
     assert "JAX was imported: False" in text
     assert abs(float(re.findall(r"([-\d.]+) mm,", text)[0])) < 5
+
+
+def test_readme_names_every_extra_and_no_other():
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = (ROOT / "README.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \| .*\|$", text[text.index("| extra |") :], re.MULTILINE) == list(known)
 
 
 def called(page: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import resource
@@ -289,3 +290,31 @@ def test_a_run_on_a_full_disk_for_scalars_ends_as_it_would_have(own_folder, monk
     assert "warning: The TensorBoard log in full/tensorboard lacks 12 of 12 updates" in capsys.readouterr().err
     assert Path("full/policy.safetensors").read_bytes() == Path("whole/policy.safetensors").read_bytes()
     assert len(Path("full/metrics.jsonl").read_text().splitlines()) == 12
+
+
+def test_the_updates_of_a_rig_are_scalars_too(own_folder, capsys):
+    assert main(["new", "rig", "--parameters", "kp=1:0:5", "--rollouts", "4", "--budget", "8"]) == 0
+    command = ["--", sys.executable, "-c", "print(({kp} - 2) ** 2)"]
+    assert main(["run", "rig", "--tensorboard", *command]) == 0
+    assert "scalars: tensorboard --logdir rig/tensorboard" in capsys.readouterr().out
+    assert main(["run", "rig", "--budget", "12", "--tensorboard", "logs", "--json", *command]) == 0
+    assert json.loads(capsys.readouterr().out)["updates"] == 3
+    records = open_run("rig").records
+    shown = scalars(Path("rig/tensorboard")) | scalars(Path("logs/rig"))
+    assert list(scalars(Path("logs/rig"))) == [3]
+    assert all(same(shown[int(record["update"])], record) for record in records)
+
+
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        (["compare", "bowl", "--methods", "ars", "--tensorboard"], "policysearch train TASK --method M --tensorboard"),
+        (["new", "rig", "--parameters", "kp=1", "--tensorboard=logs"], "policysearch run DIR --tensorboard"),
+        (["tell", "rig", "0", "--cost", "1", "--tensorboard"], "policysearch run DIR --tensorboard"),
+    ],
+)
+def test_commands_without_a_log_say_what_there_is_instead(own_folder, capsys, command, instead):
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "--tensorboard is not for this command." in said
+    assert instead in said

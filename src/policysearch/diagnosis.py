@@ -36,6 +36,17 @@ BATCHES, COMPILED_BATCHES = 16, 100
 ROLLOUTS = 64
 #: what variants are called that the advice looks for
 BIASED, SHARED = "biased", "shared seeds"
+#: estimator, variants in the order of preference, and baseline of the gradients that methods follow with their defaults
+_PAIRS = ("weight_perturbation", (f"two-sided, {SHARED}", "two-sided"), "")
+_FOLLOWED = {
+    "reinforce": ("reinforce", ("",), "leave_one_out"),
+    "enac": ("reinforce", ("",), "leave_one_out"),
+    "gpomdp": ("gpomdp", ("",), "value"),
+    "natural_gradient": ("gpomdp", ("",), "value"),
+    "trpo": ("gpomdp", (BIASED, ""), "value"),
+    "finite_differences": ("finite_differences", (SHARED, "central"), ""),
+    **dict.fromkeys(("weight_perturbation", "ars", "pgpe"), _PAIRS),
+}
 #: most parameters whose single errors are kept
 COORDINATES = 100
 #: a ratio of two SNRs that is worth a sentence
@@ -236,6 +247,22 @@ def _row(words: tuple[str, str, str], method: Method, policy: Policy, estimates:
         norm_error=math.sqrt(max(noise, 0.0)),
         errors=tuple(estimates.std(0, ddof=1).tolist()) if estimates.shape[1] <= COORDINATES else (),
     )
+
+
+def nearest(rows: Sequence[Row], method: str) -> Row | None:
+    """The row whose gradient a named method follows with its defaults, or comes closest to; None if there is none.
+
+    Args:
+        rows: from `diagnose` with all estimators.
+        method: such as "trpo", which like the natural gradient turns the gradient of gpomdp.
+    """
+    estimator, variants, baseline = _FOLLOWED.get(method, (method, ("",), ""))
+    for variant in variants:
+        for row in rows:
+            fits = variant in row.variant if variant else not row.variant
+            if fits and row.estimator == estimator and row.baseline == baseline:
+                return row
+    return None
 
 
 def advice(rows: Sequence[Row]) -> list[str]:

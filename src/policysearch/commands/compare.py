@@ -21,6 +21,11 @@ def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code."""
     parser = _parser()
     arguments, extras = parser.parse_known_args(given)
+    shared.refuse_scalars(
+        extras,
+        f"The curves of all searches are in DIR/{REPORT} and DIR/{PICTURE}, their numbers in DIR/cells.jsonl; "
+        "policysearch train TASK --method M --tensorboard logs one search.",
+    )
     flags.refuse_unknown(extras, parser)
     for name, kind in NUMBERS.items():
         flag = f"--{name.replace('_', '-')}"

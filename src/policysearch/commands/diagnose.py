@@ -11,9 +11,11 @@ import msgspec
 
 from policysearch import flags
 from policysearch.commands import shared
+from policysearch.specification import Discrete
 
 if TYPE_CHECKING:
     from policysearch.diagnosis import Row
+    from policysearch.specification import Specification
 
 
 def main(given: list[str]) -> int:
@@ -41,13 +43,14 @@ def main(given: list[str]) -> int:
     picture = Path(arguments.picture)
     if not picture.resolve().parent.is_dir():
         raise ValueError(f"--picture is {picture}; there is no folder {picture.resolve().parent}.")
-    name, controller, options = arguments.task, None, {}
+    name, controller, options, searched = arguments.task, None, {}, None
     if Path(name).is_dir():
         from policysearch.commands.evaluate import reference
         from policysearch.runs import open_run
 
         run = open_run(name)
         name, controller, options = reference(run), run.controller(), run.configuration.get("task_options", {})
+        searched = run.configuration.get("method")
         if arguments.initial is not None:
             raise ValueError(f"{arguments.task} is a run, whose policy is measured; leave --initial out.")
     shared.prepare_jax()
@@ -73,12 +76,40 @@ def main(given: list[str]) -> int:
 
     where = f"at the policy of {arguments.task}" if controller is not None else "where a search starts"
     gradients.draw(picture, rows, title=f"{name}, {where}")
-    said = advice(rows)
+    method, why = (
+        default(task.specification) if searched is None else (searched, f"with which {arguments.task} was made")
+    )
+    said = [f"Method: {method}, {why}.", followed(method, rows), *advice(rows)]
     if arguments.json:
-        print(shared.as_json({"rows": [{"label": r.label, **msgspec.structs.asdict(r)} for r in rows], "advice": said}))
+        found = [{"label": row.label, **msgspec.structs.asdict(row)} for row in rows]
+        print(shared.as_json({"rows": found, "method": method, "advice": said}))
     else:
         print("\n".join([*table(rows), "", *said, f"picture: {picture}"]))
     return 0
+
+
+def default(specification: Specification) -> tuple[str, str]:
+    """The method that `train` takes for a task, and why."""
+    from policysearch.defaults import default_method
+
+    if specification.action is None:
+        kind = "a cost of parameters"
+    elif specification.reward:
+        kind = f"a simulator with {'discrete' if isinstance(specification.action, Discrete) else 'continuous'} actions"
+    else:
+        kind = f"a plant that wants {'a network' if specification.policy == 'network' else 'a gain matrix'}"
+    return default_method(specification), f"the default for {kind}"
+
+
+def followed(method: str, rows: list[Row]) -> str:
+    """How clear the gradient is that a method follows, in a sentence."""
+    from policysearch.diagnosis import nearest
+
+    row = nearest(rows, method)
+    if row is None:
+        return "None of these gradients is its own."
+    ratio = "without noise" if math.isinf(row.snr) else f"SNR {row.snr:.2g} from {row.rollouts} rollouts"
+    return f"Nearest to its gradient: {row.label}, {ratio}."
 
 
 def table(rows: list[Row]) -> list[str]:

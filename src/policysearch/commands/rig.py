@@ -47,6 +47,7 @@ def new(given: list[str]) -> int:
     if arguments.help:
         print(_new_parser([arguments.method], helpful=True).format_help(), end="")
         return 0
+    shared.refuse_scalars(extras, "It logs the updates of: policysearch run DIR --tensorboard -- COMMAND.")
     flags.refuse_unknown(extras, parser)
     if arguments.folder is None or not arguments.parameters:
         raise ValueError(f"new what? Give DIR and --parameters {PARAMETERS}. See: policysearch new --help")
@@ -272,8 +273,12 @@ def run(given: list[str]) -> int:
         metavar="CODE",
         help="exit code of COMMAND that means a safety stop: the search waits for policysearch resume [none]",
     )
+    parser.add_argument(
+        "--tensorboard", nargs="?", const="", metavar="LOGS", help=shared.TENSORBOARD_HELP.replace("DIR", "LOGS")
+    )
     parser.add_argument("--json", action="store_true", help="print the status at the end as JSON")
     arguments = _parse(parser, own)
+    place = shared.scalars_place(arguments.tensorboard, Path(arguments.folder))
     attempts = shared.number("--attempts", arguments.attempts, int) or 1
     safety = shared.number("--safety-exit", arguments.safety_exit, int)
     deadline = shared.number("--deadline", arguments.deadline, float)
@@ -286,7 +291,7 @@ def run(given: list[str]) -> int:
     from policysearch.commands.trial_process import forbids, run_trial
 
     veto = shlex.split(arguments.veto or "")
-    with _opened(arguments.folder, arguments.budget) as search:
+    with _opened(arguments.folder, arguments.budget) as search, shared.scalars(arguments.folder, place) as log:
         if veto:
             search.veto = lambda trial: forbids(filled(veto, trial.values))
         while not search.done:
@@ -294,10 +299,14 @@ def run(given: list[str]) -> int:
             told = run_trial(filled(command, trial.values), deadline, safety)
             again = trial.attempt < attempts and not told.keys().isdisjoint(("lost", "timed_out"))
             record = search.tell(trial, **told, retry=again)
+            if record is not None and log is not None:
+                log(record)
             if record is not None and not arguments.json:
                 print(f"update {int(record['update'])}: mean cost of its trials {record['cost']:.6g}", flush=True)
     found = summary(open_run(arguments.folder))
     print(shared.as_json(found) if arguments.json else described(found))
+    if log is not None and not arguments.json:
+        print(f"scalars: tensorboard --logdir {log.folder}")
     return 0
 
 
@@ -369,6 +378,7 @@ def _parser(name: str, description: str, usage: str | None = None) -> shared.Par
 
 def _parse(parser: shared.Parser, given: list[str]) -> argparse.Namespace:
     arguments, extras = parser.parse_known_args(given)
+    shared.refuse_scalars(extras, "It logs the updates of: policysearch run DIR --tensorboard -- COMMAND.")
     flags.refuse_unknown(extras, parser)
     return arguments
 

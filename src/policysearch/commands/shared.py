@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+if TYPE_CHECKING:
+    from policysearch.report.tensorboard import TensorBoard
+
 TASK_HELP = "a built-in task, a Gymnasium id (HalfCheetah-v5), module:attr or file.py:attr"
+#: folder of scalars in a run's own
+SCALARS = "tensorboard"
 TENSORBOARD_HELP = "write TensorBoard scalars, to DIR with the run's name in it [tensorboard in the run's folder]"
 
 
@@ -66,6 +72,21 @@ def scalars_place(given: str | None, folder: Path) -> str | None:
 
         raise ValueError(f"--tensorboard needs tensorboardX: {INSTALL_TENSORBOARD}.")
     return str(Path(given, folder.resolve().name).resolve()) if given else ""
+
+
+def scalars(folder: str, place: str | None) -> contextlib.AbstractContextManager[TensorBoard | None]:
+    """A log that is closed with its context, where `scalars_place` says; None if none was asked for."""
+    if place is None:
+        return contextlib.nullcontext()
+    from policysearch.report.tensorboard import TensorBoard
+
+    return TensorBoard(place or Path(folder, SCALARS))
+
+
+def refuse_scalars(extras: list[str], instead: str) -> None:
+    """Raise ValueError if `--tensorboard` is among what a command does not know; `instead` says what there is."""
+    if any(extra.split("=")[0] == "--tensorboard" for extra in extras):
+        raise ValueError(f"--tensorboard is not for this command. {instead}")
 
 
 def prepare_jax() -> Path | None:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from policysearch.report.tensorboard import TensorBoard
     from policysearch.search import Search
 
-#: folder of scalars in a run's own
-SCALARS = "tensorboard"
 NUMBERS = {
     "seed": int,
     "workers": int,
@@ -114,7 +112,9 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
     from policysearch.progress import wrapped
 
     folder = record.folder
-    scalars = None if arguments.tensorboard is None else _scalars(Path(arguments.tensorboard or folder / SCALARS))
+    scalars = (
+        None if arguments.tensorboard is None else _scalars(Path(arguments.tensorboard or folder / shared.SCALARS))
+    )
     try:
         result = _run(search, record, arguments, scalars)
     except BaseException:
