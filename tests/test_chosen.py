@@ -11,8 +11,8 @@ from policysearch import Search
 from policysearch.chosen import chosen
 from policysearch.settings import METHODS, method_settings
 
-#: what no rule decides: left open they are off
-OFF = {"learning_rate", "settle"}
+#: what no rule decides on a plant: left open they are off
+OFF = {"learning_rate", "settle", "stages"}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -28,6 +28,13 @@ def test_every_setting_that_was_left_open_has_a_value_which_given_makes_the_same
     for setting, value in by_rule.settings.items():
         if setting not in open_ones:
             assert again[setting] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value)
+
+
+def test_where_the_stages_of_an_update_are_chosen_its_rollouts_follow():
+    search = Search("Pendulum-v1", "natural_gradient")
+    found = chosen(search.given, search.method)
+    assert found["stages"] == 2000
+    assert "rollouts" not in found
 
 
 def test_what_is_set_or_not_used_is_not_said_to_be_chosen():

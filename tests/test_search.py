@@ -272,7 +272,7 @@ def test_a_search_ends_after_the_update_in_which_it_is_stopped():
     search = Search(PythonFunction(square, (1.0, 1.0)), FD)
     search.run(on_update=lambda record: search.stop("enough") if record["update"] == 2 else None)
     assert (search.updates, search.result().reason) == (2, "enough")
-    assert [record["rollouts"] for record in search.records] == [8, 16]
+    assert [record["rollouts"] for record in search.records] == [4, 8]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "0", None])

@@ -39,6 +39,8 @@ def _used(given: Settings, method: Method) -> dict[str, Any]:
     used: dict[str, Any] = {}
     for part in (method.explore, method.credit, method.direction, method.step):
         used |= vars(part)
+    if used.get("stages"):
+        del used["rollouts"]  # those of the first update; the others follow from the stages
     used["common_random_numbers"] = used.get("common")
     if "directions" in used:
         used.setdefault("rollouts", used["directions"] * (2 if used["two_sided"] else 1))
