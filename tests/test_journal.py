@@ -402,8 +402,26 @@ def test_commands_say_that_a_run_is_being_made(command, tmp_path, capsys):
         "Try again in a moment.\n"
     )
     owner.release()
-    assert main(["status", str(tmp_path)]) == 2
-    assert "is damaged" in capsys.readouterr().err
+    assert main([command, str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"policysearch: The run in {tmp_path} was never begun: the process that made it ended before it wrote "
+        "anything. Delete the folder and start the run again.\n"
+    )
+
+
+@pytest.mark.parametrize("moment", ["connect", "_write_head"])
+def test_a_run_whose_maker_was_killed_before_it_wrote_anything_is_called_so(moment, tmp_path):
+    target = "history.sqlite3" if moment == "connect" else "history.History"
+    script = (
+        "import os, signal; from policysearch import history; from policysearch.journal import Journal\n"
+        f"{target}.{moment} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"Journal({str(tmp_path / 'run')!r}, {{}})"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / "run" / "run.sqlite").exists()
+    for reads in (open_run, Journal.reopen):
+        with pytest.raises(FileNotFoundError, match="never begun"):
+            reads(tmp_path / "run")
 
 
 @pytest.mark.parametrize("left", ["config.json", "run.head"])

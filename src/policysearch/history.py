@@ -257,6 +257,16 @@ def acknowledged(head: Path) -> int:
     return 0 if known is None else known[0]
 
 
+def empty(path: Path) -> bool:
+    """Whether a database surely holds no row: it was just made, or its maker ended then."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            return not tables or connection.execute("SELECT 1 FROM history LIMIT 1").fetchone() is None
+    except sqlite3.Error:
+        return False
+
+
 class _DamageError(Exception):
     """What disagrees."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policysearch.history import Row, acknowledged, damaged, read
+from policysearch.history import Row, acknowledged, damaged, empty, read
 from policysearch.ownership import owner
 
 if TYPE_CHECKING:
@@ -177,6 +177,14 @@ def find(folder: Path) -> None:
         inside = sorted(inner.parent.name for inner in folder.glob(f"*/{DATABASE}"))
         hint = f" It has runs inside: {', '.join(inside[:5])}." if inside else ""
         raise FileNotFoundError(f"{folder} is no run: it holds no {DATABASE}.{hint}")
+    if _is_new(folder) and empty(folder / DATABASE):
+        if maker := owner(folder):
+            raise _being_made(folder, maker)
+        if empty(folder / DATABASE):  # else its maker has been and gone
+            raise FileNotFoundError(
+                f"The run in {folder} was never begun: the process that made it ended before it wrote anything. "
+                "Delete the folder and start the run again."
+            )
 
 
 def replayed(folder: Path, every: bool) -> Run:
