@@ -13,6 +13,7 @@ from policysearch.comparison.running import ALONG, AT_THE_END
 from policysearch.credit import TotalCost
 from policysearch.direction import Euclidean
 from policysearch.explore import ParameterNoise
+from policysearch.journal import Journal
 from policysearch.method import Method
 from policysearch.policies import Parameters
 from policysearch.settings import ARS, TRPO, Budget, NaturalGradient
@@ -247,6 +248,14 @@ def test_other_conditions_need_another_folder(tmp_path):
         compare("bowl", "nelder_mead", folder=tmp_path, **OPTIONS)
     with pytest.raises(FileNotFoundError, match="holds no comparison"):
         open_comparison(tmp_path / "nowhere")
+
+
+def test_a_comparison_is_not_written_into_the_folder_of_a_run(tmp_path):
+    Journal(tmp_path, {"task": "bowl"}, keep=True).close()
+    there = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"holds a run, .* give another folder \(--out\)"):
+        compare("bowl", "nelder_mead", folder=tmp_path, **OPTIONS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
 
 
 @pytest.mark.parametrize(

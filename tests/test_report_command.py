@@ -313,6 +313,12 @@ def test_long_runs_are_thinned_to_means_with_their_range():
     assert np.allclose(thinned(rows, "cost", most=250).values[1], np.mean([1, 3, 0]))
 
 
+def test_names_that_would_read_alike_in_a_figure_are_numbered():
+    alike = [f"pendulum-natural-gradient-of-{n}-hidden-units-on-a-desk-seed0" for n in (16, 32)]
+    assert document._labels([Path(name) for name in alike]) == [f"1: {alike[0]}", f"2: {alike[1]}"]
+    assert document._labels([Path("a"), Path("b")]) == ["a", "b"]
+
+
 @pytest.mark.parametrize("count", [1, 2, 50, 2000])
 def test_legends_stand_above_the_data_and_every_axis_has_a_label(count):
     runs = {f"a run with a long name {i}": records(count) for i in range(7)}

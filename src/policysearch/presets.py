@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from policysearch.settings import METHODS, PolicySettings, Settings, checked, method_settings, unknown
+from policysearch.settings import METHODS, PolicySettings, Settings, checked, method_settings, unknown, unknown_method
 
 #: presets by name
 PRESETS = ("paper",)
@@ -88,7 +88,7 @@ def preset(
     if name not in PRESETS:
         raise ValueError(unknown("preset", name, list(PRESETS)))
     if method not in METHODS:
-        raise ValueError(unknown("method", method, list(METHODS)))
+        raise ValueError(unknown_method(method))
     family = re.sub(r"-v\d+$", "", environment)
     known = _PAPER.get(method, {})
     if family not in known:

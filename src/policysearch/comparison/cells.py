@@ -136,9 +136,16 @@ def begin(
         about: what readers need beside the cells.
 
     Raises:
-        ValueError: it holds a comparison under other conditions, or another method under one of these labels.
+        ValueError: it holds a run, a comparison under other conditions, or another method under one of these labels.
     """
+    from policysearch.journal import provenance
+    from policysearch.runs import DATABASE
+
     path, known = folder / CONFIGURATION, dict(methods)
+    if (folder / DATABASE).exists():
+        raise ValueError(
+            f"{folder} holds a run, whose report a comparison would overwrite: give another folder (--out)."
+        )
     if path.exists():
         before = configuration(folder)
         then, known_before = before["conditions"], before["methods"]
@@ -161,8 +168,6 @@ def begin(
         known = {**known_before, **methods}
         # what is kept of those that do not take part this time
         about = {n: {**before["about"].get(n, {}), **v} if isinstance(v, dict) else v for n, v in about.items()}
-    from policysearch.journal import provenance
-
     folder.mkdir(parents=True, exist_ok=True)
     content = {"conditions": dict(conditions), "methods": known, "about": dict(about), **provenance()}
     aside = path.with_suffix(f".{os.getpid()}")

@@ -14,7 +14,7 @@ from policysearch.progress import duration
 from policysearch.report.curve import DECADES
 from policysearch.report.page import JOINED, Page
 from policysearch.report.provenance import BY_RULE
-from policysearch.report.style import INK, MUTED, colour, dash, dress, figure, plain
+from policysearch.report.style import INK, MUTED, colour, dash, distinct, dress, figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,14 +34,14 @@ def curves(comparison: Comparison, x: str, size: tuple[float, float] | None = No
     """
     fig = figure(*(size or ()))
     axis = fig.subplots()
-    shown, places = [], []
+    shown, places, names = [], [], _names(comparison)
     for index, method in enumerate(comparison.methods):
         curve = comparison.curve(method)
         place = getattr(curve, x)
         seen = (place > 0) & np.isfinite(curve.value)
         axis.plot(
             place[seen], curve.value[seen], color=colour(index), linestyle=dash(index), linewidth=1.5,
-            marker=MARKERS[index % len(MARKERS)], markersize=3, label=plain(method),
+            marker=MARKERS[index % len(MARKERS)], markersize=3, label=names[method],
         )  # fmt: skip
         axis.fill_between(place[seen], curve.low[seen], curve.high[seen], color=colour(index), alpha=0.18, linewidth=0)
         shown.append(curve.value[seen])
@@ -83,7 +83,7 @@ def _logarithmic(axis: Axes, along: str, values: np.ndarray, prefixes: bool = Tr
 
 def ends(comparison: Comparison) -> Figure:
     """What each seed's last policy costs or returns, with the IQM of its method."""
-    rows = comparison.table()
+    rows, names = comparison.table(), _names(comparison)
     fig = figure(height=1.3 + 0.42 * len(rows))
     axis = fig.subplots()
     everything = []
@@ -104,17 +104,24 @@ def ends(comparison: Comparison) -> Figure:
     if comparison.baseline is not None and np.isfinite(comparison.baseline[1]):
         axis.axvline(comparison.baseline[1], color=MUTED[0], linewidth=1.1, linestyle=(0, (2, 2)))
         everything.append(np.array([comparison.baseline[1]]))
-    axis.set_yticks(range(len(rows)), [plain(row.method) for row in rows])
+    axis.set_yticks(range(len(rows)), [names[row.method] for row in rows])
     axis.set_ylim(len(rows) - 0.4, -0.6)
     _scaled(axis, np.concatenate(everything), comparison, "x")
     dress(axis, f"final {comparison.noun}, a mark a seed")
     return fig
 
 
+def _names(comparison: Comparison) -> dict[str, str]:
+    """What figures call the methods."""
+    methods = comparison.methods
+    return {method: plain(name) for method, name in zip(methods, distinct(methods), strict=True)}
+
+
 def reached(comparison: Comparison) -> Figure:
     """Share of the seeds that have met the criterion, against rollouts."""
     fig = figure()
     axis = fig.subplots()
+    names = _names(comparison)
     most = max(cell.final.rollouts for cell in comparison.cells)
     least = most
     for index, method in enumerate(comparison.methods):
@@ -125,7 +132,7 @@ def reached(comparison: Comparison) -> Figure:
         y = [0.0, *(np.arange(1, len(when) + 1) / len(cells)), len(when) / len(cells)]
         axis.step(
             np.maximum(x, 1e-9), 100 * np.array(y), where="post", color=colour(index), linestyle=dash(index),
-            linewidth=1.6, label=plain(method),
+            linewidth=1.6, label=names[method],
         )  # fmt: skip
     axis.set_xlim(least / 2, most * 1.1)
     _logarithmic(axis, "x", np.array([most]))

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from policysearch.report import learning
+from policysearch.report import learning, style
 from policysearch.report.chapter import Chapter, Load
 from policysearch.report.material import Material, gather
 from policysearch.report.page import Page
@@ -66,9 +66,10 @@ def write(
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """Short names that differ."""
+    """Short names that differ, in figures too."""
     names = [folder.resolve().name for folder in folders]
-    return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
+    full = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
+    return style.distinct(full)
 
 
 def _together(page: Page, materials: Mapping[str, Material]) -> None:

@@ -5,6 +5,7 @@ Contrast with the background is at least 4.5 for text and 3 for lines (WCAG 2.2,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -95,6 +96,20 @@ def plain(text: str) -> str:
         text = f"{text[: LONGEST - 20]}…{text[-19:]}"
     shown = (" " if c.isspace() else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return "".join(shown).replace("$", r"\$")
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names of what a figure shows, numbered in order where two of them would read alike in it.
+
+    Example:
+        >>> distinct(["ars", "pgpe"])
+        ['ars', 'pgpe']
+        >>> [plain(n) for n in distinct([f"ars on a swimmer with {n} hidden units for 9000 rollouts" for n in (8, 9)])]
+        ['1: ars on a swim…s for 9000 rollouts', '2: ars on a swim…s for 9000 rollouts']
+    """
+    if len({plain(name) for name in names}) == len(names):
+        return list(names)
+    return [f"{number}: {name}" for number, name in enumerate(names, 1)]
 
 
 def _variables(place: int) -> str:
