@@ -39,5 +39,5 @@ def test_where_the_stages_of_an_update_are_chosen_its_rollouts_follow():
 
 def test_what_is_set_or_not_used_is_not_said_to_be_chosen():
     search = Search("lqr", method_settings("gpomdp", {"rollouts": 10, "learning_rate": 0.1}))
-    assert chosen(search.given, search.method).keys() == {"discount", "gae_lambda", "bootstrap"}
+    assert chosen(search.given, search.method).keys() == {"baseline", "discount", "gae_lambda", "bootstrap"}
     assert chosen(search.method, search.method) == {}

@@ -14,10 +14,13 @@ def test_action_noise_asks_for_independent_trials():
 
 
 @pytest.mark.parametrize(
-    ("length", "rollouts"), [(1, 64), (40, 64), (50, 32), (100, 16), (350, 8), (360, 4), (1000, 4)]
-)
-def test_an_update_of_so_many_stages_takes_a_power_of_two_of_whole_rollouts(length, rollouts):
-    assert ActionNoise(10, stages=2000).sized(length).rollouts == rollouts
+    ("length", "least", "rollouts"),
+    [(1, 4, 64), (60, 4, 64), (65, 4, 16), (100, 4, 16), (249, 4, 16), (251, 4, 4), (1000, 4, 4), (1, 10, 40),
+     (99, 10, 40), (101, 10, 10), (1, 17, 17), (1000, 100, 100)],
+)  # fmt: skip
+def test_an_update_of_so_many_stages_takes_few_numbers_of_whole_rollouts(length, least, rollouts):
+    sized = ActionNoise(10, stages=2000, least=least).sized(length)
+    assert (sized.rollouts, sized.stages, sized.least) == (rollouts, 2000, least)
 
 
 def test_a_number_of_rollouts_stays_what_it_is():

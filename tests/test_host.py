@@ -65,9 +65,9 @@ def test_sampled_actions_are_recorded_and_perturb_nothing():
 
 @pytest.mark.parametrize(
     ("longest", "horizon", "padded"),
-    [(1, 1000, 256), (256, 1000, 256), (257, 1000, 512), (600, 1000, 1000), (1000, 1000, 1000), (3, 50, 50)],
+    [(1, 1000, 256), (256, 1000, 256), (257, 2000, 1024), (257, 1000, 1000), (1000, 1000, 1000), (3, 50, 50)],
 )
-def test_sizes_are_powers_of_two_up_to_the_horizon(longest, horizon, padded):
+def test_sizes_are_few_and_end_at_the_horizon(longest, horizon, padded):
     assert padded_horizon(longest, horizon) == padded
 
 

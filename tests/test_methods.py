@@ -10,6 +10,7 @@ from policysearch.methods import FACTORIES, PARAMETER_SPACE, build
 from policysearch.policies import LinearGaussian
 from policysearch.rollouts import Rollouts
 from policysearch.samplers.host import compiled_tell
+from policysearch.search import Search
 from policysearch.specification import Continuous, Specification
 from policysearch.step import KLStep, LearningRate
 
@@ -80,3 +81,26 @@ def test_the_scale_free_step_is_at_most_as_long_as_said():
     after, info = compiled_tell(method, method.init(policy, 1), offsets, came)
     assert float(info["step_norm"]) == pytest.approx(2.0 * 0.1 * np.sqrt(4), rel=1e-4)
     assert float(after.policy.theta()[3]) < 0
+
+
+def test_long_simulated_rollouts_are_compared_with_a_network_that_predicts_beyond_the_horizon():
+    pendulum = Search("Pendulum-v1", "natural_gradient").method.credit
+    assert (pendulum.baseline, pendulum.bootstrap) == ("network", True)
+    ridge = Search("Pendulum-v1", settings.GPOMDP(baseline="value")).method.credit
+    assert (ridge.baseline, ridge.bootstrap) == ("value", True)
+    plain = Search("Pendulum-v1", settings.GPOMDP(discount=1.0)).method.credit
+    assert (plain.baseline, plain.bootstrap) == ("network", False)
+    plant = Search("cartpole-swingup", "natural_gradient").method.credit
+    assert (plant.baseline, plant.bootstrap) == ("value", False)
+
+
+@pytest.mark.parametrize(
+    ("given", "solver"),
+    [({}, "conjugate_gradient"), ({"damping": 0.0}, "auto"), ({"cutoff": 1e-3}, "auto"),
+     ({"fisher": "empirical"}, "auto"), ({"solver": "parameter"}, "parameter")],
+)  # fmt: skip
+def test_a_damped_matrix_of_a_networks_own_is_not_decomposed(given, solver):
+    search = Search("pendulum", settings.NaturalGradient(**given))
+    assert search.settings["parameters"] > 64
+    assert search.method.direction.solver == solver
+    assert Search("lqr", settings.NaturalGradient(fisher="analytic", damping=0.1)).method.direction.solver == "auto"

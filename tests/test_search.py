@@ -389,10 +389,11 @@ def test_updates_of_a_simulator_take_as_many_rollouts_as_their_lengths_ask_for()
             before = search.stages
             search.update()
             lengths.append((search.stages - before) / sizes[-1])
-    expected = [np.clip(2 ** round(np.log2(150 / length)), 4, 64) for length in lengths]
+    expected = [np.clip(4 ** round(np.log2(150 / length) / 2), 4, 64) for length in lengths]
     assert sizes == [16, *expected[:-1]]
     assert len(set(sizes)) > 1
-    assert Search("Pendulum-v1", "trpo").settings["stages"] == 2000
+    pendulum = Search("Pendulum-v1", "trpo")
+    assert (pendulum.settings["stages"], pendulum.layout.size) == (2000, 10)  # of 200 stages
     assert Search("CartPole-v1", "trpo").layout.size == 10
 
 
@@ -401,7 +402,7 @@ def test_a_plant_and_a_rig_take_whole_horizons():
         assert search.layout.size == 8  # of 250 stages
         search.run()
         assert [record["rollouts"] for record in search.records] == [8, 16]
-    assert rig(settings.NaturalGradient(stages=10 * T)).layout.size == 8
+    assert rig(settings.NaturalGradient(stages=10 * T)).layout.size == 10
 
 
 def test_rollouts_and_stages_are_not_both_set():

@@ -105,6 +105,11 @@ class Problem(NamedTuple):
         return round(AHEAD * specification.draws) if wanted and specification.draws >= LONG else 0
 
     @property
+    def baseline(self) -> str:
+        """Of a cost-to-go: a network where a simulator's advantages look ahead, else ridge regression."""
+        return "network" if self.ahead and self.specification.reward else "value"
+
+    @property
     def discount(self) -> float:
         """γ of advantages: 1 − 1/ahead; 1 where they look ahead to the end, unbiased."""
         return 1 - 1 / self.ahead if self.ahead else 1.0

@@ -21,8 +21,8 @@ from policysearch.rollouts import Rollouts
 from policysearch.score import PerturbationScore, PolicyScore, Score
 from policysearch.streams import SHAPES, shape_rows
 
-#: rollouts of an update that is to take so many stages
-SIZES = (4, 8, 16, 32, 64)
+#: most rollouts of an update that is to take so many stages, and the ratio of those numbers that are compiled
+MOST, RATIO = 64, 4
 
 
 class Layout(NamedTuple):
@@ -102,14 +102,17 @@ class ActionNoise(Explore):
         rollouts: per update.
         stages: wanted of an update on a simulator, in whole rollouts; `rollouts` is then of the first update, and
             `sized` says how many the next one makes. None for always the same rollouts.
+        least: rollouts of an update by `stages`; others are 4 and 16 times as many.
     """
 
     rollouts: int = eqx.field(static=True)
     stages: int | None = eqx.field(static=True, default=None)
+    least: int = eqx.field(static=True, default=4)
 
     def __check_init__(self):
         """Refuse sizes that are not positive integers."""
         positive("rollouts", self.rollouts)
+        positive("least", self.least)
         if self.stages is not None:
             positive("stages", self.stages)
 
@@ -124,14 +127,16 @@ class ActionNoise(Explore):
         return Layout(np.full(self.rollouts, -1), np.zeros(self.rollouts), index, index)
 
     def sized(self, length: float) -> ActionNoise:
-        """As many rollouts of `length` stages as take about `stages`: of 4, 8, … 64 the one nearest in ratio.
+        """As many rollouts of `length` stages as take about `stages`: `least`, or 4 or 16 times as many, up to 64.
 
         Every number of rollouts is compiled anew, so there are few of them.
         """
         if self.stages is None:
             return self
-        wanted = self.stages / max(length, 1.0)
-        return ActionNoise(min(SIZES, key=lambda size: abs(math.log(size / wanted))), self.stages)
+        wanted, sizes = self.stages / max(length, 1.0), [self.least]
+        while sizes[-1] * RATIO <= MOST:
+            sizes.append(sizes[-1] * RATIO)
+        return ActionNoise(min(sizes, key=lambda size: abs(math.log(size / wanted))), self.stages, self.least)
 
     def score(
         self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()

@@ -28,7 +28,7 @@ from policysearch import settings
 from policysearch.credit import PREDICTING, CostToGo, Elites, TopPairs, TotalCost
 from policysearch.defaults import Problem
 from policysearch.direction import Euclidean, LeastSquares, Natural
-from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.explore import MOST, ActionNoise, Coordinates, ParameterNoise
 from policysearch.method import Method
 from policysearch.step import KLStep, LearningRate, Refit, Step
 
@@ -130,10 +130,13 @@ def gpomdp(given: settings.GPOMDP, problem: Problem) -> Method:
 
 def natural_gradient(given: settings.NaturalGradient, problem: Problem) -> Method:
     """S⁺a, stepped by KL."""
+    damping, fisher, solver = _either(given.damping, problem.damping), given.fisher or problem.fisher, given.solver
+    if solver == "auto" and fisher == "analytic" and damping and given.cutoff is None and problem.d > DECOMPOSED:
+        solver = "conjugate_gradient"
     return Method(
         _action_noise(given, problem),
         _cost_to_go(given, problem),
-        Natural(given.cutoff, _either(given.damping, problem.damping), given.solver, given.fisher or problem.fisher),
+        Natural(given.cutoff, damping, solver, fisher),
         _action_step(given, problem),
     )
 
@@ -171,8 +174,10 @@ FACTORIES: dict[str, Callable[[Any, Problem], Method]] = {
     "enac": enac,
 }
 
-#: rollouts of the first update on a simulator that is to take so many stages
-FIRST = 16
+#: parameters from which on a damped analytic Fisher matrix is not decomposed: conjugate gradients take less time
+DECOMPOSED = 64
+#: about how many rollouts the first update on a simulator has that is to take so many stages, and the fewest of any
+FIRST, LEAST = 16, 4
 #: updates that a shrinking step looks back on: about 1/(1 − memory)
 SHRINK_MEMORY = 0.8
 
@@ -207,24 +212,28 @@ def _action_noise(given: settings.SampledActions, problem: Problem) -> ActionNoi
     if given.rollouts:
         return ActionNoise(given.rollouts)
     if stages := given.stages or problem.stages:
+        horizon = problem.specification.draws
+        least = int(np.clip(math.ceil(stages / horizon), LEAST, MOST))
         # nobody knows how early the first rollouts of a simulator end; all others last to the horizon
-        first = ActionNoise(FIRST, stages)
-        return first if problem.specification.reward else first.sized(problem.specification.draws)
+        length = stages / FIRST if problem.specification.reward else horizon
+        return ActionNoise(least, stages, least).sized(length)
     return ActionNoise(problem.rollouts)
 
 
 def _cost_to_go(given: settings.Advantages, problem: Problem) -> CostToGo:
-    predicting = given.baseline in PREDICTING
+    baseline = given.baseline or problem.baseline
+    predicting = baseline in PREDICTING
     if given.gae_lambda not in (None, 1.0) and not predicting:
         raise ValueError(
-            f"gae_lambda is {given.gae_lambda} with baseline {given.baseline}; it needs the baseline "
+            f"gae_lambda is {given.gae_lambda} with baseline {baseline}; it needs the baseline "
             f"{' or '.join(PREDICTING)}."
         )
     discount = given.discount or problem.discount
     gae_lambda = given.gae_lambda or (problem.gae_lambda if predicting else 1.0)
-    bootstrap = _either(given.bootstrap, problem.biased and discount < 1 and predicting)
+    biased = problem.biased or problem.specification.reward
+    bootstrap = _either(given.bootstrap, biased and discount < 1 and predicting)
     plain = discount == 1 and gae_lambda == 1 and not bootstrap
-    return CostToGo(given.baseline, discounting=None if plain else (discount, gae_lambda), bootstrap=bootstrap)
+    return CostToGo(baseline, discounting=None if plain else (discount, gae_lambda), bootstrap=bootstrap)
 
 
 def _action_step(given: settings.SampledActions, problem: Problem, line_search: bool = False) -> Step:

@@ -58,7 +58,7 @@ _PAPER: dict[str, dict[str, dict[str, Any]]] = {
 }
 _POLICY: dict[str, dict[str, Any]] = {
     "ars": {"kind": "linear"},
-    "natural_gradient": {"kind": "rbf", "learned_std": True, "std": 0.6, "scaling": "running"},
+    "natural_gradient": {"kind": "rbf", "learned_std": True, "std": 1.0, "scaling": "running"},
 }
 _SOURCE = {"ars": _ARS, "natural_gradient": _NATURAL}
 

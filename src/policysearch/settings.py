@@ -156,14 +156,14 @@ class SampledActions(Settings, frozen=True):
 class Advantages(SampledActions, frozen=True):
     """What methods share that weigh each action by the cost that follows it."""
 
-    baseline: StageBaseline = "value"
-    """subtracted from the cost-to-go"""
+    baseline: StageBaseline | None = None
+    """subtracted from the cost-to-go: value, or network on simulators with a long horizon"""
     discount: Share | None = None
     """γ of the advantage: below 1 later costs count less, for less noise and some bias"""
     gae_lambda: Share | None = None
     """λ of generalised advantage estimation; needs the baseline value or network"""
     bootstrap: bool | None = None
-    """where the horizon cuts a rollout, predict what would follow; on for trpo where γ is below 1"""
+    """where the horizon cuts a rollout, predict what would follow; on for trpo and simulators where γ is below 1"""
 
 
 class Reinforce(SampledActions, frozen=True):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from policysearch.initial import random_layers
 from policysearch.value import End
 
-#: units of the hidden layers; rows of a step of the fit, steps for each of them in the batch, and most steps
+#: units of the hidden layers; rows of a step of the fit, passes over the stages that count, and most steps
 HIDDEN, ROWS, PASSES, MOST_STEPS = (64, 64), 128, 10, 800
 #: learning rate of Adam
 RATE = 3e-3
@@ -95,20 +95,21 @@ def fit(
     inputs = _inputs(state, observations, timed).reshape(alive.size, -1)
     wanted = ((target - mean) / std).ravel()
     place = jnp.nonzero(alive, size=alive.size, fill_value=0)[0]
-    steps = int(np.clip(PASSES * alive.size // ROWS, 1, MOST_STEPS))
+    most = int(np.clip(PASSES * alive.size // ROWS, 1, MOST_STEPS))
+    steps = jnp.clip(PASSES * live // ROWS, 1, most)
     key = jax.random.fold_in(jax.random.key(0), state.fits)
-    rows = place[jax.random.randint(key, (steps, min(ROWS, alive.size)), 0, live)]
+    rows = place[jax.random.randint(key, (most, min(ROWS, alive.size)), 0, live)]
     adam = optax.adam(RATE)
 
     def error(layers: list[tuple[Array, Array]], row: Array) -> Array:
         return jnp.mean((_output(layers, inputs[row]) - wanted[row]) ** 2)
 
-    def step(carry: Any, row: Array) -> tuple[Any, None]:
+    def step(number: Array, carry: Any) -> Any:
         layers, moments = carry
-        change, moments = adam.update(jax.grad(error)(layers, row), moments)
-        return (optax.apply_updates(layers, change), moments), None
+        change, moments = adam.update(jax.grad(error)(layers, rows[number]), moments)
+        return optax.apply_updates(layers, change), moments
 
-    (layers, _), _ = jax.lax.scan(step, (layers, adam.init(layers)), rows)
+    layers, _ = jax.lax.fori_loop(0, steps, step, (layers, adam.init(layers)))
     usable = jnp.any(alive) & jnp.all(jnp.isfinite(target * weight))
     new = State(layers, mean, std, state.fits + 1, state.horizon)
     return jax.tree.map(lambda x, y: jnp.where(usable, x, y).astype(y.dtype), new, state)

@@ -75,10 +75,10 @@ def offsets(requested: Jobs, largest: int = LARGEST) -> np.ndarray | Regenerated
 
 
 def padded_horizon(longest: int, horizon: int) -> int:
-    """T for the longest rollout of a batch: a power of two or the horizon, so that few sizes are ever compiled."""
+    """T for the longest rollout of a batch: 256, 1024, … or the horizon, so that few sizes are ever compiled."""
     size = 256
     while size < longest:
-        size *= 2
+        size *= 4
     return min(size, horizon)
 
 
