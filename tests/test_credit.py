@@ -404,3 +404,16 @@ def test_stages_that_do_not_count_teach_the_network_nothing():
     jax.tree.map(np.testing.assert_array_equal, one, other)
     same = fit(state, o, given[0].costs.at[0, 0].set(jnp.nan), weight, True)
     jax.tree.map(np.testing.assert_array_equal, same, state)
+
+
+def test_action_beyond_its_limits_is_charged_the_square_that_clipping_takes():
+    given = stages(5, 4, lengths=[4, 4, 1, 4, 4])
+    came, weight, centre, half, discount = given[0], 0.3, np.array([0.5]), np.array([2.0]), 0.9
+    asked = (np.asarray(came.actions)[..., 0] - 0.5) / 2.0
+    excess = np.where(np.abs(asked) > 1, asked**2 - 1.0, 0.0)
+    assert 0 < (excess > 0).mean() < 1
+    charged = np.asarray(came.mask) * (np.asarray(came.costs) + weight * 0.9 ** np.arange(4) * excess)
+    a, _ = advantages(CostToGo("none", saturation=(weight, centre, half, discount)), given)
+    np.testing.assert_allclose(a, to_go(charged) * np.asarray(came.mask), rtol=1e-12)
+    with pytest.raises(TypeError, match="perturbed rollouts keep none"):
+        CostToGo(saturation=(weight, centre, half))(*totals(COSTS, SINGLE)[:2], SINGLE.layout(2), ())

@@ -11,7 +11,7 @@ from policysearch.policies import LinearGaussian
 from policysearch.rollouts import Rollouts
 from policysearch.samplers.host import compiled_tell
 from policysearch.search import Search
-from policysearch.specification import Continuous, Specification
+from policysearch.specification import Continuous, Discrete, Specification
 from policysearch.step import KLStep, LearningRate
 
 RIG = Specification(name="rig", action=Continuous((-1.0,), (1.0,)), observation_size=4, horizon=10)
@@ -104,3 +104,36 @@ def test_a_damped_matrix_of_a_networks_own_is_not_decomposed(given, solver):
     assert search.settings["parameters"] > 64
     assert search.method.direction.solver == solver
     assert Search("lqr", settings.NaturalGradient(fisher="analytic", damping=0.1)).method.direction.solver == "auto"
+
+
+def test_a_charge_for_saturation_is_that_of_the_actions_limits_and_needs_some():
+    method = build(settings.GPOMDP(saturation=0.1), problem(action=Continuous((-1.0, 0.0), (3.0, 4.0))))
+    charge = method.credit.saturation
+    assert float(charge.weight) == pytest.approx(0.1)
+    assert (charge.centre.tolist(), charge.half_range.tolist()) == ([1.0, 2.0], [2.0, 2.0])
+    assert float(charge.discount) == RIG.discount
+    assert build(settings.GPOMDP(), problem()).credit.saturation is None
+    for action in (Continuous((-1.0,), (np.inf,)), Discrete(2)):
+        with pytest.raises(ValueError, match=r"saturation is 0\.1; .* leave it 0"):
+            build(settings.NaturalGradient(saturation=0.1), problem(action=action))
+
+
+def test_a_policy_that_asks_for_more_than_it_gets_is_pulled_back_by_the_charge_alone():
+    """A gain of 5 where ±1 is applied: costs that depend on what is applied teach it nothing."""
+    came = Rollouts(
+        jnp.ones((64, 10)),
+        jnp.ones((64, 10), bool),
+        jnp.zeros(64, int),
+        observations=jnp.ones((64, 10, 1)) * jnp.sign(jnp.asarray(np.random.default_rng(0).normal(size=(64, 1, 1)))),
+        actions=None,
+    )
+    policy = LinearGaussian([[5.0]], std=0.3)
+    actions = policy.mode(came.observations) + 0.3 * np.random.default_rng(1).normal(size=(64, 10, 1))
+    came = came._replace(actions=actions, costs=1.0 - jnp.clip(actions, -1, 1)[..., 0] ** 2)
+    moved = {}
+    for weight in (0.0, 0.1):
+        method = build(settings.NaturalGradient(rollouts=64, saturation=weight, shrink=False), problem(d=1))
+        state, _ = compiled_tell(method, method.init(policy, 10), None, came)
+        moved[weight] = float(state.policy.gain[0, 0])
+    assert moved[0.0] == 5.0
+    assert moved[0.1] < 4.9

@@ -6,7 +6,7 @@ Costs come discounted and settled (see `rollouts`). A baseline that does not dep
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -114,6 +114,27 @@ def _pair(values: Any) -> Any:
     return None if values is None else tuple(jnp.asarray(value, float) for value in values)
 
 
+class Saturation(NamedTuple):
+    """A charge for asking more than the limits give: without it nothing pulls such an action back, whatever it costs.
+
+    per stage weight · (‖v‖² − ‖clip(v)‖²), v the action in half-ranges about the centre; times discount^k.
+
+    weight: in the unit of cost, (). centre, half_range: of the action, (m,). discount: of the task itself, ().
+    """
+
+    weight: ArrayLike
+    centre: ArrayLike
+    half_range: ArrayLike
+    discount: ArrayLike = 1.0
+
+    def costs(self, actions: Float[Array, "n T m"]) -> Float[Array, "n T"]:
+        """What every stage is charged beside its cost."""
+        asked = (actions - jnp.asarray(self.centre)) / jnp.asarray(self.half_range)
+        excess = jnp.sum(asked**2 - jnp.clip(asked, -1.0, 1.0) ** 2, axis=-1)
+        discount = jnp.asarray(self.discount, excess.dtype)
+        return jnp.asarray(self.weight) * discount ** jnp.arange(excess.shape[1]) * excess
+
+
 class CostToGo(Credit):
     """Discounted cost-to-go less a baseline, a row per stage: the causal form (18.16), GPOMDP.
 
@@ -131,6 +152,7 @@ class CostToGo(Credit):
         bootstrap: where the horizon cut a rollout, what would have followed is predicted from its last observation, as
             though the task went on for ever; by a baseline that looks at observations alone, not at time. Otherwise
             nothing follows: J ends at the horizon. Costs must not be discounted by the task itself.
+        saturation: a `Saturation` that is added to the costs that are learned from, not to those that are reported.
     """
 
     baseline: str = eqx.field(static=True, default="leave_one_out")
@@ -138,6 +160,9 @@ class CostToGo(Credit):
     normalise: bool = eqx.field(static=True, default=False)
     discounting: Any = eqx.field(converter=_pair, default=None)
     bootstrap: bool = eqx.field(static=True, default=False)
+    saturation: Saturation | None = eqx.field(
+        converter=lambda given: None if given is None else Saturation(*map(jnp.asarray, given)), default=None
+    )
 
     def __check_init__(self):
         """Refuse unknown baselines, and discounts that mean nothing or that nothing can carry."""
@@ -172,6 +197,11 @@ class CostToGo(Credit):
 
     def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
         """Advantages (n, T)."""
+        if self.saturation is not None:
+            if not isinstance(score, PolicyScore):
+                raise TypeError("Only sampled actions can be charged for saturation; perturbed rollouts keep none.")
+            charged = jnp.where(rollouts.mask, self.saturation.costs(score.actions), 0.0)
+            rollouts = rollouts._replace(costs=rollouts.costs + charged)
         costs = rollouts.costs
         T = costs.shape[1]
         to_go = jax.lax.cumsum(costs, axis=1, reverse=True)

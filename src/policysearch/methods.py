@@ -25,11 +25,12 @@ import msgspec
 import numpy as np
 
 from policysearch import settings
-from policysearch.credit import PREDICTING, CostToGo, Elites, TopPairs, TotalCost
+from policysearch.credit import PREDICTING, CostToGo, Elites, Saturation, TopPairs, TotalCost
 from policysearch.defaults import Problem
 from policysearch.direction import Euclidean, LeastSquares, Natural
 from policysearch.explore import MOST, ActionNoise, Coordinates, ParameterNoise
 from policysearch.method import Method
+from policysearch.specification import Continuous, Specification
 from policysearch.step import KLStep, LearningRate, Refit, Step
 
 
@@ -233,7 +234,23 @@ def _cost_to_go(given: settings.Advantages, problem: Problem) -> CostToGo:
     biased = problem.biased or problem.specification.reward
     bootstrap = _either(given.bootstrap, biased and discount < 1 and predicting)
     plain = discount == 1 and gae_lambda == 1 and not bootstrap
-    return CostToGo(baseline, discounting=None if plain else (discount, gae_lambda), bootstrap=bootstrap)
+    return CostToGo(
+        baseline,
+        discounting=None if plain else (discount, gae_lambda),
+        bootstrap=bootstrap,
+        saturation=_saturation(given.saturation, problem.specification) if given.saturation else None,
+    )
+
+
+def _saturation(weight: float, specification: Specification) -> Saturation:
+    action = specification.action
+    if not isinstance(action, Continuous) or not np.isfinite([*action.low, *action.high]).all():
+        raise ValueError(
+            f"saturation is {weight:g}; it charges for action beyond its limits, and {specification.name} has none "
+            "with two limits each: leave it 0."
+        )
+    half = np.asarray(action.half_range)
+    return Saturation(weight, np.asarray(action.centre), half, specification.discount)
 
 
 def _action_step(given: settings.SampledActions, problem: Problem, line_search: bool = False) -> Step:

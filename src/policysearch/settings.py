@@ -164,6 +164,8 @@ class Advantages(SampledActions, frozen=True):
     """λ of generalised advantage estimation; needs the baseline value or network"""
     bootstrap: bool | None = None
     """where the horizon cuts a rollout, predict what would follow; on for trpo and simulators where γ is below 1"""
+    saturation: NonNegative = 0.0
+    """charge for action beyond its limits, which else costs nothing: of the square that is clipped, in half-ranges"""
 
 
 class Reinforce(SampledActions, frozen=True):
