@@ -16,7 +16,7 @@ from policysearch.initial import random_layers
 from policysearch.value import End
 
 #: units of the hidden layers; rows of a step of the fit, passes over the stages that count, and most steps
-HIDDEN, ROWS, PASSES, MOST_STEPS = (64, 64), 128, 10, 800
+HIDDEN, ROWS, PASSES, MOST_STEPS = (64, 64), 128, 10, 400
 #: learning rate of Adam
 RATE = 3e-3
 
