@@ -1,6 +1,7 @@
 import pytest
 
 from policysearch.presets import preset
+from policysearch.search import Search
 from policysearch.settings import ARS
 
 
@@ -28,3 +29,13 @@ def test_a_preset_gives_the_papers_settings_whatever_the_version_of_the_environm
 def test_what_no_paper_reports_is_refused(given, words):
     with pytest.raises(ValueError, match=words):
         preset(*given)
+
+
+def test_where_a_fall_ends_the_rollout_the_natural_gradient_explores_more_and_predicts_by_a_network():
+    found = {name: preset("paper", "natural_gradient", name) for name in ("Hopper-v5", "HalfCheetah-v5", "Swimmer-v5")}
+    assert [one.method.baseline for one in found.values()] == [None, "value", "value"]
+    assert [one.policy.std for one in found.values()] == [1.0, 0.6, 0.6]
+    assert [one.method.saturation for one in found.values()] == [0.001, 0.1, 0.0001]
+    with Search("Hopper-v5", found["Hopper-v5"].method, policy=found["Hopper-v5"].policy) as hopper:
+        assert (hopper.method.credit.baseline, hopper.method.credit.bootstrap) == ("network", True)
+    assert preset("paper", "natural_gradient", "Hopper-v5", policy={"std": 0.3}).policy.std == 0.3
