@@ -407,11 +407,13 @@ def test_stages_that_do_not_count_teach_the_network_nothing():
 
 
 def test_action_beyond_its_limits_is_charged_the_square_that_clipping_takes():
-    given = stages(5, 4, lengths=[4, 4, 1, 4, 4])
-    came, weight, centre, half, discount = given[0], 0.3, np.array([0.5]), np.array([2.0]), 0.9
+    came, _, explore = stages(5, 4, lengths=[4, 4, 1, 4, 4])
+    came = came._replace(actions=4 * came.actions)
+    given = came, PolicyScore.of(POLICY, came), explore
+    weight, centre, half, discount = 0.3, np.array([0.5]), np.array([2.0]), 0.9
     asked = (np.asarray(came.actions)[..., 0] - 0.5) / 2.0
     excess = np.where(np.abs(asked) > 1, asked**2 - 1.0, 0.0)
-    assert 0 < (excess > 0).mean() < 1
+    assert 0 < (excess > 0)[np.asarray(came.mask)].mean() < 1
     charged = np.asarray(came.mask) * (np.asarray(came.costs) + weight * 0.9 ** np.arange(4) * excess)
     a, _ = advantages(CostToGo("none", saturation=(weight, centre, half, discount)), given)
     np.testing.assert_allclose(a, to_go(charged) * np.asarray(came.mask), rtol=1e-12)
