@@ -417,5 +417,7 @@ def test_action_beyond_its_limits_is_charged_the_square_that_clipping_takes():
     charged = np.asarray(came.mask) * (np.asarray(came.costs) + weight * 0.9 ** np.arange(4) * excess)
     a, _ = advantages(CostToGo("none", saturation=(weight, centre, half, discount)), given)
     np.testing.assert_allclose(a, to_go(charged) * np.asarray(came.mask), rtol=1e-12)
+    with pytest.raises(ValueError, match="half_range of saturation is"):
+        CostToGo(saturation=(weight, centre, np.array([0.0])))
     with pytest.raises(TypeError, match="perturbed rollouts keep none"):
         CostToGo(saturation=(weight, centre, half))(*totals(COSTS, SINGLE)[:2], SINGLE.layout(2), ())

@@ -19,8 +19,7 @@ from policysearch.cli import main
 from policysearch.commands.report import main as command
 from policysearch.controller import Controller
 from policysearch.policies import LinearGaussian, Parameters
-from policysearch.report import document, learning, motion, player, policy, traces
-from policysearch.report.learning import Final, thinned
+from policysearch.report import document, motion, player, policy, traces
 from policysearch.report.page import Page
 from policysearch.runs import TrialRecord
 from policysearch.tasks.pendulum import Pendulum
@@ -145,6 +144,12 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     text, _ = written(stored(tmp_path / "x" / "run"), stored(tmp_path / "y" / "run"))
     for name in ("x", "y"):
         assert f"{tmp_path / name / 'run'}: lqr, gpomdp, seed 3</h2>" in text
+
+
+def test_names_that_would_read_alike_in_a_figure_are_numbered():
+    alike = [f"pendulum-natural-gradient-of-{n}-hidden-units-on-a-desk-seed0" for n in (16, 32)]
+    assert document._labels([Path(name) for name in alike]) == [f"1: {alike[0]}", f"2: {alike[1]}"]
+    assert document._labels([Path("a"), Path("b")]) == ["a", "b"]
 
 
 # what is missing
@@ -295,62 +300,6 @@ def test_a_rigs_trials_are_counted_and_each_ones_cost_is_drawn(tmp_path):
     assert "The measured cost goes from 1.5 to 1.5; the best is 1.40 ± 0.10." in alts
     assert "<dd>open: trials can be asked</dd>" in text
     assert "From the first trial asked to the last told: 5.0 s." in text
-
-
-# curves
-
-
-def test_long_runs_are_thinned_to_means_with_their_range():
-    rows = [{"rollouts": float(i), "cost": float(i % 4), "cost_sem": 9.0} for i in range(1, 1001)]
-    curve = thinned(rows, "cost", "cost_sem", most=250)
-    assert curve.updates == 4
-    assert np.allclose(curve.values, 1.5)
-    assert (curve.low.min(), curve.high.max()) == (0.0, 3.0)
-    assert (curve.rollouts[0], curve.rollouts[-1]) == (4.0, 1000.0)
-    short = thinned(rows[:10], "cost", "cost_sem")
-    assert np.allclose(short.high - short.values, 18.0)
-    rows[5]["cost"] = float("nan")
-    assert np.allclose(thinned(rows, "cost", most=250).values[1], np.mean([1, 3, 0]))
-
-
-def test_names_that_would_read_alike_in_a_figure_are_numbered():
-    alike = [f"pendulum-natural-gradient-of-{n}-hidden-units-on-a-desk-seed0" for n in (16, 32)]
-    assert document._labels([Path(name) for name in alike]) == [f"1: {alike[0]}", f"2: {alike[1]}"]
-    assert document._labels([Path("a"), Path("b")]) == ["a", "b"]
-
-
-@pytest.mark.parametrize("count", [1, 2, 50, 2000])
-def test_legends_stand_above_the_data_and_every_axis_has_a_label(count):
-    runs = {f"a run with a long name {i}": records(count) for i in range(7)}
-    for rows in (runs, {"one": records(count)}):
-        for drawn in learning.figures(rows, "cost", dict.fromkeys(rows, Final(2.0, 0.1))):
-            drawn.figure.canvas.draw()
-            axis = drawn.figure.axes[0]
-            assert axis.get_xlabel() == "rollouts"
-            assert axis.get_ylabel()
-            legend = axis.get_legend()
-            if legend is not None:
-                box = legend.get_window_extent()
-                assert box.y0 >= axis.get_window_extent().y1
-                assert box.x1 <= drawn.figure.bbox.x1
-            if count > learning.POINTS:
-                assert "Each point is the mean over 9 updates" in drawn.caption
-
-
-def test_what_is_not_known_is_no_point():
-    rows = records(3)
-    for row in rows:
-        row["cost"] = row["cost_sem"] = float("nan")
-    first = learning.figures({"a": rows}, "cost")[0]
-    assert first.alt == "The mean cost per rollout is not known."
-    assert learning.figures({"a": []}, "cost") == []
-
-
-def test_a_final_cost_far_below_does_not_flatten_the_curve():
-    first = learning.figures({"a": records()}, "cost", {"a": Final(1e-12, 0.0)})[0]
-    assert first.figure.axes[0].get_ylim()[0] > 1e-3
-    assert "arrow" in first.caption
-    assert "1e-12" in first.alt
 
 
 # policies

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from policysearch.comparison.grid import compare
     from policysearch.comparison.summary import Comparison, open_comparison
     from policysearch.controller import Controller
-    from policysearch.credit import CentredRanks, CostToGo, Elites, TopPairs, TotalCost
+    from policysearch.credit import CentredRanks, CostToGo, Elites, Saturation, TopPairs, TotalCost
     from policysearch.diagnosis import diagnose
     from policysearch.direction import Euclidean, LeastSquares, Natural
     from policysearch.evaluation import Evaluation, evaluate
@@ -89,6 +89,7 @@ __all__ = [
     "Reinforce",
     "Result",
     "Run",
+    "Saturation",
     "Search",
     "Softmax",
     "Specification",
@@ -117,7 +118,7 @@ _HOMES = {
     "comparison.grid": "compare",
     "comparison.summary": "Comparison open_comparison",
     "controller": "Controller",
-    "credit": "CentredRanks CostToGo Elites TopPairs TotalCost",
+    "credit": "CentredRanks CostToGo Elites Saturation TopPairs TotalCost",
     "diagnosis": "diagnose",
     "direction": "Euclidean LeastSquares Natural",
     "evaluation": "Evaluation evaluate",

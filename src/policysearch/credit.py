@@ -168,6 +168,9 @@ class CostToGo(Credit):
         """Refuse unknown baselines, and discounts that mean nothing or that nothing can carry."""
         choice("baseline", self.baseline, STAGE_BASELINES)
         _share("rate", self.rate)
+        if self.saturation is not None:
+            positive_number("weight of saturation", self.saturation.weight)
+            positive_number("half_range of saturation", self.saturation.half_range)
         if self.bootstrap and (self.discounting is None or self.baseline not in PREDICTING):
             raise ValueError(
                 f"bootstrap with baseline {self.baseline!r} and discounting {self.discounting}: what follows the "
