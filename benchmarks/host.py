@@ -89,19 +89,19 @@ class Replay:
         self.stages = sum(len(costs) for _, _, costs in records)
         self.threads = threads
         space, structure = env.action_space, core.observation_structure
-        for index, (observations, actions, costs) in zip(requested.environment, records, strict=True):
+        for index, (observations, actions, _) in zip(requested.environment, records, strict=True):
             env.reset(seed=environment_seed(requested.seed, requested.purpose, requested.update, int(index)))
             start = np.concatenate([[0.0], core.data.qpos, core.data.qvel])
             command = np.clip(actions.astype(space.dtype), space.low, space.high).astype(float)
             trial = start[None], np.repeat(command, self.skip, axis=0)[None], core.data.qacc_warmstart.copy()[None]
             self.trials.append(trial)
-            if len(costs) > 1:  # the replay must pass through the very states that the rollout passed through
-                state, _ = Rollout(nthread=0).rollout(
-                    self.model, mujoco.MjData(self.model), *trial[:2], initial_warmstart=trial[2]
-                )
-                skipped, seen = structure["skipped_qpos"], structure["qpos"]
-                positions = state[0, (len(costs) - 1) * self.skip - 1, 1 + skipped : 1 + skipped + seen]
-                self.error = max(self.error, np.abs(positions - observations[-1][:seen]).max())
+            # the replay must pass through the very states that the rollout passed through
+            state, _ = Rollout(nthread=0).rollout(
+                self.model, mujoco.MjData(self.model), *trial[:2], initial_warmstart=trial[2]
+            )
+            skipped, seen = structure["skipped_qpos"], structure["qpos"]
+            positions = state[0, self.skip - 1 :: self.skip, 1 + skipped : 1 + skipped + seen]
+            self.error = max(self.error, np.abs(positions - observations[1:, :seen]).max())
         env.close()
 
     def run(self):

@@ -21,6 +21,7 @@ from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 from policysearch.controller import Controller
 from policysearch.samplers.jobs import Episode
+from policysearch.samplers.lean_steps import lean_step
 from policysearch.specification import FAILED, OK, Continuous, Discrete, Specification
 
 if TYPE_CHECKING:
@@ -259,8 +260,10 @@ def run_rollout(
     seen = np.zeros((limit + 1, controller.observation_size))
     actions = np.zeros(limit, int) if controller.discrete else np.zeros((limit, controller.action_size))
     rewards = np.zeros(limit)
-    write, act = _writer(env.observation_space), _actor(controller, env.action_space, noise, actions)
-    step, isfinite = inner.step, math.isfinite
+    taken = np.zeros(actions.shape, env.action_space.dtype)
+    write, act = _writer(env.observation_space), _actor(controller, env.action_space, noise, actions, taken)
+    lean = lean_step(inner)
+    step, isfinite = lean.step, math.isfinite
     terminated = False
     k = 0
     observation, _ = env.reset(seed=seed)
@@ -278,6 +281,7 @@ def run_rollout(
     write(seen[length], observation)
     observations, actions, rewards = seen[:length], actions[:length], rewards[:length]
     with np.errstate(invalid="ignore", over="ignore"):
+        lean.charge(rewards, taken[:length])
         mean = observations.sum(axis=0) / length
         bad, reason = _first_failure(inner, controller, observations, actions, rewards, mean)
         costs = survival_bonus - rewards
@@ -385,11 +389,11 @@ def _writer(space: gymnasium.Space) -> Callable[[np.ndarray, Any], None]:
 
 
 def _actor(
-    controller: Controller, space: gymnasium.Space, noise: np.ndarray | None, actions: np.ndarray
+    controller: Controller, space: gymnasium.Space, noise: np.ndarray | None, actions: np.ndarray, taken: np.ndarray
 ) -> Callable[[int, np.ndarray], Any]:
     """A function of a stage and its observation that writes the sampled action into `actions`.
 
-    It returns what the environment takes: within limits, and an array of its own at each stage.
+    It returns what the environment takes: the row of `taken` that holds the action within limits, or an int.
     """
     output = controller.unchecked_output
     if isinstance(space, gymnasium.spaces.Discrete):
@@ -406,7 +410,6 @@ def _actor(
         raise ValueError(f"Actions {space} came; a Box or Discrete is needed.")
     shape, low, high = space.shape, space.low.ravel(), space.high.ravel()
     deviations = None if noise is None else controller.std * noise
-    taken = np.empty(actions.shape, space.dtype)
 
     def act(k: int, observation: np.ndarray) -> np.ndarray:
         action, command = actions[k], taken[k]
