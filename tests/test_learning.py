@@ -55,3 +55,10 @@ def test_a_final_cost_far_below_does_not_flatten_the_curve():
     assert first.figure.axes[0].get_ylim()[0] > 1e-3
     assert "arrow" in first.caption
     assert "1e-12" in first.alt
+
+
+@pytest.mark.parametrize(("most", "drawn"), [(0.04, 0), (0.3, 1)])
+def test_saturation_is_drawn_where_there_is_some(most, drawn):
+    rows = [{**row, "saturated": most * share} for row, share in zip(records(3), (0.1, 1.0, 0.5), strict=True)]
+    shown = [figure.alt for figure in learning.figures({"one": rows}, "cost", {})]
+    assert sum("beyond limits" in alt for alt in shown) == drawn

@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.rollouts import Rollouts, settle
-from policysearch.specification import FAILED, LOST, OK
+from policysearch.rollouts import Rollouts, saturated, settle
+from policysearch.specification import FAILED, LOST, OK, Continuous, Discrete
 
 NAN = np.nan
 
@@ -89,3 +89,22 @@ def test_an_early_end_is_no_failure():
     came = settle(rollouts([[1.0, NAN], [3.0, 1.0]], mask=mask))
     assert totals(came) == [1.0, 4.0]
     assert np.all(np.asarray(came.outcome) == OK)
+
+
+def test_saturated_is_the_share_of_actions_beyond_limits_among_those_that_were_taken():
+    actions = jnp.array([[[0.5, 9.0], [1.5, 0.0], [7.0, 0.0]], [[-2.0, -9.0], [1.0, 0.0], [-1.0, 0.0]]])
+    mask = jnp.array([[True, True, False], [True, True, True]])
+    came = rollouts(np.zeros((2, 3)), mask=mask)._replace(actions=actions)
+    # the limits themselves are within; what the mask leaves out does not count; the second action has no limit
+    for high in (np.inf, 10.0):
+        share = saturated(came, Continuous((-1.0, -high), (1.0, high)))["saturated"]
+        assert float(share) == pytest.approx(2 / (5 if high == np.inf else 10))
+    assert float(saturated(came, Continuous((-1.0, -np.inf), (1.0, 8.0)))["saturated"]) == pytest.approx(3 / 10)
+
+
+def test_saturated_is_left_out_where_nothing_can_saturate():
+    came = rollouts(np.zeros((1, 2)), observations=np.zeros((1, 2, 3)))
+    assert saturated(came, Continuous((-np.inf,), (np.inf,))) == {}
+    assert saturated(came, Discrete(3)) == {}
+    assert saturated(came, None) == {}
+    assert saturated(came._replace(actions=None), Continuous((-1.0,), (1.0,))) == {}

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from policysearch.specification import FAILED, LOST, OK
+from policysearch.specification import FAILED, LOST, OK, Continuous, Discrete
 
 
 class Rollouts(NamedTuple):
@@ -42,6 +43,23 @@ class Rollouts(NamedTuple):
     def used(self) -> Bool[Array, " n"]:
         """(n,) True where the rollout counts in estimates (everything but `LOST`)."""
         return self.outcome != LOST
+
+
+def saturated(rollouts: Rollouts, action: Continuous | Discrete | None) -> dict[str, Float[Array, ""]]:
+    """Share of the sampled actions' components beyond their limits, as "saturated"; empty where there are no limits.
+
+    Args:
+        rollouts: of sampled actions, or of perturbed parameters, which keep none.
+        action: what the task takes.
+    """
+    if rollouts.actions is None or not isinstance(action, Continuous):
+        return {}
+    low, high = np.asarray(action.low), np.asarray(action.high)
+    limited = np.isfinite(low) | np.isfinite(high)
+    if not limited.any():
+        return {}
+    beyond = ((rollouts.actions < low) | (rollouts.actions > high)) & rollouts.mask[:, :, None]
+    return {"saturated": beyond.sum() / (limited.sum() * jnp.maximum(rollouts.mask.sum(), 1))}
 
 
 def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollouts:

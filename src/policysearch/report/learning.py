@@ -53,13 +53,17 @@ class Curve(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """What a figure shows: a key of the records, its label with unit, a phrase for captions, reference line, scale."""
+    """What a figure shows: a key of the records, its label with unit, a phrase for captions, reference line, scale.
+
+    least: drawn only where some update has more than this.
+    """
 
     key: str
     label: str
     words: str
     line: float | None = None
     floor: bool = False
+    least: float = -np.inf
 
 
 QUANTITIES = (
@@ -81,6 +85,14 @@ QUANTITIES = (
         "learned std",
         "Spread with which is tried, as the method learned it, the geometric mean: of parameters in the units that are "
         "searched, or of actions in their own.",
+    ),
+    Quantity(
+        "saturated",
+        "actions beyond limits [–]",
+        "Share of the sampled actions that asked for more than the limits give. Nothing pulls such an action back: "
+        "where it is most of them and the cost stands still, try saturation=0.1.",
+        floor=True,
+        least=0.05,
     ),
     Quantity("length", "stages per rollout", "Mean number of stages until a rollout ends.", floor=True),
 )
@@ -148,7 +160,7 @@ def figures(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Final] 
         return []
     drawn = [_objective(runs, noun, finals or {})]
     for shown in QUANTITIES:
-        if any(np.isfinite(column(records, shown.key)).any() for records in runs.values()):
+        if any(np.any(column(records, shown.key) > shown.least) for records in runs.values()):
             drawn.append(_quantity(runs, shown))
     troubles = [name for name in ("failed", "lost") if any(np.nansum(column(r, name)) for r in runs.values())]
     drawn += [_trouble(runs, name) for name in troubles]

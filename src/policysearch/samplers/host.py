@@ -16,18 +16,29 @@ from policysearch.credit import Info
 from policysearch.explore import ParameterNoise
 from policysearch.method import Method, State
 from policysearch.regenerated import Regenerated
-from policysearch.rollouts import Rollouts
+from policysearch.rollouts import Rollouts, saturated
 from policysearch.samplers.gymnasium import GymnasiumTask
 from policysearch.samplers.jobs import Episode, HostRollouts, Jobs, gather
 from policysearch.samplers.workers import TrialsLostError, Workers
-from policysearch.specification import OK, Continuous, Specification
+from policysearch.specification import OK, Continuous, Discrete, Specification
 from policysearch.streams import Purpose, environment_seed, perturbations
 from policysearch.tasks.python_function import PythonFunction
 
 #: most numbers of β that an update forms at once
 LARGEST = 4_000_000
-#: `Method.tell`, compiled
-compiled_tell = eqx.filter_jit(lambda method, state, offsets, rollouts: method.tell(state, offsets, rollouts))
+
+
+@eqx.filter_jit
+def compiled_tell(
+    method: Method,
+    state: State,
+    offsets: Any,
+    rollouts: Rollouts,
+    action: Continuous | Discrete | None = None,
+) -> tuple[State, Info]:
+    """`Method.tell`, compiled, and what share of the actions lay beyond the limits of `action`."""
+    state, info = method.tell(state, offsets, rollouts)
+    return state, {**info, **saturated(rollouts, action)}
 
 
 def jobs(method: Method, state: State, seed: int) -> Jobs:
@@ -130,7 +141,8 @@ def tell(
     beta = offsets(requested)
     dtype = state.policy.theta().dtype
     rollouts = to_rollouts(came, requested.record, specification)
-    return compiled_tell(method, state, jnp.asarray(beta, dtype) if isinstance(beta, np.ndarray) else beta, rollouts)
+    given = jnp.asarray(beta, dtype) if isinstance(beta, np.ndarray) else beta
+    return compiled_tell(method, state, given, rollouts, specification.action)
 
 
 class Host:

@@ -22,7 +22,7 @@ from policysearch.initial import from_controller
 from policysearch.method import Method, State
 from policysearch.normalize import statistics
 from policysearch.policies import Parameters, Policy
-from policysearch.rollouts import OK, Rollouts
+from policysearch.rollouts import OK, Rollouts, saturated
 from policysearch.streams import Purpose
 from policysearch.tasks.task import Function, Task, clip
 
@@ -135,7 +135,8 @@ def update(task: Task | Function, method: Method, state: State, key: PRNGKeyArra
         z = jax.random.normal(offset_key, (method.explore.draws(theta.size), theta.size), theta.dtype)
         offsets = method.offsets(state, z, layout)
     rollouts = sample(task, method, state.policy, layout, offsets, sample_key)
-    return method.tell(state, offsets, rollouts)
+    state, info = method.tell(state, offsets, rollouts)
+    return state, {**info, **saturated(rollouts, task.specification.action)}
 
 
 #: `update`, compiled; numbers are traced and sizes are static, so new numbers do not compile again
