@@ -176,6 +176,17 @@ def test_a_search_starts_from_another_runs_policy(bowl, capsys):
     assert "next: policysearch evaluate next" in printed
 
 
+@pytest.mark.parametrize(("budget", "twice"), [("8", "16"), ("2updates", "4updates"), ("900stages", "1800stages")])
+def test_where_the_criterion_does_not_hold_twice_the_budget_is_advised_in_its_unit(budget, twice, capsys):
+    given = ["--method", "weight_perturbation", "--rollouts", "4", "--budget", budget, "--out", "short"]
+    assert main(["train", "pendulum", *given, "--evaluation-rollouts", "2"]) == 0
+    advised = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("to get there: "))
+    assert advised == f"to get there: policysearch resume short --budget {twice}, or another --seed"
+    updates = len(open_run("short").records)
+    assert main(["resume", "short", "--budget", twice]) == 0
+    assert len(open_run("short").records) > updates
+
+
 def test_a_task_in_a_file_is_found_from_another_folder(capsys, monkeypatch):
     Path("mine.py").write_text("def cost(values):\n    return float(values @ values)\n\ncost.initial = (1.0, 2.0)\n")
     assert main(["train", "mine.py:cost", "--budget", "3updates", "--out", "run"]) == 0

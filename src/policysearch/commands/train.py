@@ -267,6 +267,7 @@ def _run(
         "seed": search.seed,
         "reason": found.reason,
         "updates": search.updates,
+        "budget": str(search.budget),
         "seconds": found.seconds,
         **found.evaluation.summary(),
         "criterion": search.specification.solved,
@@ -336,8 +337,9 @@ def _advice(result: dict[str, Any]) -> list[str]:
     """What to try where the criterion does not hold at the end."""
     if result["solved"] is not False or result["reason"] == "interrupted":
         return []
-    more = f"policysearch resume {result['folder']} --budget {2 * result['updates']}updates"
-    return [f"to get there: {more}, or another --seed"]
+    budget = Budget.parse(result["budget"])
+    twice = Budget(2 * budget.amount, budget.unit)
+    return [f"to get there: policysearch resume {result['folder']} --budget {twice}, or another --seed"]
 
 
 def _block(result: dict[str, Any]) -> str:
