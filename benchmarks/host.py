@@ -72,9 +72,10 @@ def network(path, task, std=0.1):
 def search_for(method, name, path, workers):
     """A search whose policy is the one that is measured."""
     task = GymnasiumTask(name)
-    if method == "ars":
-        return Search(task, preset("paper", "ars", name).method, initial=path, workers=workers)
     policy = PolicySettings(kind="network", hidden=(64, 64))
+    if method == "ars":
+        given = policy if Controller.load(path).policy == "neural_gaussian" else None
+        return Search(task, preset("paper", "ars", name).method, policy=given, initial=path, workers=workers)
     return Search(task, NaturalGradient(rollouts=16), policy=policy, initial=network(path, task), workers=workers)
 
 
