@@ -1,9 +1,13 @@
 """Lean steps: equal to the environment's own in every bit, and not taken where they are not."""
 
+import gc
+import weakref
+
 import gymnasium
 import numpy as np
 import pytest
 
+from environments import Drift
 from policysearch.controller import Controller
 from policysearch.samplers import lean_steps
 from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
@@ -120,3 +124,18 @@ def test_one_that_draws_and_one_that_is_derived_keep_their_own_step():
     assert lean_step(drawn).step == drawn.step
     derived = type("HopperEnv", (type(hopper()),), {"__module__": "mine"})()
     assert lean_step(derived).step == derived.step
+
+
+def test_environments_that_are_done_with_are_forgotten():
+    env = hopper()
+    lean_step(env)
+    kept = weakref.ref(env)
+    env.close()
+    del env
+    gc.collect()
+    assert kept() is None
+
+
+def test_an_environment_that_cannot_be_hashed_is_stepped():
+    env = type("Equal", (Drift,), {"__eq__": lambda self, other: self is other, "__hash__": None})()
+    assert lean_step(env).step == env.step

@@ -44,7 +44,8 @@ class LeanStep(NamedTuple):
             rewards -= self.control_cost * np.add.reduce(np.square(actions), axis=1)
 
 
-_known: weakref.WeakKeyDictionary[gymnasium.Env, LeanStep] = weakref.WeakKeyDictionary()
+#: what an environment was found to agree with, if anything; a value must not refer to its environment
+_found: weakref.WeakKeyDictionary[gymnasium.Env, LeanStep | None] = weakref.WeakKeyDictionary()
 
 
 def lean_step(env: gymnasium.Env) -> LeanStep:
@@ -56,16 +57,17 @@ def lean_step(env: gymnasium.Env) -> LeanStep:
     Returns:
         A `LeanStep` that gives the same observations, rewards and terminations.
     """
-    lean = _known.get(env)
-    if lean is None:
-        lean = own = LeanStep(env.step)
-        if env.render_mode is None and (make := RUNNERS.get(_name(env))):
-            # another version of Gymnasium may have other attributes, or other rewards
-            with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
-                made = make(env)
-                lean = made if _rollouts(env, made) == _rollouts(env, own) else own
-        _known[env] = lean
-    return lean
+    own = LeanStep(env.step)
+    make = RUNNERS.get(_name(env))
+    if make is None or env.render_mode is not None:
+        return own
+    if env not in _found:
+        _found[env] = None
+        # another version of Gymnasium may have other attributes, or other rewards
+        with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
+            lean = make(env)
+            _found[env] = lean if _rollouts(env, lean) == _rollouts(env, own) else None
+    return _found[env] or own
 
 
 def _name(env: gymnasium.Env) -> str:
