@@ -88,7 +88,7 @@ QUANTITIES = (
     ),
     Quantity(
         "saturated",
-        "actions beyond limits [–]",
+        "share of actions beyond limits [–]",
         "Share of the sampled actions that asked for more than the limits give. Nothing pulls such an action back: "
         "where it is most of them and the cost stands still, try saturation=0.1.",
         floor=True,
