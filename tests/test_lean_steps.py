@@ -139,3 +139,18 @@ def test_environments_that_are_done_with_are_forgotten():
 def test_an_environment_that_cannot_be_hashed_is_stepped():
     env = type("Equal", (Drift,), {"__eq__": lambda self, other: self is other, "__hash__": None})()
     assert lean_step(env).step == env.step
+
+
+@pytest.mark.parametrize("name", ["Hopper-v5", "Ant-v5"])
+def test_a_state_that_is_no_number_ends_a_rollout_as_it_does_there(name, monkeypatch):
+    import mujoco
+
+    def diverge(model, data, nstep):
+        data.qvel[-1] = np.nan
+
+    monkeypatch.setattr(mujoco, "mj_step", diverge)
+    env = gymnasium.make(name, disable_env_checker=True).unwrapped
+    lean = lean_steps.RUNNERS[lean_steps._name(env)](env)
+    for step in (lean.step, env.step):
+        env.reset(seed=0)
+        assert step(np.zeros(env.action_space.shape, np.float32))[2]

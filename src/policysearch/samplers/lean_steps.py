@@ -18,6 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+#: whether the state after a step is one that the environment pays for
 Healthy = Callable[[], bool]
 #: stages of each rollout that is compared, at most; those that can fall do
 COMPARED = 50
