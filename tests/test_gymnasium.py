@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -206,6 +211,30 @@ def test_a_divergence_that_mujoco_hides_fails():
     assert episode.outcome == FAILED
     assert "MuJoCo noted BAD" in episode.reason
     assert run_rollout(env, gentle, 0, horizon=50).outcome == OK
+
+
+DIVERGE = """
+from environments import Spinner
+from policysearch.controller import Controller
+from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+import numpy as np
+GymnasiumTask("HalfCheetah-v5").make()
+task = GymnasiumTask(Spinner, horizon=20)
+env = task.make()
+violent = Controller({"policy": "linear_gaussian"}, {"gain": np.zeros((1, 2)), "bias": np.array([1e6])})
+print([run_rollout(env, violent, seed, horizon=20).reason for seed in range(3)])
+"""
+
+
+def test_mujoco_warns_once_a_kind_and_leaves_no_file(tmp_path):
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    code = [sys.executable, "-c", DIVERGE]
+    done = subprocess.run(
+        code, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("diverged") == 3
+    assert done.stderr.count("warns") == 1  # nor of what a model of Gymnasium declares
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_discrete_spaces_that_start_elsewhere_are_served():

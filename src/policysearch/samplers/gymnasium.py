@@ -5,6 +5,7 @@ L stages happened of at most T, p observations, m actions. Cost of a stage: disc
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import importlib
@@ -22,6 +23,7 @@ from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from policysearch.controller import Controller
 from policysearch.samplers.jobs import Episode
 from policysearch.samplers.lean_steps import lean_step
+from policysearch.samplers.mujoco_warnings import tell_once
 from policysearch.specification import FAILED, OK, Continuous, Discrete, Specification
 
 if TYPE_CHECKING:
@@ -108,10 +110,16 @@ class GymnasiumTask:
             factory: Any = importlib.import_module(module)
             for name in attribute.split("."):
                 factory = getattr(factory, name)
+            tell_once()
             env = factory(**self.environment_options)
+            tell_once()
             if not isinstance(env, gymnasium.Env):
                 raise ValueError(f"{self.environment} gave a {type(env).__name__}; it must return a gymnasium.Env.")
             return env
+        if str(self._source.entry_point).startswith("gymnasium.envs.mujoco"):
+            with contextlib.suppress(ImportError):  # of which Gymnasium says more
+                importlib.import_module("mujoco")
+        tell_once()
         return gymnasium.make(
             self._source,
             max_episode_steps=self._horizon,
