@@ -10,8 +10,8 @@ failed: it counts in the success rate and in no median.
 Every finished search adds a line to the results file, and what stands there is not run again: an interrupted run goes
 on where it was. The table is made from that file.
 
-`--who natural` runs the preset of `natural_gradient` instead, `natural_linear` the same with a gain matrix. Their
-budgets are the rollouts that Rajeswaran et al. (2017) needed with RBF and with linear policies, by table 1 of Mania et
+`--who natural_rbf` runs the preset of `natural_gradient` with random features instead, `natural_linear` with a gain
+matrix. Their budgets are the rollouts that Rajeswaran et al. (2017) needed with such policies, by table 1 of Mania et
 al. (2018); their k is 50.
 
 `--same` runs no race: it gives the reference our perturbations and environment seeds (partners share one), lets both
@@ -55,10 +55,10 @@ SAME = {"Swimmer-v5": 3, "Hopper-v5": 10, "HalfCheetah-v5": 1}
 #: rollouts of an evaluation
 EVALUATION = 5
 #: who can be asked for; "shared" is ours where partners share an environment seed, which the preset leaves out;
-#: "natural" is the preset of natural_gradient, "natural_linear" the same with a gain matrix
-WHO = ("ours", "reference", "shared", "natural", "natural_linear")
+#: "natural_…" is the preset of natural_gradient with such a policy
+WHO = ("ours", "reference", "shared", "natural_rbf", "natural_linear")
 #: training rollouts of a natural gradient at most, with RBF and with linear policies, and between its evaluations
-NATURAL_BUDGETS = {
+RBF_BUDGETS = {
     "Swimmer-v5": 1550,
     "Hopper-v5": 8640,
     "HalfCheetah-v5": 6000,
@@ -84,7 +84,8 @@ class Ours:
         self.seed = seed
         self.budget, self.every = (BUDGETS[name], EVERY[name])
         if method == "natural_gradient":
-            self.budget, self.every = (NATURAL_BUDGETS if policy is None else LINEAR_BUDGETS)[name], NATURAL_EVERY
+            budgets = RBF_BUDGETS if chosen.policy.kind == "rbf" else LINEAR_BUDGETS
+            self.budget, self.every = budgets[name], NATURAL_EVERY
         self.search = Search(name, chosen.method, policy=chosen.policy, budget=self.budget, seed=seed, workers=workers)
 
     @property
@@ -132,10 +133,8 @@ def run(name, who, seed, workers, policies=None):
     """One search until it crosses the threshold or its budget is spent; what a line of the results file holds."""
     if who == "reference":
         search = Reference(name, seed, workers)
-    elif who == "natural":
-        search = Ours(name, seed, workers, "natural_gradient")
-    elif who == "natural_linear":
-        search = Ours(name, seed, workers, "natural_gradient", policy={"kind": "linear"})
+    elif who.startswith("natural_"):
+        search = Ours(name, seed, workers, "natural_gradient", policy={"kind": who.removeprefix("natural_")})
     else:
         search = Ours(name, seed, workers, options=SHARED if who == "shared" else None)
     seconds, updates, rollouts, tested, curve, load = 0.0, 0, 0, 0, [], []
