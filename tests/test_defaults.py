@@ -34,7 +34,7 @@ def test_a_perturbation_moves_the_action_by_the_same_share_of_its_range():
 
 def test_the_method_follows_the_task():
     assert defaults.default_method(rig(action=None)) == "weight_perturbation"
-    assert defaults.default_method(rig(reward=True)) == "ars"
+    assert defaults.default_method(rig(reward=True)) == "trpo"
     assert defaults.default_method(rig(reward=True, action=Discrete(2))) == "trpo"
     assert defaults.default_method(rig(policy="network")) == "trpo"
     assert defaults.default_method(rig()) == "natural_gradient"

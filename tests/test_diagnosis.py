@@ -150,8 +150,7 @@ def test_the_command_measures_a_task_and_a_run(tmp_path, monkeypatch, capsys):
         ("bowl", "weight_perturbation", "a cost of parameters"),
         ("lqr", "natural_gradient", "a plant that wants a gain matrix"),
         ("pendulum", "trpo", "a plant that wants a network"),
-        ("CartPole-v1", "trpo", "a simulator with discrete actions"),
-        ("Pendulum-v1", "ars", "a simulator with continuous actions"),
+        ("Pendulum-v1", "trpo", "a simulator"),
     ],
 )
 def test_the_method_that_train_would_take_is_named_with_the_reason(task, method, why):

@@ -139,14 +139,9 @@ def problem(specification: Specification, policy: Policy, space: str) -> Problem
 
 
 def default_method(specification: Specification) -> str:
-    """Weight perturbation for g(θ), ARS for continuous Gymnasium tasks, a natural gradient for the rest.
-
-    That is `trpo` for simulators with discrete actions and for plants that want a network.
-    """
+    """Weight perturbation for g(θ), `trpo` for simulators and plants that want a network, else a natural gradient."""
     if specification.action is None:
         return "weight_perturbation"
-    if specification.reward and isinstance(specification.action, Continuous):
-        return "ars"
     return "trpo" if specification.reward or specification.policy == "network" else "natural_gradient"
 
 

@@ -11,7 +11,6 @@ import msgspec
 
 from policysearch import flags
 from policysearch.commands import shared
-from policysearch.specification import Discrete
 
 if TYPE_CHECKING:
     from policysearch.diagnosis import Row
@@ -95,7 +94,7 @@ def default(specification: Specification) -> tuple[str, str]:
     if specification.action is None:
         kind = "a cost of parameters"
     elif specification.reward:
-        kind = f"a simulator with {'discrete' if isinstance(specification.action, Discrete) else 'continuous'} actions"
+        kind = "a simulator"
     else:
         kind = f"a plant that wants {'a network' if specification.policy == 'network' else 'a gain matrix'}"
     return default_method(specification), f"the default for {kind}"

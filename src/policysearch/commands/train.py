@@ -347,11 +347,11 @@ def _block(result: dict[str, Any]) -> str:
     from policysearch.progress import duration
 
     counts = ", ".join(f"{count} {purpose}" for purpose, count in result["counts"].items() if count)
-    folder = result["folder"]
+    folder, plural = result["folder"], "s" * (result["updates"] != 1)
     return "\n".join(
         [
             *shared.outcome(result),
-            f"{result['updates']} updates in {duration(result['seconds'])}, {result['reason']}",
+            f"{result['updates']} update{plural} in {duration(result['seconds'])}, {result['reason']}",
             f"rollouts: {counts}",
             f"saved: {folder}/policy.safetensors, with curve.png, metrics.csv, config.json, run.sqlite",
             f"next: policysearch {'resume' if result['reason'] == 'interrupted' else 'evaluate'} {folder}",
