@@ -16,6 +16,7 @@ from policysearch.explore import ParameterNoise
 from policysearch.journal import Journal
 from policysearch.method import Method
 from policysearch.policies import Parameters
+from policysearch.report.comparison import headline
 from policysearch.settings import ARS, TRPO, Budget, NaturalGradient
 from policysearch.specification import Specification
 from policysearch.step import LearningRate
@@ -44,6 +45,15 @@ def grid(*found, reward=False):
         methods=methods,
         cells=list(found),
     )
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [("100", "100 rollouts"), ("2000000stages", "2 000 000 stages"), ("300updates", "300 updates")],
+)
+def test_the_budget_of_a_search_is_told_in_words(budget, words):
+    found = msgspec.structs.replace(grid(cell("one", 0, [2.0, 1.0])), budget=budget)
+    assert headline(found) == f"made up, {words} a search"
 
 
 # statistics

@@ -14,6 +14,7 @@ from policysearch.comparison import cells as kept
 from policysearch.comparison import statistics
 from policysearch.comparison.cells import Cell
 from policysearch.comparison.statistics import CURVE_RESAMPLES, Estimate
+from policysearch.settings import Budget
 from policysearch.specification import Specification
 
 #: reasons for which a search ends in order
@@ -91,7 +92,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def spent(self) -> str:
         """The budget in words."""
-        return f"{self.budget} rollouts" if self.budget.isdigit() else self.budget
+        budget = Budget.parse(self.budget)
+        return f"{budget.amount:,} {budget.unit}".replace(",", " ")
 
     def of(self, method: str) -> list[Cell]:
         """The cells of a method.

@@ -311,11 +311,16 @@ def _seconds(comparison: Comparison) -> str:
     return text
 
 
+def headline(comparison: Comparison) -> str:
+    """The title of the picture."""
+    return f"{plain(comparison.specification.name)}, {comparison.spent} a search"
+
+
 def save_picture(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     """Write the curve against rollouts as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     fig = curves(comparison, "rollouts", (7.0, 4.2))
-    fig.suptitle(plain(f"{comparison.specification.name}, {comparison.spent} a search"), fontsize=11)
+    fig.suptitle(headline(comparison), fontsize=11)
     FigureCanvasAgg(fig)
     fig.savefig(path, format="png", dpi=130)
