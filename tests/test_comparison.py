@@ -49,7 +49,7 @@ def grid(*found, reward=False):
 
 @pytest.mark.parametrize(
     ("budget", "words"),
-    [("100", "100 rollouts"), ("2000000stages", "2 000 000 stages"), ("300updates", "300 updates")],
+    [("3000", "3000 rollouts"), ("2000000stages", "2 000 000 stages"), ("300updates", "300 updates")],
 )
 def test_the_budget_of_a_search_is_told_in_words(budget, words):
     found = msgspec.structs.replace(grid(cell("one", 0, [2.0, 1.0])), budget=budget)

@@ -93,7 +93,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def spent(self) -> str:
         """The budget in words."""
         budget = Budget.parse(self.budget)
-        return f"{budget.amount:,} {budget.unit}".replace(",", " ")
+        amount = str(budget.amount) if budget.amount < 10_000 else f"{budget.amount:,}".replace(",", " ")
+        return f"{amount} {budget.unit}"
 
     def of(self, method: str) -> list[Cell]:
         """The cells of a method.
