@@ -64,6 +64,13 @@ POLICIES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """Compiled programs live until their module's tests are over: all of them together take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def float64():
     """64-bit numbers for the length of a test."""
