@@ -84,6 +84,7 @@ def test_the_result_stands_at_the_top(tmp_path):
     assert facts["Solved"] == "yes: upright, in 95 of 100; here 96 %"
     assert facts["Rollouts"] == "200 gradient, 50 evaluation, 2 failed, 1 lost"
     assert (facts["Ended"], facts["Time"], facts["Seed"]) == ("budget spent", "75 s", "3")
+    assert facts["Budget"] == "20 updates"
     assert notes(text) == []
     assert "numpy version" in outline.words
 

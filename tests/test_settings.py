@@ -78,6 +78,11 @@ def test_budgets_that_are_no_whole_number_of_something_are_refused(text):
         Budget.parse(text)
 
 
+def test_budgets_are_told_in_words():
+    assert [Budget(n).words for n in (1000, 10_000)] == ["1000 rollouts", "10 000 rollouts"]
+    assert Budget(2_000_000, "stages").words == "2 000 000 stages"
+
+
 def test_settings_survive_json():
     given = WeightPerturbation(rollouts=8, std=0.1, baseline="mean", two_sided=False)
     assert msgspec.json.decode(msgspec.json.encode(given), type=WeightPerturbation) == given

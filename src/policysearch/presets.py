@@ -78,6 +78,7 @@ _FAMILY: dict[str, dict[str, Any]] = {
     "Hopper": {"std": 1.0},
     "Walker2d": {"std": 1.0},
     "Swimmer": {"kind": "linear"},
+    "HalfCheetah": {"kind": "linear"},
 }
 _SOURCE = {"ars": _ARS, "natural_gradient": _NATURAL}
 

@@ -359,6 +359,12 @@ class Budget(msgspec.Struct, frozen=True):
         unit = (match.group(2) or "rollouts").lower()
         return cls(round(amount), typing.cast(Any, unit if unit.endswith("s") else unit + "s"))
 
+    @property
+    def words(self) -> str:
+        """As a person reads it: 2 000 000 stages."""
+        amount = str(self.amount) if self.amount < 10_000 else f"{self.amount:,}".replace(",", " ")
+        return f"{amount} {self.unit}"
+
     def __str__(self) -> str:
         """As a user would type it."""
         return str(self.amount) + ("" if self.unit == "rollouts" else self.unit)

@@ -92,9 +92,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def spent(self) -> str:
         """The budget in words."""
-        budget = Budget.parse(self.budget)
-        amount = str(budget.amount) if budget.amount < 10_000 else f"{budget.amount:,}".replace(",", " ")
-        return f"{amount} {budget.unit}"
+        return Budget.parse(self.budget).words
 
     def of(self, method: str) -> list[Cell]:
         """The cells of a method.

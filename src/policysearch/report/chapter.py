@@ -15,6 +15,7 @@ from policysearch.progress import quantity
 from policysearch.report import learning, motion, player, policy, provenance, traces, trials
 from policysearch.report.material import Material, number
 from policysearch.report.page import Page
+from policysearch.settings import Budget
 
 #: events that are listed
 LAST = 20
@@ -107,7 +108,7 @@ class Chapter:
             "Ended" if result else "State": material.state(),
             "Rollouts": material.counts(),
             "Updates": result.get("updates", len(self.run.records)),
-            "Budget": known.get("budget") or "unknown",
+            "Budget": _budget(known.get("budget")),
             "Time": material.seconds(),
             "Task": material.task,
             "Method": known.get("method", "unknown"),
@@ -252,3 +253,11 @@ def _gain_and_bias(controller: Any) -> tuple[Any, float, Any]:
 def _words(error: BaseException) -> str:
     """An error in one line."""
     return " ".join("".join(traceback.format_exception_only(error)).split())
+
+
+def _budget(given: Any) -> str:
+    """The budget in words, or what a file says that holds none."""
+    try:
+        return Budget.parse(given).words
+    except (ValueError, TypeError):
+        return str(given or "unknown")
