@@ -51,9 +51,10 @@ def grid(*found, reward=False):
     ("budget", "words"),
     [("3000", "3000 rollouts"), ("2000000stages", "2 000 000 stages"), ("300updates", "300 updates")],
 )
-def test_the_budget_of_a_search_is_told_in_words(budget, words):
-    found = msgspec.structs.replace(grid(cell("one", 0, [2.0, 1.0])), budget=budget)
-    assert headline(found) == f"made up, {words} a search"
+def test_the_title_of_a_picture_tells_the_budget_in_words_and_whole(budget, words):
+    task = Specification(name="a-task-of-a-name")
+    found = msgspec.structs.replace(grid(cell("one", 0, [2.0, 1.0])), budget=budget, specification=task)
+    assert headline(found) == f"a-task-of-a-name, {words} a search"
 
 
 # statistics

@@ -227,6 +227,7 @@ print([run_rollout(env, violent, seed, horizon=20).reason for seed in range(3)])
 
 
 def test_mujoco_warns_once_a_kind_and_leaves_no_file(tmp_path):
+    pytest.importorskip("mujoco")
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     code = [sys.executable, "-c", DIVERGE]
     done = subprocess.run(

@@ -37,6 +37,7 @@ def test_where_a_fall_ends_the_rollout_the_natural_gradient_explores_more_and_pr
     assert [one.policy.std for one in found.values()] == [1.0, 0.6, 0.6]
     assert [one.method.saturation for one in found.values()] == [0.001, 0.1, 0.01]
     assert [one.method.discount for one in found.values()] == [0.995, 0.995, 1.0]
+    assert [(one.method.kl, one.method.gae_lambda) for one in found.values()] == [(0.05, 0.97)] * 2 + [(0.01, 0.99)]
     assert [one.policy.kind for one in found.values()] == ["rbf", "linear", "linear"]
     with Search("Hopper-v5", found["Hopper-v5"].method, policy=found["Hopper-v5"].policy) as hopper:
         assert (hopper.method.credit.baseline, hopper.method.credit.bootstrap) == ("network", True)
