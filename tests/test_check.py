@@ -39,7 +39,7 @@ def test_every_legal_baseline_and_estimator_is_in_the_table():
     found = bias.catalogue(estimands.PROBLEMS["lqr-check"]())
     assert {label[2] for label in found if label[0] == "gpomdp"} == set(STAGE_BASELINES)
     assert {label[2] for label in found if label[0] == "reinforce"} == {
-        "none", "running", "mean", "leave_one_out", "optimal"
+        "none", "running", "mean", "leave_one_out", "least_variance"
     }  # fmt: skip
     assert {label[1] for label in found if label[0] == "finite_differences"} == {"central", "forward"}
     assert {label[1].split(",")[0] for label in found if label[0] == "weight_perturbation"} == {

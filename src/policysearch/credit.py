@@ -14,17 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from policysearch import value, value_network
+from policysearch import baselines, value, value_network
 from policysearch.explore import Layout, choice, positive, positive_number
 from policysearch.rollouts import OK, Rollouts
 from policysearch.score import PolicyScore, Score
 
 #: baselines of a total cost
-TOTAL_BASELINES = ("none", "reference", "running", "mean", "leave_one_out", "optimal")
-#: baselines of a cost-to-go; all but the first and the last are one number a stage
-STAGE_BASELINES = ("none", "running", "mean", "per_stage_mean", "leave_one_out", "optimal", "value", "network")
+TOTAL_BASELINES = ("none", "reference", "running", "mean", "leave_one_out", "least_variance")
+#: baselines of a cost-to-go
+STAGE_BASELINES = ("none", "running", "mean", "per_stage_mean", "leave_one_out", "least_variance", "value", "network")
 #: those that predict costs from observations
 PREDICTING = ("value", "network")
+#: those of a cost-to-go that absorb what all rollouts pay at a stage, and remember nothing of it
+ABSORBING = ("per_stage_mean", "leave_one_out", "value")
 
 #: least share of its last value that the divisor of normalised costs keeps
 SLOWEST_FALL = 0.95
@@ -55,8 +57,9 @@ class TotalCost(Credit):
     Args:
         baseline: "none"; "reference": the cost of θ itself, (18.20); "running": (18.25), used before it is updated and
             started from the first measured cost; "mean": of the batch, which shrinks the estimate by exactly 1 − 1/n;
-            "leave_one_out": mean of the other pairs; "optimal": the constant of least variance, from the other pairs.
-        rate: of the running baseline, 0 to 1.
+            "leave_one_out": mean of the other pairs; "least_variance": the number for which the gradient's covariance
+            has the least trace, from the other pairs and earlier updates (see `baselines.Moments`).
+        rate: at which running and least_variance forget, 0 to 1.
         normalise: divide by the standard deviation of the batch's costs, so that their unit does not matter; the
             divisor falls by at most 5 % an update, so that steps still shrink as the cost flattens.
     """
@@ -76,37 +79,50 @@ class TotalCost(Credit):
         return False
 
     def init(self, horizon: int, size: int = 0) -> Any:
-        """The running baseline, NaN before the first cost, and the divisor."""
-        running = jnp.full((), jnp.nan) if self.baseline == "running" else ()
-        return running, jnp.zeros(()) if self.normalise else ()
+        """What the baseline remembers, and the divisor."""
+        memory: Any = ()
+        if self.baseline == "running":
+            memory = baselines.Running(jnp.full((), jnp.nan), jnp.zeros(()))
+        elif self.baseline == "least_variance":
+            memory = baselines.Moments(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+        return memory, jnp.zeros(()) if self.normalise else ()
 
     def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
         """Advantages (n,)."""
-        total, (state, divisor) = rollouts.costs.sum(1), state
+        total, (memory, divisor) = rollouts.costs.sum(1), state
+        level = jnp.zeros(()) if rollouts.level is None else rollouts.level.sum()
         pair, counted = jnp.asarray(layout.pair), score.counted
         weight = counted.astype(total.dtype)
         info: Info = {}
         if self.baseline == "none":
-            baseline = jnp.zeros(())
+            # what all rollouts pay cancels in pairs; else it is part of the estimate, as noise
+            baseline = jnp.zeros(()) if layout.antithetic else -level
         elif self.baseline == "reference":
-            baseline, found = _reference(total, rollouts.used, layout)
+            baseline, found = baselines.reference(total, rollouts.used, layout)
             weight = weight * found
         elif self.baseline == "running":
-            baseline, state = _running(total, weight, layout, state, jnp.asarray(self.rate))
+            baseline, memory = baselines.running(total, weight, layout, memory.at(level), jnp.asarray(self.rate))
         elif self.baseline == "mean":
             baseline = (weight * total).sum() / jnp.maximum(weight.sum(), 1)
         elif self.baseline == "leave_one_out":
-            baseline, others = _leave_pair_out(total, weight, pair, layout.pairs)
+            baseline, others = baselines.leave_pair_out(total, weight, pair, layout.pairs)
             weight = weight * (others > 0)
         else:
-            baseline = _optimal(total, weight, score, pair, layout.pairs)
+            memory = memory.at(level)
+            with_costs = score.group_gradients(weight * total, layout.pairs)
+            alone = score.group_gradients(weight, layout.pairs)
+            numerator, denominator = (with_costs * alone).sum(1), (alone * alone).sum(1)
+            baseline = memory.ratio(numerator.sum() - numerator, denominator.sum() - denominator)[pair]
+            memory = memory.after(numerator.sum(), denominator.sum(), jnp.asarray(self.rate))
         info["baseline"] = (weight * baseline).sum() / jnp.maximum(weight.sum(), 1)
-        a = weight * (total - baseline)
+        # trials of θ itself have no advantage, but tell whether the others differ from it
+        compared = counted | (jnp.asarray(layout.reference) & rollouts.used)
+        a = jnp.where(baselines.differ(total, compared.astype(total.dtype)), weight * (total - baseline), 0.0)
         if self.normalise:
-            spread = _spread(total, counted)
+            spread = baselines.spread(total, compared)
             divisor = jnp.maximum(jnp.where(jnp.isfinite(spread), spread, 0.0), SLOWEST_FALL * divisor)
             a = jnp.where(divisor > 0, a / jnp.where(divisor > 0, divisor, 1.0), 0.0)
-        return a, (state, divisor), info
+        return a, (memory, divisor), info
 
 
 def _pair(values: Any) -> Any:
@@ -117,7 +133,7 @@ def _pair(values: Any) -> Any:
 class Saturation(NamedTuple):
     """A charge for asking more than the limits give: without it nothing pulls such an action back, whatever it costs.
 
-    per stage weight · (‖v‖² − ‖clip(v)‖²), v the action in half-ranges about the centre; times discount^k.
+    At stage k discount^k · weight · (‖v‖² − ‖clip(v)‖²), v the action in half-ranges about the centre.
 
     weight: in the unit of cost, (). centre, half_range: of the action, (m,). discount: of the task itself, ().
     """
@@ -127,25 +143,37 @@ class Saturation(NamedTuple):
     half_range: ArrayLike
     discount: ArrayLike = 1.0
 
-    def costs(self, actions: Float[Array, "n T m"]) -> Float[Array, "n T"]:
-        """What every stage is charged beside its cost."""
+    def costs(self, actions: Float[Array, "n T m"], held: Float[Array, "n T"] | None = None) -> Float[Array, "n T"]:
+        """What is charged beside the cost, for each action that was drawn.
+
+        Args:
+            actions: as sampled.
+            held: for how many stages each was applied; one each by default.
+        """
         asked = (actions - jnp.asarray(self.centre)) / jnp.asarray(self.half_range)
         excess = jnp.sum(asked**2 - jnp.clip(asked, -1.0, 1.0) ** 2, axis=-1)
         discount = jnp.asarray(self.discount, excess.dtype)
-        return jnp.asarray(self.weight) * discount ** jnp.arange(excess.shape[1]) * excess
+        if held is None:
+            return jnp.asarray(self.weight) * discount ** jnp.arange(excess.shape[1]) * excess
+        first = jnp.cumsum(held, axis=1) - held
+        discounted = discount < 1
+        rest = jnp.where(discounted, 1 - discount, 1.0)
+        stages = jnp.where(discounted, (1 - discount**held) / rest, held)
+        return jnp.asarray(self.weight) * discount**first * stages * excess
 
 
 class CostToGo(Credit):
     """Discounted cost-to-go less a baseline, a row per stage: the causal form (18.16), GPOMDP.
 
     Args:
-        baseline: "none"; "running": one number a stage, used before it is updated; "mean": one number, that of
+        baseline: "none"; "running": one number per stage, used before it is updated; "mean": one number, that of
             all costs-to-go; "per_stage_mean"; "leave_one_out": per stage, the mean of the other rollouts;
-            "optimal": the one number of least variance, from the other rollouts; "value": a function of
-            observation and time, fitted to the others (see `value`); "network": a small network of them, used before
-            it is fitted to the batch (see `value_network`). Means that include the sample bias by O(1/n).
-        rate: of the running baseline, 0 to 1.
-        normalise: divide by the standard deviation of the batch's total costs.
+            "least_variance": per stage, the mean weighted by the squared length of the score, from the other rollouts
+            and earlier updates (see `baselines.Moments`); "value": a function of observation and time, fitted to the
+            others (see `value`); "network": a small network of them, used before it is fitted to the batch (see
+            `value_network`). Means that include the sample bias by O(1/n).
+        rate: at which running and least_variance forget, 0 to 1.
+        normalise: divide by the standard deviation of the batch's advantages.
         discounting: (γ, λ), or None for neither: γ discounts the costs that follow, on top of the task's own discount;
             λ is that of generalised advantage estimation (Schulman et al. 2016), which leans on the value baseline as
             far as λ is below 1. Both buy less noise with bias: the gradient is no longer that of the expected cost.
@@ -193,17 +221,23 @@ class CostToGo(Credit):
         return True
 
     def init(self, horizon: int, size: int = 0) -> Any:
-        """The running baseline of each stage, NaN before the first cost; or the network."""
+        """What the baseline remembers of each stage; or the network."""
         if self.baseline == "network":
             return value_network.init(size, horizon)
-        return jnp.full(horizon, jnp.nan) if self.baseline == "running" else ()
+        if self.baseline == "running":
+            return baselines.Running(jnp.full(horizon, jnp.nan), jnp.zeros(()))
+        if self.baseline == "least_variance":
+            return baselines.Moments(jnp.zeros(horizon), jnp.zeros(horizon), jnp.zeros(()))
+        return ()
 
     def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
         """Advantages (n, T)."""
+        if rollouts.level is not None and self.baseline not in ABSORBING:
+            rollouts = rollouts._replace(costs=rollouts.costs + jnp.where(rollouts.mask, rollouts.level, 0.0))
         if self.saturation is not None:
             if not isinstance(score, PolicyScore):
                 raise TypeError("Only sampled actions can be charged for saturation; perturbed rollouts keep none.")
-            charged = jnp.where(rollouts.mask, self.saturation.costs(score.actions), 0.0)
+            charged = jnp.where(rollouts.mask, self.saturation.costs(score.actions, rollouts.held), 0.0)
             rollouts = rollouts._replace(costs=rollouts.costs + charged)
         costs = rollouts.costs
         T = costs.shape[1]
@@ -212,31 +246,39 @@ class CostToGo(Credit):
             to_go = _discounted(costs, self.discounting[0])
         weight = (rollouts.mask & score.counted[:, None]).astype(costs.dtype)
         pair = jnp.asarray(layout.pair)
+        if self.baseline in PREDICTING:
+            return self._predicted(rollouts, score, pair, to_go, weight, state)
         if self.baseline == "none":
             baseline = jnp.zeros(())
         elif self.baseline == "running":
-            baseline, head = _running(to_go, weight, layout, state[:T], jnp.asarray(self.rate))
-            state = jnp.concatenate([head, state[T:]])
+            baseline, head = baselines.running(to_go, weight, layout, state.head(T), jnp.asarray(self.rate))
+            state = state.with_head(head)
         elif self.baseline == "mean":
             baseline = (weight * to_go).sum() / jnp.maximum(weight.sum(), 1)
         elif self.baseline == "per_stage_mean":
             baseline = (weight * to_go).sum(0) / jnp.maximum(weight.sum(0), 1)
         elif self.baseline == "leave_one_out":
-            baseline, _ = _leave_pair_out(to_go, weight, pair, layout.pairs)
-        elif self.baseline in PREDICTING:
-            return self._predicted(rollouts, score, pair, to_go, weight, state)
+            baseline, _ = baselines.leave_pair_out(to_go, weight, pair, layout.pairs)
         else:
-            baseline = _optimal(to_go, weight, score, pair, layout.pairs)[:, None]
-        a = self._scale(costs, score) * weight * (to_go - baseline)
+            squares = weight * score.squares()
+            sums, whole = (jnp.sum(x, 0) for x in (squares * to_go, squares))
+            head = state.head(T)
+            baseline = head.ratio(sums - squares * to_go, whole - squares)
+            state = state.with_head(head.after(sums, whole, jnp.asarray(self.rate)))
+        a = self._scaled(weight * (to_go - baseline), to_go, weight)
         first = jnp.broadcast_to(baseline, to_go.shape)[:, 0]
         return a, state, {"baseline": jnp.mean(first)}
 
-    def _scale(self, costs: Array, score: Score) -> Array:
-        """What advantages are multiplied by."""
-        spread = _spread(costs.sum(1), score.counted)
-        # rollouts that all cost the same teach nothing; a step of stated KL would follow their rounding errors
-        teaches = jnp.isfinite(spread) | (score.counted.sum() < 2)
-        return jnp.where(teaches, 1 / spread if self.normalise else 1.0, 0.0)
+    def _scaled(self, a: Array, outcome: Array, weight: Array) -> Array:
+        """Advantages in the unit that is wanted; zero where no stage's outcome differs between rollouts.
+
+        Such rollouts teach nothing, and a step of stated KL would follow their rounding errors.
+        """
+        if self.normalise:
+            n = jnp.maximum(weight.sum(), 1)
+            spread = jnp.sqrt((weight * (a - a.sum() / n) ** 2).sum() / n)
+            a = a / jnp.where(spread > 0, spread, 1.0)
+        return jnp.where(baselines.differ(outcome, weight), a, 0.0)
 
     def _predicted(
         self, rollouts: Rollouts, score: Score, pair: Array, to_go: Array, weight: Array, state: Any
@@ -267,7 +309,9 @@ class CostToGo(Credit):
             a = weight * _discounted(self._differences(costs, weight, baseline, after), gamma * decay)
         if self.baseline == "network":
             state = value_network.fit(state, observations, a + baseline, weight, end is None)
-        return self._scale(costs, score) * a, state, {"baseline": jnp.mean(baseline[:, 0])}
+        left = jax.lax.cumsum(weight, axis=1, reverse=True)
+        outcome = to_go + gamma**left * after[:, None]
+        return self._scaled(a, outcome, weight), state, {"baseline": jnp.mean(baseline[:, 0])}
 
     def _differences(self, costs: Array, weight: Array, baseline: Array, after: Array) -> Array:
         """Temporal differences c_k + γV_(k+1) − V_k; `after` the last stage comes nothing, or what was predicted."""
@@ -305,7 +349,7 @@ class TopPairs(Credit):
         rank = jnp.argsort(jnp.argsort(best))
         chosen = score.counted & (rank[pair] < top)
         share = chosen.sum() / score.count
-        a = jnp.where(chosen, total, 0.0) / _spread(total, chosen) / jnp.maximum(share, 1e-12)
+        a = jnp.where(chosen, total, 0.0) / baselines.spread(total, chosen) / jnp.maximum(share, 1e-12)
         return a, state, {"baseline": jnp.zeros(())}
 
 
@@ -370,67 +414,3 @@ def _share(name: str, value: ArrayLike) -> None:
     positive_number(name, value)
     if not isinstance(value, jax.core.Tracer) and np.any(np.asarray(value) > 1):
         raise ValueError(f"{name} is {np.asarray(value).tolist()}; it must lie above 0 and at most at 1.")
-
-
-def _reference(total: Array, used: Array, layout: Layout) -> tuple[Array, Array]:
-    """Cost of θ for each trial: its own pair's reference where there is one, else the mean of all; and whether any."""
-    pair = jnp.asarray(layout.pair)
-    is_reference = (jnp.asarray(layout.reference) & used).astype(total.dtype)
-    sums = jnp.zeros(layout.pairs).at[pair].add(is_reference * total)
-    counts = jnp.zeros(layout.pairs).at[pair].add(is_reference)
-    overall = (is_reference * total).sum() / jnp.maximum(is_reference.sum(), 1)
-    own = jnp.where(counts > 0, sums / jnp.maximum(counts, 1), overall)
-    return own[pair], (is_reference.sum() > 0).astype(total.dtype)
-
-
-def _leave_pair_out(values: Array, weight: Array, pair: Array, pairs: int) -> tuple[Array, Array]:
-    """Mean over the other pairs, shaped like `values`, and the weight behind it."""
-    weighted = weight * values
-    own_sum, own_weight = weighted, weight
-    if pairs < values.shape[0]:
-        shape = (pairs, *values.shape[1:])
-        own_sum = jnp.zeros(shape, values.dtype).at[pair].add(weighted)[pair]
-        own_weight = jnp.zeros(shape, values.dtype).at[pair].add(weight)[pair]
-    others = weight.sum(0) - own_weight
-    mean = (weighted.sum(0) - own_sum) / jnp.maximum(others, 1)
-    return mean, others
-
-
-def _running(values: Array, weight: Array, layout: Layout, start: Array, rate: Array) -> tuple[Array, Array]:
-    """(18.25) over the pairs in index order: each is compared with the baseline of those before it."""
-    pair = jnp.asarray(layout.pair)
-    shape = (layout.pairs, *values.shape[1:])
-    weights = jnp.zeros(shape, values.dtype).at[pair].add(weight)
-    means = jnp.zeros(shape, values.dtype).at[pair].add(weight * values) / jnp.maximum(weights, 1)
-
-    def step(baseline: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
-        mean, seen = item
-        before = jnp.where(jnp.isnan(baseline), mean, baseline)
-        after = jnp.where(seen > 0, rate * mean + (1 - rate) * before, baseline)
-        return after, before
-
-    end, before = jax.lax.scan(step, start.astype(values.dtype), (means, weights))
-    return before[pair], end
-
-
-def _optimal(values: Array, weight: Array, score: Score, pair: Array, pairs: int) -> Float[Array, " n"]:
-    """Constant of least variance for each trial, estimated from the other pairs.
-
-    With A_j = Σ s a and R_j = Σ s over pair j, the variance of A − b R is least at E[A·R]/E[R·R].
-    """
-    with_values = score.group_gradients(weight * values, pairs)
-    alone = score.group_gradients(weight, pairs)
-    numerator, denominator = (with_values * alone).sum(1), (alone * alone).sum(1)
-    others = denominator.sum() - denominator
-    best = jnp.where(others > 0, (numerator.sum() - numerator) / jnp.where(others > 0, others, 1.0), 0.0)
-    return best[pair]
-
-
-def _spread(total: Array, counted: Array) -> Array:
-    """Standard deviation of the costs that count; infinite where it is mere rounding, so that advantages vanish."""
-    weight = counted.astype(total.dtype)
-    n = jnp.maximum(weight.sum(), 1)
-    mean = (weight * total).sum() / n
-    std = jnp.sqrt((weight * (total - mean) ** 2).sum() / n)
-    rounding = 4 * jnp.finfo(total.dtype).eps * jnp.max(weight * jnp.abs(total))
-    return jnp.where(std > rounding, std, jnp.inf)

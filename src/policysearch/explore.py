@@ -59,6 +59,11 @@ class Layout(NamedTuple):
         """(n,) True for trials of θ itself."""
         return self.perturbation < 0
 
+    @property
+    def antithetic(self) -> bool:
+        """Whether each θ + β has its θ − β, so that what all trials cost cancels."""
+        return bool(self.sign.any()) and not np.bincount(self.pair, self.sign).any()
+
 
 class Explore(eqx.Module):
     """Lays out trials; `space` says whether actions or parameters vary."""

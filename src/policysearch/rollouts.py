@@ -26,6 +26,9 @@ class Rollouts(NamedTuple):
         only costs came back.
     terminated (n,): the task ended by itself; False where the horizon cut it.
     last (n, p): what was there to see after the last stage; None where nobody looked.
+    held (n, T): for how many stages each action was applied; None for one each.
+    level (T,): what was taken off the costs of a stage in float64 before they were rounded to float32, because all
+        rollouts pay it; `costs` plus it is what they cost. None for nothing.
     statistics: (count (), mean (p,), sum of squared deviations (p,)) of all observations, where those are wanted
         but not kept.
     """
@@ -38,6 +41,8 @@ class Rollouts(NamedTuple):
     terminated: Bool[Array, " n"] | None = None
     statistics: tuple[Array, Array, Array] | None = None
     last: Float[Array, "n p"] | None = None
+    held: Float[Array, "n T"] | None = None
+    level: Float[Array, " T"] | None = None
 
     @property
     def used(self) -> Bool[Array, " n"]:
@@ -86,7 +91,8 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
     costs = jnp.where(mask, rollouts.costs, 0.0)
     total = costs.sum(axis=1)
     worst = jnp.max(jnp.where(outcome == OK, total, -jnp.inf))
-    target = jnp.where(jnp.isfinite(failure_cost), failure_cost, worst)
+    level = 0.0 if rollouts.level is None else rollouts.level.sum()
+    target = jnp.where(jnp.isfinite(failure_cost), failure_cost - level, worst)
     # the first stage is kept though it failed, if its action was really taken: that action led to the failure
     last = jnp.maximum(mask.sum(axis=1) - 1, 0)
     failed = outcome == FAILED

@@ -64,6 +64,10 @@ class Score(eqx.Module):
     def group_gradients(self, a: Array, groups: int) -> Float[Array, "m d"]:
         """Gradient estimates of `groups` groups of rollouts; their mean is Sᵀa/n."""
 
+    def squares(self) -> Float[Array, "n T"]:
+        """Squared length of the score of each stage."""
+        raise TypeError(f"{type(self).__name__} has rows of whole rollouts, not of stages.")
+
     def gradient(self, a: Array, groups: int) -> Float[Array, " d"]:
         """Sᵀa/n: the gradient estimate."""
         return self.group_gradients(a, groups).mean(0)
@@ -170,6 +174,14 @@ class PolicyScore(Score):
             flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
             return self._rows(flat(self.observations), flat(self.actions), flat(self.mask))
         return self._rows(self.observations, self.actions, self.mask)
+
+    def squares(self) -> Float[Array, "n T"]:
+        """Squared length of each row, a rollout at a time, so that not all rows are formed at once."""
+
+        def of_rollout(stages: tuple[Array, Array, Array]) -> Float[Array, " T"]:
+            return jnp.sum(self._rows(*stages) ** 2, axis=1)
+
+        return jax.lax.map(of_rollout, (self.observations, self.actions, self.mask))
 
     def _rows(self, observations: Array, actions: Array, mask: Array) -> Float[Array, "rows d"]:
         def log_prob(theta: Array, observation: Array, action: Array, alive: Array) -> Array:

@@ -19,8 +19,10 @@ Positive = Annotated[float, Meta(gt=0, lt=1e300)]
 NonNegative = Annotated[float, Meta(ge=0, lt=1e300)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Shape = Literal["gaussian", "sphere", "rademacher", "orthogonal"]
-TotalBaseline = Literal["none", "running", "mean", "leave_one_out", "optimal"]
-StageBaseline = Literal["none", "running", "mean", "per_stage_mean", "leave_one_out", "optimal", "value", "network"]
+TotalBaseline = Literal["none", "running", "mean", "leave_one_out", "least_variance"]
+StageBaseline = Literal[
+    "none", "running", "mean", "per_stage_mean", "leave_one_out", "least_variance", "value", "network"
+]
 PerturbationBaseline = Literal["none", "reference", "running", "mean", "leave_one_out"]
 
 

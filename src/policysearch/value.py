@@ -1,4 +1,4 @@
-"""Fitted value baseline: ridge regression of the cost-to-go on polynomial features of observation and time.
+"""Fitted value baseline: the cost-to-go from polynomial features of observation and time, by least squares.
 
 Cross-fitted: a rollout's baseline comes from the other folds and does not depend on that rollout. n, T, p; f features.
 """
@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-#: folds of the cross-fit; penalty relative to the mean square of the features; most observations for all products
-FOLDS, RIDGE, MOST_PRODUCTS = 5, 1e-4, 16
+#: folds of the cross-fit; most observations for all products
+FOLDS, MOST_PRODUCTS = 5, 16
+#: penalty relative to the mean square of the features, and the share of it that the constant has
+RIDGE, CONSTANT = 1e-4, 1e-3
 
 
 class End(NamedTuple):
@@ -54,8 +56,13 @@ def fitted(
 ) -> tuple[Float[Array, "n T"], Float[Array, " n"]]:
     """Predicted cost-to-go of every stage and after the last, from rollouts of other folds.
 
-    With `end` the prediction V knows no time and solves G_k = V(x_k) − γ^(L−k) V(x_L) by least squares, with G_k what
-    was paid within the horizon and V(x_L) only where that cut the rollout. Without it V(x_L) is 0.
+    Without `end` nothing follows the last stage, and V is a regression of G_k on features φ_k of observation and time.
+
+    With `end` V knows no time and G_k = V(x_k) − γ^(L−k) V(x_L), where G_k is what was paid within the horizon and
+    V(x_L) counts only where that cut the rollout. The rows φ_k − γ^(L−k) φ_L carry the noise of x_L, so least squares
+    on themselves would shrink V. Their instrument is φ_k, which came before that noise: least-squares temporal
+    differences with λ = 1 (Bradtke & Barto 1996; Boyan 2002). They are solved as two-stage least squares, which stays
+    bounded where few rollouts leave Σ φ_k (φ_k − γ^(L−k) φ_L)ᵀ almost singular.
 
     Args:
         observations: scaled, (n, T, p).
@@ -66,29 +73,37 @@ def fitted(
     """
     n, T, _ = observations.shape
     F = features(observations)
+    last = None
     if end is None:
         F = jnp.concatenate([F, powers_of_time(n, T, F.dtype)], axis=-1)
-        rows = F
     else:
+        last = features(end.observations)
+    member = jax.nn.one_hot(fold, FOLDS, axis=0, dtype=F.dtype)
+    weighted = F * weight[..., None]
+
+    def others(products: Array) -> Array:
+        return products.sum(0) - products
+
+    gram = others(jnp.einsum("kn,ntf,ntg->kfg", member, weighted, F))
+    right = others(jnp.einsum("kn,ntf,nt->kf", member, weighted, to_go))
+    # each feature has unit mean square over the other folds, so that one penalty suits all
+    count = jnp.maximum(others(member @ weight.sum(1)), 1.0)
+    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(gram, axis1=1, axis2=2), 0.0) / count[:, None])
+    scale = jnp.where(scale > 0, scale, 1.0)
+    units = scale[:, :, None] * scale[:, None]
+    gram, right = gram / units, right / scale
+    # what all costs have in common is no sign of a rough fit, so the constant is hardly penalised
+    penalty = RIDGE * count[:, None, None] * jnp.diag(jnp.ones(F.shape[-1], F.dtype).at[0].set(CONSTANT))
+    if end is not None and last is not None:
         # stages from k to the end, L − k
         left = jax.lax.cumsum(weight, axis=1, reverse=True)
-        last = features(end.observations)
-        rows = F - (end.cut[:, None] * end.discount**left)[..., None] * last[:, None]
-    member = jax.nn.one_hot(fold, FOLDS, axis=0, dtype=F.dtype)
-    weighted = rows * weight[..., None]
-    gram = jnp.einsum("kn,ntf,ntg->kfg", member, weighted, rows)
-    right = jnp.einsum("kn,ntf,nt->kf", member, weighted, to_go)
-    others, others_right = gram.sum(0) - gram, right.sum(0) - right
-    # each feature has unit mean square over the other folds, so that one penalty suits all
-    count = member @ weight.sum(1)
-    total = jnp.maximum(count.sum() - count, 1.0)
-    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(others, axis1=1, axis2=2), 0.0) / total[:, None])
-    scale = jnp.where(scale > 0, scale, 1.0)
-
-    def solve(matrix: Array, b: Array, unit: Array, n: Array) -> Array:
-        scaled = matrix / (unit[:, None] * unit) + RIDGE * n * jnp.eye(len(unit), dtype=matrix.dtype)
-        return jnp.linalg.solve(scaled, (b / unit)[:, None])[:, 0] / unit
-
-    own = jax.vmap(solve)(others, others_right, scale, total)[fold]
+        follows = jnp.einsum("ntf,nt->nf", weighted, end.cut[:, None] * end.discount**left)
+        rows = gram - others(jnp.einsum("kn,nf,ng->kfg", member, follows, last)) / units
+        # the rows, and their right side, as far as the instruments explain them
+        explained = jnp.linalg.solve(gram + penalty, rows)
+        right = jnp.einsum("kfg,kf->kg", explained, right)
+        gram = jnp.einsum("kfg,kfh->kgh", rows, explained)
+    gram = gram + penalty
+    own = (jnp.linalg.solve(gram, right[..., None])[..., 0] / scale)[fold]
     after = jnp.zeros(n, F.dtype) if end is None else end.cut * jnp.einsum("nf,nf->n", last, own)
     return jnp.einsum("ntf,nf->nt", F, own), after

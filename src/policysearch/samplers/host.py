@@ -20,7 +20,7 @@ from policysearch.rollouts import Rollouts, saturated
 from policysearch.samplers.gymnasium import GymnasiumTask
 from policysearch.samplers.jobs import Episode, HostRollouts, Jobs, gather
 from policysearch.samplers.workers import TrialsLostError, Workers
-from policysearch.specification import OK, Continuous, Discrete, Specification
+from policysearch.specification import LOST, OK, Continuous, Discrete, Specification
 from policysearch.streams import Purpose, environment_seed, perturbations
 from policysearch.tasks.python_function import PythonFunction
 
@@ -96,7 +96,9 @@ def padded_horizon(longest: int, horizon: int) -> int:
 def to_rollouts(came: HostRollouts, recorded: bool, specification: Specification) -> Rollouts:
     """Padded arrays of what came back; totals only, (n, 1), where stages were not asked for.
 
-    A rollout without a record has no stages: it failed or was lost, and says nothing about any action.
+    A rollout without a record has no stages: it failed or was lost, and says nothing about any action. Costs are
+    centred before they are rounded, lest a large offset take their digits: totals always, stages where every rollout
+    lasted to the same horizon, so that the offset is common to all.
     """
     action = specification.action
     n = len(came.totals)
@@ -105,11 +107,21 @@ def to_rollouts(came: HostRollouts, recorded: bool, specification: Specification
     float_dtype = jnp.zeros(()).dtype
     array = lambda x: jnp.asarray(np.asarray(x, float_dtype))  # noqa: E731
     statistics = (array(count), array(mean), array(m2))
+    good = came.outcome == OK
     if not recorded:
         mask = jnp.ones((n, 1), bool)
-        return Rollouts(array(came.totals)[:, None], mask, outcome, terminated=terminated, statistics=statistics)
-    longest = max((len(record[2]) for record in came.records if record is not None), default=1)
+        level = _level(came.totals[good][:, None], float_dtype)
+        return Rollouts(
+            array(came.totals[:, None] - level), mask, outcome, None, None, terminated, statistics, level=array(level)
+        )
+    counts = {len(record[2]) for record in came.records if record is not None}
+    longest = max(counts, default=1)
     T = padded_horizon(longest, specification.draws)
+    level = np.zeros(T, float_dtype)
+    if len(counts) == 1 and np.all((good & ~came.terminated) | (came.outcome == LOST)):
+        paid = np.array([record[2] for record in came.records if record is not None])
+        # a baseline that knows no time takes no level that depends on it
+        level[:longest] = _level(paid if specification.discount < 1 else paid.reshape(-1, 1), float_dtype)
     costs, alive = np.zeros((n, T), float_dtype), np.zeros((n, T), bool)
     seen = np.zeros((n, T, len(mean)), float_dtype)
     size = (action.size,) if isinstance(action, Continuous) else ()
@@ -120,8 +132,12 @@ def to_rollouts(came: HostRollouts, recorded: bool, specification: Specification
             observations, acted_here, costs_here = record
             length = len(costs_here)
             seen[index, :length], acted[index, :length] = observations[:length], acted_here
-            costs[index, :length], alive[index, :length] = costs_here, True
+            costs[index, :length], alive[index, :length] = costs_here - level[:length].astype(float), True
             last[index] = observations[-1]
+    held = None
+    if specification.hold > 1:
+        # the last action of a rollout that ended early was not held to its end
+        held = array(np.clip(came.lengths[:, None] - specification.hold * np.arange(T), 0, specification.hold))
     return Rollouts(
         jnp.asarray(costs),
         jnp.asarray(alive),
@@ -131,7 +147,14 @@ def to_rollouts(came: HostRollouts, recorded: bool, specification: Specification
         terminated,
         statistics,
         jnp.asarray(last),
+        held,
+        array(level),
     )
+
+
+def _level(costs: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Mean of each column, as a number that float32 holds exactly; 0 without rows."""
+    return costs.mean(0).astype(dtype) if len(costs) else np.zeros(costs.shape[1], dtype)
 
 
 def tell(
@@ -142,7 +165,9 @@ def tell(
     dtype = state.policy.theta().dtype
     rollouts = to_rollouts(came, requested.record, specification)
     given = jnp.asarray(beta, dtype) if isinstance(beta, np.ndarray) else beta
-    return compiled_tell(method, state, given, rollouts, specification.action)
+    state, info = compiled_tell(method, state, given, rollouts, specification.action)
+    level = np.asarray(rollouts.level, float).sum()
+    return state, {**info, "cost": np.asarray(info["cost"], float) + level}
 
 
 class Host:
