@@ -14,6 +14,7 @@ import msgspec
 from policysearch import advice, controller_file, journal, snapshots
 from policysearch.chosen import chosen
 from policysearch.controller import Controller
+from policysearch.identity import described, differences
 from policysearch.initial import from_controller
 from policysearch.journal import Journal
 from policysearch.method import Method
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: configuration of a run whose trials a caller runs; others are of simulated tasks
 RIG = "rig"
+#: differences between two methods that are named
+MOST_NAMED = 4
 COMPOSED = "composed"
 
 
@@ -51,6 +54,7 @@ def begin(search: Search, folder: Path) -> Journal:
         "given": plain(search.given),
         "settings": search.settings,
         "chosen": chosen(search.given, search.method),
+        "parts": described(search.method),
         "budget": str(search.budget),
         "seed": search.seed,
         "failure_cost": search.failure_cost,
@@ -128,12 +132,15 @@ def restore(search: Search, run: Run) -> None:
     Raises:
         ValueError: they were not built alike.
     """
-    before = {name: value for name, value in run.configuration["settings"].items() if value is not None}
-    now = {name: value for name, value in _as_read(search.settings).items() if value is not None}
-    if before != now:
-        names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-        changes = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in names)
-        raise ValueError(f"{run.folder} was started with another method: {changes}. Go on with the same one.")
+    if "parts" not in run.configuration:
+        raise ValueError(f"{run.folder} is of an older version; start anew with --initial {run.folder}.")
+    changes = differences(run.configuration["parts"], _as_read(described(search.method)))
+    if changes:
+        more = f", and {len(changes) - MOST_NAMED} more" if len(changes) > MOST_NAMED else ""
+        raise ValueError(
+            f"{run.folder} was started with another method: {', '.join(changes[:MOST_NAMED])}{more}. Go on with the "
+            "same one."
+        )
     if run.state is None:
         raise ValueError(f"{run.folder} has no snapshot to go on from; start anew with --initial {run.folder}.")
     state = snapshots.decode(run.state, search.state)

@@ -118,6 +118,8 @@ class Search:
         self.counts = {"gradient": 0, "reference": 0, "evaluation": 0, "failed": 0, "lost": 0}
         self.rollouts = self.stages = self.updates = 0
         self.records: list[Record] = []
+        #: mean stages of the last update's rollouts, where they decide how many the next update has
+        self.length: float | None = None
         self.reason = ""
         self.skipped = 0
         self.failure_cost, self.largest_step, self.veto = failure_cost, largest_step, veto
@@ -258,9 +260,14 @@ class Search:
         state, info, stages = self._sampler.update(self.method, self.state, self.layout.size)
         record = self.finish(state, info, stages, time.perf_counter() - before)
         if self.specification.reward:  # only simulators end rollouts before the horizon
-            self.method = self.method.sized(stages / self.layout.size)
-            self.layout = self.method.layout(self.policy)
+            self._resize(stages / self.layout.size)
         return record
+
+    def _resize(self, length: float) -> None:
+        """Fit the next update to rollouts of `length` stages in the mean."""
+        self.length = length
+        self.method = self.method.sized(length)
+        self.layout = self.method.layout(self.policy)
 
     def stop(self, reason: str = "stopped") -> None:
         """End after the current update."""
@@ -329,6 +336,7 @@ class Search:
         *,
         cost: float | None = None,
         rollout: tuple[Any, Any, Any] | None = None,
+        terminated: bool | None = None,
         failed: str | None = None,
         safety_stop: str | None = None,
         lost: str | None = None,
@@ -342,7 +350,10 @@ class Search:
         Args:
             trial: what `ask` gave, or its number.
             cost: total cost; not finite means that the policy made the trial fail.
-            rollout: (observations (L, p), sampled actions (L, m) or (L,), stage costs (L,)), L up to the horizon.
+            rollout: (observations (L, p) or (L + 1, p), sampled actions (L, m) or (L,), stage costs (L,)), L up to the
+                horizon.
+            terminated: True where the task ended the rollout by itself (a fall, a goal), so that nothing follows; False
+                where it was cut. Needed of a rollout shorter than the horizon by methods that predict what follows.
             failed: why it failed because of the policy (a divergence, say).
             safety_stop: why the machine had to be stopped: counts as failed, and no trial is handed out until somebody
                 has looked and calls `release`.
@@ -370,7 +381,7 @@ class Search:
             "abandoned": abandoned,
             "timed_out": timed_out,
         }
-        return self._desk.tell(trial, given, retry, notes)
+        return self._desk.tell(trial, given, retry, notes, terminated)
 
     @property
     def halted(self) -> str:
@@ -439,6 +450,8 @@ class Search:
         self.rollouts, self.stages, self.updates = counts["rollouts"], counts["stages"], counts["updates"]
         # who goes on after hopeless updates has mended something
         self.skipped = counts["skipped"] % HOPELESS
+        if counts["length"] is not None:
+            self._resize(counts["length"])
         self._start_clock(counts["seconds"])
 
     def finish(self, state: State, info: dict[str, Any], stages: int, seconds: float, measured: int = 0) -> Record:

@@ -64,6 +64,7 @@ def continuation(search: Search) -> tuple[dict[str, Any], bytes]:
         "stages": search.stages,
         "updates": search.updates,
         "skipped": search.skipped,
+        "length": search.length,
         "seconds": search.elapsed,
         "measuring": None if search.measuring is None else search.measuring.plain(),
     }

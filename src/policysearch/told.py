@@ -29,8 +29,8 @@ ENDS = {
 class Told(NamedTuple):
     """What a rig said of one trial, checked: an end of `ENDS` with a reason, a cost, or a recorded rollout.
 
-    arrays: observations (L, p) or (L + 1, p), sampled actions (L, m) or (L,), stage costs (L,) as safetensors; None for
-        a cost.
+    arrays: observations (L, p) or (L + 1, p), sampled actions (L, m) or (L,), stage costs (L,) and whether the task
+        ended by itself, (), as safetensors; None for a cost.
     """
 
     status: str
@@ -41,21 +41,32 @@ class Told(NamedTuple):
     arrays: bytes | None = None
 
     @classmethod
-    def of(cls, specification: Specification, method: Method | None, given: dict[str, Any]) -> Told:
+    def of(
+        cls,
+        specification: Specification,
+        method: Method | None,
+        given: dict[str, Any],
+        terminated: bool | None = None,
+    ) -> Told:
         """From the arguments of `Search.tell`, exactly one of which is not None.
 
         Args:
             specification: of the task.
             method: that learns from the trial; None of a measurement, of which the cost is enough.
             given: by name.
+            terminated: the task ended the rollout by itself, so that nothing follows; None where that was not said.
 
         Raises:
             ValueError: none or several of them, or a rollout of the wrong shape.
         """
+        if terminated not in (None, True, False):
+            raise ValueError(f"terminated is {terminated!r}; it is True, False or None.")
         told = {name: value for name, value in given.items() if value is not None}
         if len(told) != 1:
             raise ValueError(f"Tell exactly one of {', '.join(given)}; {len(told)} were given.")
         (name, value), *_ = told.items()
+        if terminated is not None and name != "rollout":
+            raise ValueError(f"terminated={terminated} says how a rollout ended; {name}=… has no stages. Leave it out.")
         if name in ENDS:
             return cls(*ENDS[name], str(value), None)
         if name == "cost":
@@ -68,15 +79,24 @@ class Told(NamedTuple):
                 return cls("failed", "policy", f"its cost is {cost}", None)
             return cls("done", None, "", cost)
         observations, actions, costs = _checked(value, specification)
-        bootstrap = method is not None and getattr(method.credit, "bootstrap", False)
-        if bootstrap and len(observations) == len(costs):
+        length = len(costs)
+        follows = method is not None and getattr(method.credit, "bootstrap", False) and math.isfinite(costs[-1])
+        if follows and terminated is None and length < specification.horizon:
             raise ValueError(
-                f"A rollout of {len(costs)} stages came with as many observations; bootstrap needs one more, what was "
+                f"A rollout ended after {length} of {specification.horizon} stages, and this method predicts what "
+                "would follow. Tell terminated=True if the task ended by itself (a fall, a goal: nothing follows), "
+                "terminated=False if it was cut short."
+            )
+        if follows and not terminated and len(observations) == length:
+            raise ValueError(
+                f"A rollout of {length} stages came with as many observations; bootstrap needs one more, what was "
                 "seen after the last stage."
             )
-        episode = _recorded(observations, actions, costs, specification)
+        ended = bool(terminated)
+        episode = _recorded(observations, actions, costs, ended, specification)
         good = episode.outcome == OK
-        arrays = save({"observations": observations, "actions": actions, "costs": costs})
+        told_arrays = {"observations": observations, "actions": actions, "costs": costs}
+        arrays = save(told_arrays | ({"terminated": np.array(True)} if ended else {}))
         return cls(
             "done" if good else "failed",
             None if good else "policy",
@@ -92,7 +112,8 @@ class Told(NamedTuple):
             return None
         if self.arrays is not None:
             arrays = load(self.arrays)
-            return _recorded(arrays["observations"], arrays["actions"], arrays["costs"], specification)
+            ended = "terminated" in arrays
+            return _recorded(arrays["observations"], arrays["actions"], arrays["costs"], ended, specification)
         return Episode.of_cost(math.nan if self.cost is None else self.cost, self.reason)
 
 
@@ -126,7 +147,7 @@ def _checked(rollout: Any, specification: Specification) -> tuple[np.ndarray, np
 
 
 def _recorded(
-    observations: np.ndarray, actions: np.ndarray, costs: np.ndarray, specification: Specification
+    observations: np.ndarray, actions: np.ndarray, costs: np.ndarray, terminated: bool, specification: Specification
 ) -> Episode:
     """A rollout with discounted costs, a row for each action that was drawn."""
     length, hold = len(costs), specification.hold
@@ -140,7 +161,7 @@ def _recorded(
         length=length,
         outcome=outcome,
         reason="" if outcome == OK else "costs that are not finite",
-        terminated=False,
+        terminated=terminated,
         mean=mean,
         m2=((seen - mean) ** 2).sum(axis=0),
         record=(

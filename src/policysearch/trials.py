@@ -239,7 +239,9 @@ class Trials:
                         f"The last trial of the search was vetoed: {reason}. {search.reason or 'The budget is spent'}."
                     )
 
-    def tell(self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str) -> Record | None:
+    def tell(
+        self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str, terminated: bool | None = None
+    ) -> Record | None:
         """See `Search.tell`."""
         search, update = self._search, self._open
         number = trial.number if isinstance(trial, Trial) else int(trial)
@@ -248,7 +250,7 @@ class Trials:
         before = None if record is not None else self._before(number)
         known = record if record is not None else before[0] if before is not None else None
         learning = known is None or known.purpose == GRADIENT
-        told = Told.of(search.specification, search.method if learning else None, given)
+        told = Told.of(search.specification, search.method if learning else None, given, terminated)
         if retry and told.fault != "rig":
             raise ValueError("retry=True runs a trial again that the rig lost; a trial that ran is not repeated.")
         if before is not None:

@@ -204,6 +204,7 @@ def _search(arguments: argparse.Namespace) -> Search:
 def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, Any]:
     """All that it takes to repeat the run, or to go on with it."""
     from policysearch.chosen import chosen
+    from policysearch.identity import described
     from policysearch.resumption import plain
 
     return {
@@ -213,6 +214,7 @@ def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, A
         "given": plain(search.given),
         "settings": search.settings,
         "chosen": chosen(search.given, search.method),
+        "parts": described(search.method),
         "preset": arguments.preset,
         "policy": flags.given(arguments, PolicySettings),
         "budget": str(search.budget),
