@@ -215,3 +215,30 @@ def dies_when_made() -> gymnasium.Env:
 def not_an_environment() -> int:
     """A factory that gives something else."""
     return 3
+
+
+class Tiring(gymnasium.Env):
+    """x' = 0.95 x + 0.1 u + noise; ends by itself when |x| exceeds 0.2.
+
+    Rollouts end early at first, so that the second update of so many stages has other rollouts than the first.
+    """
+
+    observation_space = Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-0.1, 0.1, 1)
+        return self.x.copy(), {}
+
+    def step(self, action: np.ndarray):
+        self.x = 0.95 * self.x + 0.1 * action + 0.02 * self.np_random.normal(size=1)
+        return self.x.copy(), 1.0 - float(self.x[0] ** 2), bool(abs(self.x[0]) > 0.2), False, {}
+
+
+def bowl(x: Any) -> float:
+    """A cost in Python: 1 at the start, 0 at (1, …)."""
+    return float(np.mean((np.asarray(x) - 1.0) ** 2))
+
+
+bowl.initial = (0.0, 0.0, 0.0)  # type: ignore[attr-defined]

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from policysearch import journal
 from policysearch.cli import main
+from policysearch.methods import PARAMETER_SPACE
 from policysearch.runs import open_run
+from policysearch.settings import METHODS
 
 KINDS = {
     "plant, natural gradient": ["lqr", "--method", "natural_gradient", "--rollouts", "10", "--budget", "12updates"],
@@ -64,6 +67,44 @@ def test_a_resumed_run_ends_with_the_same_policy(monkeypatch, capsys, arguments,
     assert "spent its budget" in refused(capsys, "resume", "cut")
     assert main(["resume", "cut", "--budget", "14updates"]) == 0
     assert len(open_run("cut").records) == 14
+
+
+#: kinds of tasks, searched as they are by default; what does not sample actions serves a cost
+TASKS = {
+    "plant": ["lqr"],
+    "cost": ["bowl"],
+    "function": ["environments:bowl"],
+    "simulator": ["environments:Tiring", "--horizon", "200", "--evaluation-rollouts", "2"],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        (kind, method)
+        for kind in TASKS
+        for method in METHODS
+        if kind in ("plant", "simulator") or method in PARAMETER_SPACE
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Finite differences on a noisy task")
+def test_a_default_run_that_was_killed_ends_with_the_same_policy(monkeypatch, kind, method):
+    """Every method, with its default sizes: batches that follow the length of rollouts, another number of workers."""
+    arguments = [*TASKS[kind], "--method", method, "--budget", "4updates", "--seed", "5"]
+    monkeypatch.setattr(journal, "INTERVAL", 0.0)
+    workers = ["--workers", "1"] if kind == "simulator" else []
+    assert main(["train", *arguments, *workers, "--out", "whole"]) == 0
+    with monkeypatch.context() as patched:
+        cut(patched, after=2)
+        with pytest.raises(StopError):
+            main(["train", *arguments, *workers, "--out", "cut"])
+    assert main(["resume", "cut", *(["--workers", "2"] if workers else [])]) == 0
+    whole, again = open_run("whole"), open_run("cut")
+    assert Path("cut/policy.safetensors").read_bytes() == Path("whole/policy.safetensors").read_bytes()
+    assert [r["rollouts"] for r in again.records] == [r["rollouts"] for r in whole.records]
+    if kind == "simulator" and method not in PARAMETER_SPACE:
+        sizes = np.diff([0.0, *(r["rollouts"] for r in whole.records)])
+        assert len(set(sizes)) > 1, "the sizes of this search never change, so nothing was tested"
 
 
 def refused(capsys, *arguments):
