@@ -155,7 +155,7 @@ class Keeper:
         if held is None:
             with Held() as own:
                 return self.carry_out(command, trial, deadline, own)
-        self._record = {"mark": secrets.token_hex(16), "group": 0, "told": sys.platform == "linux"}
+        self._record = {"mark": secrets.token_hex(16), "group": 0, "told": False}
         held.on_request = lambda number, count: self._stop(trial, number, count)
         try:
             ended = self._answered(command, trial, deadline, held)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -17,7 +18,6 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 #: set for the program of a trial and all that it starts, so that they can be found if their supervisor is killed
@@ -31,7 +31,7 @@ _LATE = 0.2
 #: exit codes of shells and env for a command that cannot be run
 WRONG = (126, 127)
 _BLANK = b" \t\v\f\0\n"
-_PARENT_DEATH, _CHILD_SUBREAPER = 1, 36
+_CHILD_SUBREAPER = 36
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 
@@ -153,9 +153,8 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         for request in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(request, lambda number, frame: self._ask())
-        self._prctl = _prctl()
-        #: whether orphans among the descendants of this process come to it, so that none is lost from sight
-        self._adopts = self._prctl is not None and self._prctl(_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        self._adopts, self._leashes = _adopts(), _leashes()
+        self._leash: socket.socket | None = None
         self._begin({"serial": -1, "shown": []})
 
     def serve(self) -> None:
@@ -176,6 +175,9 @@ class Supervisor:
     def _begin(self, request: dict[str, Any]) -> None:
         """Forget the program before."""
         self._request = request
+        if self._leash is not None:
+            self._leash.close()  # nothing is left that would hear it
+            self._leash = None
         self._tails = {"out": Tail(), "err": Tail()}
         self._codes: dict[int, int] = {}
         self._asked = self._told = False
@@ -214,10 +216,10 @@ class Supervisor:
         """Start a program and wait till it ends or must be ended; why, and its exit code if it has one yet."""
         if self._control is None:
             return {"cause": "not started", "code": None}
-        known = {"trial": self._request["trial"], "mark": self._request["mark"], "told": self._prctl is not None}
+        known = {"trial": self._request["trial"], "mark": self._request["mark"], "told": self._leashes}
         self._write_down(known | {"group": 0})
         try:
-            child = self._group = self._start(command, *self._ends)
+            child = self._group = self._start(command, self._ends, leashed=True)
         except OSError as error:
             return {"cause": "error", "code": error.errno}
         self._write_down(known | {"group": child})
@@ -250,27 +252,31 @@ class Supervisor:
             if seconds and number(self._tails["out"].text) is not None:
                 seconds, until = 0.0, 0.0
 
-    def _start(self, command: list[bytes], out: int, err: int) -> int:
+    def _start(self, command: list[bytes], ends: list[int], leashed: bool = False) -> int:
         """Start a program in a session of its own; its process.
+
+        Args:
+            command: program and arguments. ends: descriptors of its output and its errors.
+            leashed: where the system can, it is asked to end when this process dies.
 
         Raises:
             OSError: it cannot be executed.
         """
         environment = dict(os.environb) | {MARK.encode(): self._request["mark"].encode()}
         reading, writing = os.pipe()
-        supervisor = os.getpid()
+        self._leash, theirs = socket.socketpair() if leashed and self._leashes else (None, None)
         child = os.fork()
         if child == 0:
             try:
                 os.setsid()
-                if self._prctl is not None:
-                    self._prctl(_PARENT_DEATH, signal.SIGTERM, 0, 0, 0)
-                    if os.getppid() != supervisor:
-                        os._exit(1)
-                os.set_blocking(out, True)  # the one before may have changed it
-                os.set_blocking(err, True)
-                os.dup2(out, 1)
-                os.dup2(err, 2)
+                if theirs is not None and self._leash is not None:
+                    self._leash.close()
+                    _leash(theirs, -os.getpid(), signal.SIGTERM)
+                for descriptor, end in enumerate(ends, 1):
+                    os.set_blocking(end, True)  # the one before may have changed it
+                    os.dup2(end, descriptor)
+                for descriptor in self._pipes.values():
+                    os.set_inheritable(descriptor, True)  # if all readers die, its last words must not kill it
                 signal.set_wakeup_fd(-1)
                 for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGPIPE", "SIGXFSZ"):
                     signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -282,6 +288,8 @@ class Supervisor:
                 os.write(writing, str(errno.EINVAL).encode())
             os._exit(WRONG[1])
         os.close(writing)
+        if theirs is not None:
+            theirs.close()
         with os.fdopen(reading, "rb") as file:
             failure = file.read()
         if failure:
@@ -298,7 +306,7 @@ class Supervisor:
         left = self._processes()
         if not left:
             return 0, []
-        self._signal(signal.SIGTERM, left, self._told)
+        self._signal(signal.SIGTERM, {pid: grouped for pid, grouped in left.items() if not (self._told and grouped)})
         self._signal(signal.SIGCONT, left)
         remaining = self._wait(grace)
         until = time.monotonic() + GONE_SECONDS
@@ -334,22 +342,13 @@ class Supervisor:
             return {}
         return {self._group: True} if self._group else {}
 
-    def _signal(self, number: int, processes: dict[int, bool], leader_knows: bool = False) -> None:
-        """Send a signal to processes, to those of the trial's group at once.
-
-        Args:
-            number: of the signal.
-            processes: see `living`.
-            leader_knows: the system has told the group's leader already, when its supervisor died.
-        """
-        whole = any(processes.values()) and not leader_knows
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if whole:
-                os.killpg(self._group, number)
-        for pid, grouped in processes.items():
-            if not (whole and grouped) and not (leader_knows and pid == self._group):
+    def _signal(self, number: int, processes: dict[int, bool]) -> None:
+        """Send a signal to processes as `living` gives them; to those of the program's own group at once."""
+        whole = [self._group] if any(processes.values()) else []
+        for send, targets in ((os.killpg, whole), (os.kill, [pid for pid in processes if not processes[pid]])):
+            for target in targets:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, number)
+                    send(target, number)
 
     def _abort(self, command: list[bytes]) -> str:
         """Run --on-abort to its end, even if the driver is gone; "" if that went well, else what went wrong."""
@@ -357,7 +356,7 @@ class Supervisor:
         os.set_blocking(reading, False)
         self._pipes["abort"], self._tails["abort"] = reading, Tail()
         try:
-            child = self._start(command, writing, writing)
+            child = self._start(command, [writing, writing])
         except OSError as error:
             return f"it cannot be started: {error.strerror}"
         finally:
@@ -474,17 +473,53 @@ class Supervisor:
             os.ftruncate(self._lock, len(data))
 
 
-def _prctl() -> Callable[..., int] | None:
-    """The system call by which Linux ends children with their parents; None elsewhere."""
+def _adopts() -> bool:
+    """Have orphans among the descendants of this process come to it, so that none is lost from sight; if that works."""
     if sys.platform != "linux":
-        return None
+        return False
     try:
         import ctypes
 
-        call: Callable[..., int] = ctypes.CDLL(None).prctl
+        return bool(ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     except (ImportError, OSError, AttributeError):
-        return None
-    return call
+        return False
+
+
+def _leash(end: socket.socket, owner: int, number: int) -> None:
+    """Have the system send a signal when the other end of a socket is closed, as it is when its process dies.
+
+    A parent-death signal would reach one process; this one reaches a group, as long as one process has the socket.
+
+    Args:
+        end: of the socket that the owner has.
+        owner: process, or the negative of a process group.
+        number: of the signal.
+    """
+    end.set_inheritable(True)
+    fcntl.fcntl(end, fcntl.F_SETOWN, owner)
+    fcntl.fcntl(end, fcntl.F_SETSIG, number)
+    fcntl.fcntl(end, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    with contextlib.suppress(BlockingIOError):
+        end.recv(1)  # nothing is ever sent: the other end was closed before
+        os._exit(1)
+
+
+def _leashes() -> bool:
+    """Whether this system can do that."""
+    if not hasattr(fcntl, "F_SETSIG"):
+        return False
+    probe = {signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, probe)
+    try:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            _leash(theirs, os.getpid(), signal.SIGUSR1)
+            ours.close()
+            return signal.sigtimedwait(probe, 0) is not None
+    except OSError:
+        return False
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, probe)
 
 
 def main(arguments: list[str]) -> None:
