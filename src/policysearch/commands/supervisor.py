@@ -24,6 +24,8 @@ from typing import Any
 MARK = "POLICYSEARCH_TRIAL"
 #: seconds that --on-abort has, and that a killed process has to be gone
 ON_ABORT_SECONDS, GONE_SECONDS = 60.0, 10.0
+#: share of the grace after which processes are asked too that began after the request
+LAST_CALL = 0.8
 #: bytes that are kept of a line, and that wait for a driver that is slow to show them
 LINE, WAITING = 4096, 1 << 16
 #: seconds in which output may still arrive by way of another process (`exec > >(tee log)`)
@@ -303,12 +305,18 @@ class Supervisor:
         Returns:
             How many processes had to be ended, and those that are still there.
         """
+        self._asked = True
         left = self._processes()
         if not left:
             return 0, []
         self._signal(signal.SIGTERM, {pid: grouped for pid, grouped in left.items() if not (self._told and grouped)})
         self._signal(signal.SIGCONT, left)
-        remaining = self._wait(grace)
+        asked = {self._group} if self._told else set(left)
+        remaining = self._wait(LAST_CALL * grace)
+        # a shell whose request came just before it started a command runs its trap after that command
+        for pid in remaining.keys() - asked:
+            self._signal(signal.SIGTERM, {pid: False})
+        remaining = remaining and self._wait((1 - LAST_CALL) * grace)
         until = time.monotonic() + GONE_SECONDS
         while remaining and time.monotonic() < until:
             self._signal(signal.SIGKILL, remaining)
@@ -386,7 +394,7 @@ class Supervisor:
         ready.register(self._wake, select.POLLIN)
         if self._control is not None:
             ready.register(self._control, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
-        # a driver that does not show what it gets holds up the program, but not its end
+        # a driver that does not show what it gets holds up a program, but not one that is to end
         full = len(self._outgoing) > WAITING and not self._asked and self._control is not None
         names = {} if full else {descriptor: name for name, descriptor in self._pipes.items()}
         for descriptor in names:
