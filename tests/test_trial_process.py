@@ -189,6 +189,14 @@ def test_a_command_that_began_after_the_request_is_asked_too_before_the_kill():
     assert written() == ["off"]
 
 
+def test_a_command_that_lost_the_request_while_it_was_executed_is_asked_again():
+    """The moment between a shell's fork and its child's exec, drawn out: the child is asked, then forgets it."""
+    child = "import os, signal, sys; signal.signal(signal.SIGTERM, lambda *_: os.execvp('sleep', ['sleep', '600']))"
+    script = f"trap 'echo off >> log; exit 1' TERM; {sys.executable} -c \"{child}; signal.pause()\""
+    assert "timed_out" in brought(script, deadline=1.0, grace=1.5)
+    assert written() == ["off"]
+
+
 # exit codes
 
 
@@ -362,6 +370,12 @@ def parent(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def commands(pid):
+    """Programs that the children of a process execute."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [Path(f"/proc/{child}/comm").read_text().strip() for child in children]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_a_trial_ends_with_its_driver_whatever_the_death(number):
     with driver() as process:
@@ -403,6 +417,8 @@ def test_a_trial_that_is_killed_leaves_nothing_and_the_machine_is_made_safe():
 
 def test_where_driver_and_supervisor_are_killed_together_the_trap_runs_and_the_next_run_ends_the_rest():
     with driver() as process:
+        # it is not asked again, so the shell must have started all its commands
+        wait_for(lambda: commands(pids()[2]) == ["sleep"] * 3)
         for pid in (process.pid, parent(pids()[2])):
             os.kill(pid, signal.SIGKILL)
         process.wait()

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
 #: set for the program of a trial and all that it starts, so that they can be found if their supervisor is killed
 MARK = "POLICYSEARCH_TRIAL"
@@ -100,8 +100,15 @@ def _bare(line: bytes) -> bytes:
     return _ESCAPES.sub(b"", line).strip(_BLANK)[: LINE + 1]
 
 
-def living(mark: str, group: int, root: int | None) -> dict[int, bool] | None:
-    """Processes of a trial that have not ended, and whether each is in the trial's own group.
+class Process(NamedTuple):
+    """Whether a process is in the group of the trial, and the name of the program that it executes."""
+
+    grouped: bool
+    program: bytes = b""
+
+
+def living(mark: str, group: int, root: int | None) -> dict[int, Process] | None:
+    """Processes of a trial that have not ended.
 
     Args:
         mark: that the trial's environment carries.
@@ -113,7 +120,7 @@ def living(mark: str, group: int, root: int | None) -> dict[int, bool] | None:
     """
     if not os.path.exists("/proc/self/stat"):
         return None
-    found: dict[int, tuple[int, int, int]] = {}
+    found: dict[int, tuple[int, int, int, bytes]] = {}
     marked = set()
     wanted = f"{MARK}={mark}".encode()
     for name in os.listdir("/proc"):
@@ -121,9 +128,10 @@ def living(mark: str, group: int, root: int | None) -> dict[int, bool] | None:
             continue
         try:
             with open(f"/proc/{name}/stat", "rb") as file:
-                state, parent, own_group, session = file.read().rpartition(b")")[2].split()[:4]
+                program, _, rest = file.read().rpartition(b")")
+            state, parent, own_group, session = rest.split()[:4]
             if state not in (b"Z", b"X"):
-                found[int(name)] = (int(parent), int(own_group), int(session))
+                found[int(name)] = (int(parent), int(own_group), int(session), program.partition(b"(")[2])
             if root is None:
                 with open(f"/proc/{name}/environ", "rb") as file:
                     if wanted in file.read().split(b"\0"):
@@ -131,13 +139,14 @@ def living(mark: str, group: int, root: int | None) -> dict[int, bool] | None:
         except (OSError, ValueError):
             continue  # it has ended, or is another user's
     if root is None:
-        chosen = {pid for pid, (_, _, session) in found.items() if pid in marked or (group and session == group)}
+        chosen = {pid for pid, (_, _, session, _) in found.items() if pid in marked or (group and session == group)}
     else:
         chosen, more = set(), {root}
         while more:
-            more = {pid for pid, (parent, _, _) in found.items() if parent in more and pid not in chosen}
+            more = {pid for pid, (parent, *_) in found.items() if parent in more and pid not in chosen}
             chosen |= more
-    return {pid: found[pid][1] == group for pid in chosen if pid in found and pid != os.getpid()}
+    chosen &= found.keys() - {os.getpid()}
+    return {pid: Process(found[pid][1] == group, found[pid][3]) for pid in chosen}
 
 
 class Supervisor:
@@ -309,13 +318,14 @@ class Supervisor:
         left = self._processes()
         if not left:
             return 0, []
-        self._signal(signal.SIGTERM, {pid: grouped for pid, grouped in left.items() if not (self._told and grouped)})
+        asked = {pid: process for pid, process in left.items() if not (self._told and process.grouped)}
+        self._signal(signal.SIGTERM, asked)
         self._signal(signal.SIGCONT, left)
-        asked = {self._group} if self._told else set(left)
         remaining = self._wait(LAST_CALL * grace)
-        # a shell whose request came just before it started a command runs its trap after that command
-        for pid in remaining.keys() - asked:
-            self._signal(signal.SIGTERM, {pid: False})
+        # a shell that was asked while it started a command runs its trap after that command, which may not have been
+        # asked, or have lost the request as it was executed
+        missed = {pid for pid, process in remaining.items() if asked.get(pid) != process} - {self._group}
+        self._signal(signal.SIGTERM, {pid: Process(False) for pid in missed})
         remaining = remaining and self._wait((1 - LAST_CALL) * grace)
         until = time.monotonic() + GONE_SECONDS
         while remaining and time.monotonic() < until:
@@ -323,7 +333,7 @@ class Supervisor:
             remaining = self._wait(0.02)
         return len(left), sorted(remaining)
 
-    def _wait(self, seconds: float) -> dict[int, bool]:
+    def _wait(self, seconds: float) -> dict[int, Process]:
         """Let time pass till no process is left; those that are then."""
         until, pause = time.monotonic() + seconds, 0.002
         while True:
@@ -334,7 +344,7 @@ class Supervisor:
             self._turn(min(pause, left))
             pause = min(2 * pause, 0.05)
 
-    def _processes(self) -> dict[int, bool]:
+    def _processes(self) -> dict[int, Process]:
         """See `living`."""
         if not self._reap() and self._root is not None:
             return {}
@@ -348,12 +358,13 @@ class Supervisor:
             os.killpg(self._group, 0)
         except (ProcessLookupError, PermissionError):
             return {}
-        return {self._group: True} if self._group else {}
+        return {self._group: Process(True)} if self._group else {}
 
-    def _signal(self, number: int, processes: dict[int, bool]) -> None:
-        """Send a signal to processes as `living` gives them; to those of the program's own group at once."""
-        whole = [self._group] if any(processes.values()) else []
-        for send, targets in ((os.killpg, whole), (os.kill, [pid for pid in processes if not processes[pid]])):
+    def _signal(self, number: int, processes: dict[int, Process]) -> None:
+        """Send a signal to processes; to those of the program's own group at once."""
+        alone = [pid for pid, process in processes.items() if not process.grouped]
+        whole = [self._group] if len(alone) < len(processes) else []
+        for send, targets in ((os.killpg, whole), (os.kill, alone)):
             for target in targets:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     send(target, number)
