@@ -1,19 +1,16 @@
-"""Trials from the shell: new, ask, tell, status, run."""
+"""Trials from the shell: new, ask, tell, status."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from policysearch import Search, open_run
 from policysearch.cli import main
-from policysearch.commands.trial_process import run_trial
 
 NEW = ["new", "rig", "--parameters", "kp=1.0:0:5", "kd=0.1:0.01:2:log", "--rollouts", "4", "--budget", "8"]
 
@@ -36,11 +33,6 @@ def refused(capsys, *arguments):
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     return captured.err
-
-
-def script(text):
-    Path("trial.py").write_text(text)
-    return [sys.executable, "trial.py"]
 
 
 def test_a_search_is_driven_from_the_shell_to_its_end(capsys):
@@ -79,39 +71,6 @@ def test_clients_get_trials_of_their_own(capsys):
     assert "not told yet: trial 1 by b" in said(capsys, "status", "rig")
 
 
-def test_a_command_runs_every_trial_and_its_exit_code_counts(capsys):
-    said(capsys, *NEW)
-    command = script(
-        "import sys\n"
-        "kp, kd = map(float, sys.argv[1:])\n"
-        "open('ran', 'a').write(f'{kp} {kd}\\n')\n"
-        "print('warming up')\n"
-        "count = len(open('ran').readlines())\n"
-        "if count == 3: print('stalled'); sys.exit(7)\n"
-        "if count == 4: print('what'); sys.exit(0)\n"
-        "if count == 6: import time; time.sleep(60)\n"
-        "print((kp - 2) ** 2)\n"
-    )
-    words = refused(capsys, "run", "rig", "--deadline", "20", "--", *command, "{kp}", "{kd}")
-    assert "is 'what'; it must be the cost" in words
-    found = json.loads(said(capsys, "run", "rig", "--deadline", "3", "--json", "--", *command, "{kp}", "{kd}"))
-    # the trial that printed no number ran again
-    ran = Path("ran").read_text().splitlines()
-    assert ran[3] == ran[4]
-    assert len(ran) == 9
-    assert found["trials"] == {"done": 6, "failed": 1, "timed out": 1}
-    assert found["failures"][0]["reason"] == "exit code 7: stalled"
-    assert found["failures"][1]["fault"] == "rig"
-    said(capsys, "run", "rig", "--budget", "12", "--", *command, "{kp}", "{kd}")
-    assert len(open_run("rig").trials) == 12
-
-
-def test_a_deadline_ends_what_a_trial_started():
-    started = time.monotonic()
-    assert run_trial(["sh", "-c", "sleep 60 & sleep 60"], 0.2) == {"timed_out": "no end within 0.2 s"}
-    assert time.monotonic() - started < 10
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -128,9 +87,6 @@ def test_a_deadline_ends_what_a_trial_started():
         (["tell", "rig", "0"], "one of the arguments"),
         (["tell", "rig", "x", "--cost", "1"], "TRIAL is 'x'"),
         (["tell", "rig", "0", "--cost", "1"], "Trial 0 is not open"),
-        (["run", "rig"], "run what?"),
-        (["run", "rig", "--", "echo", "{ki}"], "{ki} in echo '{ki}' is no parameter"),
-        (["run", "rig", "--", "./nothing"], "cannot be started"),
     ],
 )
 def test_wrong_input_is_answered_with_what_is_allowed(capsys, arguments, words):
@@ -193,31 +149,6 @@ def test_a_result_told_beside_a_living_owner_is_left_for_it(capsys):
             owner.tell(trial, cost=1.0)
         assert owner.updates == 1
     assert open_run("rig").trials[1].cost == 2.5
-
-
-def test_a_command_may_forbid_trials_and_one_may_stop_the_machine(capsys):
-    said(capsys, *NEW[:-1], "400")
-    check = [sys.executable, "-c", "import sys; print('too high'); sys.exit(float(sys.argv[1]) > 1.0)"]
-    veto = shlex.join([*check, "{kp}"])
-    trial = script("import os, sys; n = len(os.listdir('.')); open(f'{n}.ran', 'w'); print(1.0); sys.exit(7 * (n > 8))")
-    words = refused(capsys, "run", "rig", "--veto", veto, "--safety-exit", "7", "--", *trial)
-    assert "exit code 7: 1.0" in words
-    found = json.loads(said(capsys, "status", "rig", "--json"))
-    assert found["trials"]["safety stop"] == 1
-    assert all(
-        failure["reason"] == "exit code 1: too high" for failure in found["failures"] if failure["status"] == "vetoed"
-    )
-    assert found["trials"].get("vetoed", 0) >= 1
-
-
-def test_a_trial_that_the_rig_lost_is_run_again_as_often_as_is_allowed(capsys):
-    said(capsys, *NEW[:-1], "4")
-    counting = "import os, sys; n = len(os.listdir('.')); open(f'{n}.ran', 'w'); print(2.0); "
-    trial = script(counting + "sys.exit(75 * (n in (3, 5, 6, 7)))")
-    said(capsys, "run", "rig", "--attempts", "3", "--", *trial)
-    kept = open_run("rig").trials
-    assert [(t.status, t.attempt) for t in kept.values()] == [("done", 1), ("done", 2), ("lost", 3), ("done", 1)]
-    assert kept[2].reason == "exit code 75: 2.0"
 
 
 def test_status_says_what_it_can_where_the_policy_file_is_missing_or_damaged(capsys):

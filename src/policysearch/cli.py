@@ -1,11 +1,12 @@
 """The command line. JAX is imported only by commands that need it.
 
-Exit codes: 0 done, 1 a check failed, nothing to draw with, or a defect, 2 wrong input, 130 interrupted
-(what was found is saved).
+Exit codes: 0 done, 1 a check failed, nothing to draw with, or a defect, 2 wrong input; interrupted by Ctrl-C 130, by
+TERM 143, by HUP 129 (what was found is saved).
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -14,9 +15,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from policysearch import interruption
 from policysearch.settings import unknown
 
-INTERRUPTED = 130
 #: command → its module below policysearch, and in it a function(arguments) → exit code, main if unnamed; what it does
 COMMANDS = {
     "train": ("commands.train", "search a policy for a task"),
@@ -26,7 +27,7 @@ COMMANDS = {
     "ask": ("commands.rig:ask", "the next trial of such a search, as JSON"),
     "tell": ("commands.rig:tell", "what a trial brought"),
     "status": ("commands.rig:status", "where such a search stands"),
-    "run": ("commands.rig:run", "run a command for every trial of such a search"),
+    "run": ("commands.run", "run a command for every trial of such a search"),
     "evaluate": ("commands.evaluate", "measure a trained policy on fresh seeds"),
     "compare": ("commands.compare", "methods on one task, with the same seeds and budget"),
     "diagnose": ("commands.diagnose", "how noisy is each gradient estimator here, and what helps"),
@@ -49,10 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     shown, warnings.showwarning = warnings.showwarning, _show_warning
     try:
-        return _dispatch(given)
-    except KeyboardInterrupt:
-        print("policysearch: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        with interruption.raising():
+            return _dispatch(given)
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(OSError):
+            print("policysearch: interrupted", file=sys.stderr, flush=True)
+        return interruption.exit_code(error)
     except BrokenPipeError:
         # the reader of a pipe (head) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`policysearch new`, `ask`, `tell`, `status` and `run`: trials on a machine of your own, from the shell.
+"""`policysearch new`, `ask`, `tell` and `status`: trials on a machine of your own, from the shell; see `run` too.
 
 The folder holds the whole search between two commands. `status` reads it without JAX and without owning it.
 """
@@ -245,68 +245,6 @@ def resume(folder: str, by: str, back_to: str | None, budget: str | None) -> int
     if halted:
         print(f"goes on after: {halted}")
     print(f"next: policysearch ask {folder}")
-    return 0
-
-
-def run(given: list[str]) -> int:
-    """`policysearch run`: a command a trial till the budget is spent; the exit code."""
-    own, command = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    parser = _parser(
-        "run",
-        "Run a command for every trial: {kp} in it stands for the value of kp. Its last line on standard output is the "
-        "cost. An exit code other than 0 means that the parameters made the trial fail; 75, that the rig did.",
-        "policysearch run DIR [--budget N] [--deadline S] -- COMMAND ...",
-    )
-    parser.add_argument("--budget", metavar="B", help="another one from now on: 40, or 5updates")
-    parser.add_argument("--deadline", metavar="S", help="seconds after which a trial is ended and left out [none]")
-    parser.add_argument(
-        "--attempts", default="1", metavar="N", help="at most, of a trial that the rig lost or that did not end [1]"
-    )
-    parser.add_argument(
-        "--veto",
-        metavar="CMD",
-        help="asked before each trial, such as './safe.sh {kp} {kd}': another "
-        "exit code than 0 forbids it, and it counts as failed",
-    )
-    parser.add_argument(
-        "--safety-exit",
-        metavar="CODE",
-        help="exit code of COMMAND that means a safety stop: the search waits for policysearch resume [none]",
-    )
-    parser.add_argument(
-        "--tensorboard", nargs="?", const="", metavar="LOGS", help=shared.TENSORBOARD_HELP.replace("DIR", "LOGS")
-    )
-    parser.add_argument("--json", action="store_true", help="print the status at the end as JSON")
-    arguments = _parse(parser, own)
-    place = shared.scalars_place(arguments.tensorboard, Path(arguments.folder))
-    attempts = shared.number("--attempts", arguments.attempts, int) or 1
-    safety = shared.number("--safety-exit", arguments.safety_exit, int)
-    deadline = shared.number("--deadline", arguments.deadline, float)
-    if deadline is not None and not 0 < deadline < math.inf:
-        raise ValueError(f"--deadline is {deadline}; it is a number of seconds above 0.")
-    if arguments.budget is not None:
-        Budget.parse(arguments.budget)
-    if not command:
-        raise ValueError(f"run what? Type: policysearch run {arguments.folder} -- ./trial.sh {{kp}} {{kd}}")
-    from policysearch.commands.trial_process import forbids, run_trial
-
-    veto = shlex.split(arguments.veto or "")
-    with _opened(arguments.folder, arguments.budget) as search, shared.scalars(arguments.folder, place) as log:
-        if veto:
-            search.veto = lambda trial: forbids(filled(veto, trial.values))
-        while not search.done:
-            trial = _next(search, "run")
-            told = run_trial(filled(command, trial.values), deadline, safety)
-            again = trial.attempt < attempts and not told.keys().isdisjoint(("lost", "timed_out"))
-            record = search.tell(trial, **told, retry=again)
-            if record is not None and log is not None:
-                log(record)
-            if record is not None and not arguments.json:
-                print(f"update {int(record['update'])}: mean cost of its trials {record['cost']:.6g}", flush=True)
-    found = summary(open_run(arguments.folder))
-    print(shared.as_json(found) if arguments.json else described(found))
-    if log is not None and not arguments.json:
-        print(f"scalars: tensorboard --logdir {log.folder}")
     return 0
 
 

@@ -1,10 +1,9 @@
-"""`policysearch train`: flags, a run's folder, progress, Ctrl-C, result."""
+"""`policysearch train`: flags, a run's folder, progress, requests to end, result."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policysearch import flags, journal, runs
-from policysearch.cli import INTERRUPTED
+from policysearch import flags, interruption, journal, runs
 from policysearch.commands import shared
 from policysearch.presets import preset
 from policysearch.settings import METHODS, Budget, PolicySettings, Settings, checked, method_settings, unknown_method
@@ -116,7 +114,8 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
         None if arguments.tensorboard is None else _scalars(Path(arguments.tensorboard or folder / shared.SCALARS))
     )
     try:
-        result = _run(search, record, arguments, scalars)
+        requests: list[int] = []
+        result = _run(search, record, arguments, scalars, requests)
     except BaseException:
         if search.updates:
             print(f"policysearch: the policy so far is in {folder}", file=sys.stderr)
@@ -128,7 +127,7 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
     text = _block(result) + (f"\nscalars: tensorboard --logdir {scalars.folder}" if scalars is not None else "")
     print(shared.as_json(result) if arguments.json else wrapped(text), flush=True)
     _draw(folder)
-    return INTERRUPTED if result["reason"] == "interrupted" else 0
+    return 128 + requests[0] if result["reason"] == "interrupted" else 0
 
 
 def _scalars(folder: Path) -> TensorBoard | None:
@@ -227,7 +226,11 @@ def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, A
 
 
 def _run(
-    search: Search, record: journal.Journal, arguments: argparse.Namespace, scalars: TensorBoard | None
+    search: Search,
+    record: journal.Journal,
+    arguments: argparse.Namespace,
+    scalars: TensorBoard | None,
+    requests: list[int],
 ) -> dict[str, Any]:
     """Run a search with progress and Ctrl-C; save everything; what to report."""
     from policysearch.progress import Progress
@@ -235,7 +238,7 @@ def _run(
 
     title = f"{arguments.task}, {search.method_name}, seed {search.seed}"
     noun = "return" if search.specification.reward else "cost"
-    with Progress(title, str(record.folder), noun) as progress, _interruptible(search, progress):
+    with Progress(title, str(record.folder), noun) as progress, _interruptible(search, progress, requests):
 
         def on_update(update: dict[str, float]) -> None:
             record.add(update, lambda: continuation(search))
@@ -256,7 +259,7 @@ def _run(
         if not search.updates:
             if search.reason not in ("", "interrupted"):
                 raise RuntimeError(search.reason)
-            raise KeyboardInterrupt
+            raise interruption.Interrupted(requests[0]) if requests else KeyboardInterrupt
         progress.note("evaluating on fresh seeds")
         found = search.result(arguments.evaluation_rollouts)
     if search.reason and found.evaluation is None:
@@ -297,27 +300,22 @@ def _draw(folder: Path) -> None:
 
 
 @contextmanager
-def _interruptible(search: Search, progress: Progress) -> Iterator[None]:
-    """While it lasts, the first Ctrl-C ends the search in order, a second one at once."""
-    presses = 0
+def _interruptible(search: Search, progress: Progress, requests: list[int]) -> Iterator[None]:
+    """While it lasts, the first request to end (Ctrl-C, TERM, HUP) ends the search in order, a second one at once.
 
-    def handle(number: int, frame: Any) -> None:
-        nonlocal presses
-        presses += 1
-        if presses > 1:
-            raise KeyboardInterrupt
+    Args:
+        search: to end. progress: where that is said. requests: gets the number of each signal.
+    """
+
+    def handle(number: int) -> None:
+        requests.append(number)
+        if len(requests) > 1:
+            raise interruption.Interrupted(number)
         search.stop("interrupted")
         progress.note("interrupted: finishing this update; Ctrl-C again ends at once")
 
-    try:
-        before = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not the main thread, which alone receives signals
+    with interruption.handled(handle):
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _sanitised(name: str) -> str:
