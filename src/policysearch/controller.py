@@ -1,28 +1,53 @@
 """`Controller`: a policy as plain NumPy, for host simulators, worker processes, robots and files. No JAX.
 
-p observations, m actions (or k choices), B a batch, d searched parameters; o' = (o − shift)/scale.
+p observations, m actions (or k choices), B a batch, d searched parameters; o' = (o − shift)/scale. The law is the mean
+action as a function of o; what acts is the law within the limits of the actions.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from policysearch import controller_file
+from policysearch.interface import Interface, listed
 
 if TYPE_CHECKING:  # a fifth of the time that a worker needs to start
     from jaxtyping import Float
 
 POLICIES = ("linear_gaussian", "neural_gaussian", "softmax", "parameters")
+#: those whose actions may have limits
+GAUSSIAN = ("linear_gaussian", "neural_gaussian")
 ACTIVATIONS: dict[str, Callable[..., np.ndarray]] = {
     "sin": np.sin,
     "tanh": np.tanh,
     "relu": lambda x, out=None: np.maximum(x, 0.0, out=out),
 }
+
+
+class Action(msgspec.Struct, frozen=True, eq=False):
+    """An action as it was drawn, which is what a search must be told, and as a machine gets it, within its limits.
+
+    Scores of a gradient belong to what was drawn: told what was applied, a search goes the wrong way. So neither is
+    taken for the other by an index; unpacking gives both, `sampled, applied = controller.act(…)`.
+
+    Args:
+        sampled: (m,) or (B, m), in action units; an int or (B,) of choices.
+        applied: likewise; the same where no limit is known.
+    """
+
+    sampled: Any
+    applied: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.sampled, self.applied))
 
 
 class Controller:
@@ -43,6 +68,9 @@ class Controller:
             "searched": which parameters make up θ (all by default).
         parameters: arrays by name; kept as float64.
         constants: arrays by name that no search changes; `scaling_shift` and `scaling_scale` (p,) among them.
+        interface: limits, names, units and time step; what a search finds has that of its task. Without limits
+            nothing is clipped.
+        version: of the package that wrote the file it was read from, or "".
 
     Raises:
         ValueError: if an array is missing or its shape does not fit the others; the message names it.
@@ -50,9 +78,10 @@ class Controller:
     One controller serves one thread at a time (it reuses its buffers); results are always fresh arrays.
 
     Example:
-        >>> controller = Controller({"policy": "linear_gaussian"}, {"gain": np.array([[-0.5, -0.8]])})
-        >>> float(controller.mode(np.array([1.0, 0.0]))[0])
-        -0.5
+        >>> from policysearch import Continuous, Interface
+        >>> interface = Interface(limits=Continuous([-1], [1]), action_names=["force [N]"], dt=0.02)
+        >>> Controller({"policy": "linear_gaussian"}, {"gain": [[-0.5, -0.8]]}, interface=interface)
+        Controller(linear_gaussian: 2 observations → force [N] in [-1, 1], dt=0.02 s)
     """
 
     def __init__(
@@ -60,7 +89,11 @@ class Controller:
         description: Mapping[str, Any],
         parameters: Mapping[str, np.ndarray],
         constants: Mapping[str, np.ndarray] | None = None,
+        interface: Interface | None = None,
+        version: str = "",
     ):
+        self.interface = Interface() if interface is None else interface
+        self.version = version
         self.description = dict(description)
         self.parameters = {name: np.array(value, dtype=np.float64) for name, value in parameters.items()}
         self.constants = {name: _constant(value) for name, value in (constants or {}).items()}
@@ -90,9 +123,23 @@ class Controller:
             self._std = np.exp(log_std)
         if self._layers:
             self._output = self._compiled()
+        if interface is not None:
+            interface.check(self.policy, self.observation_size, self.action_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Controller, (self.description, self.parameters, self.constants)
+        return Controller, (self.description, self.parameters, self.constants, self.interface, self.version)
+
+    def __repr__(self) -> str:
+        if self.policy == "parameters":
+            with np.errstate(all="ignore"):
+                words = listed([f"{name}={value:.6g}" for name, value in self.values().items()])
+        else:
+            words = self.interface.words(self.policy, self.observation_size, self.action_size)
+        if self.interface.dt is not None:
+            words += f", dt={self.interface.dt:g} s"
+        if self.interface.hold > 1:
+            words += f", hold={self.interface.hold}"
+        return f"Controller({self.policy}: {words}{', policysearch ' + self.version if self.version else ''})"
 
     def _array(self, name: str, arrays: dict[str, np.ndarray], kind: str) -> np.ndarray:
         if name not in arrays:
@@ -201,33 +248,67 @@ class Controller:
         return network
 
     def output(self, observation: np.ndarray) -> np.ndarray:
-        """Mean action (m,) or logits (k,) for an observation (p,), or a batch of them for (B, p).
+        """The law: mean action (m,) or logits (k,) for an observation (p,), or a batch of them for (B, p).
 
         Args:
-            observation: (p,) or (B, p), in the task's units.
+            observation: (p,) or (B, p), in the task's units; what is not finite gives what is not finite.
 
         Returns:
             (m,) or (k,), or with a leading B.
 
         Raises:
-            ValueError: for another shape.
+            ValueError: for another shape, or what is no numbers.
             TypeError: if this controller only holds named parameters.
         """
-        if type(observation) is not np.ndarray:
-            observation = np.asarray(observation, dtype=np.float64)
+        return self._law(self._numbers(observation))
+
+    def _numbers(self, observation: Any) -> np.ndarray:
+        """An observation or a batch of them as an array of the right shape."""
+        if type(observation) is not np.ndarray or observation.dtype != np.float64:
+            try:
+                if np.asarray(observation).dtype.kind == "c":
+                    raise TypeError("complex")
+                observation = np.asarray(observation, dtype=np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"observation is no array of real numbers: {error}") from None
         if observation.shape == self._shape and self._layers:
-            return self._output(observation, None)
+            return observation
         if not self._layers:
             raise TypeError("A controller of named parameters takes no observations; read its values().")
         if observation.ndim != 2 or observation.shape[1:] != self._shape:
+            p, words = self._shape[0], self.interface.observation
+            hint = ""
+            if observation.ndim == 1:
+                count = len(observation)
+                hint = f"; {words(count)} is missing" if count < p else f"; there is no {words(p)}"
             raise ValueError(
-                f"observation has shape {observation.shape}; {self._shape} is needed, "
-                f"or (B, {self._shape[0]}) for a batch."
+                f"observation has shape {observation.shape}; {self._shape} is needed, or (B, {p}) for a batch{hint}."
             )
-        x = observation.astype(np.float64) if self._shift is None else observation - self._shift
+        return observation
+
+    def _law(self, observation: np.ndarray) -> np.ndarray:
+        """Mean or logits for an observation or a batch of them of the right shape."""
+        if observation.ndim == 1:
+            return self._output(observation, None)
+        x = observation if self._shift is None else observation - self._shift
         for layer in self._layers[:-1]:
             x = ACTIVATIONS[self.description["activation"]](x @ layer[:, :-1].T + layer[:, -1])
         return x @ self._layers[-1][:, :-1].T + self._layers[-1][:, -1]
+
+    def _checked(self, observation: Any) -> np.ndarray:
+        """The law, for an observation or a batch of them that is finite."""
+        observation = self._numbers(observation)
+        if not _finite(observation):
+            self._refuse("observation", observation, "Read the sensor again, or stop the machine.")
+        return self._law(observation)
+
+    def _refuse(self, what: str, values: np.ndarray, advice: str) -> None:
+        """Raise ValueError for the first number of (p,) or (B, p) that is not finite."""
+        *row, index = np.argwhere(~np.isfinite(values))[0].tolist()
+        words = {"observation": self.interface.observation, "action": self.interface.action}
+        name = words[what](index) if what in words and not (self.discrete and what == "action") else f"{what} {index}"
+        where = f" of row {row[0]}" if row else ""
+        raise ValueError(f"{name}{where} is {values[(*row, index)]}, which is not finite. {advice}")
 
     @property
     def unchecked_output(self) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
@@ -240,21 +321,22 @@ class Controller:
             raise TypeError("A controller of named parameters takes no observations; read its values().")
         return self._output
 
-    def mode(self, observation: np.ndarray) -> Any:
-        """The most probable action.
+    def mode(self, observation: np.ndarray, clip: bool = True) -> Any:
+        """The most probable action, within the limits of the actions.
 
         Args:
             observation: (p,) or (B, p).
+            clip: False gives the law itself, beyond the limits too.
 
         Returns:
             (m,) or (B, m) in action units; an int or (B,) integers for softmax.
-        """
-        output = self.output(observation)
-        if not self.discrete:
-            return output
-        return int(output.argmax()) if output.ndim == 1 else output.argmax(axis=1)
 
-    def act(self, observation: np.ndarray, noise: np.ndarray | None = None) -> Any:
+        Raises:
+            ValueError: an observation of another shape, or that is not finite; the sentence names it.
+        """
+        return self._bounded(self._chosen(self._checked(observation)), clip)
+
+    def act(self, observation: np.ndarray, noise: np.ndarray | None = None) -> Action:
         """An action from an observation and given noise, as `noise` draws it.
 
         Args:
@@ -262,17 +344,47 @@ class Controller:
             noise: standard normal (m,), Gumbel (k,) for softmax, (B, …) for a batch; None: the mode.
 
         Returns:
-            As `mode`: before any clipping to limits.
+            `sampled`, which is what to tell a search, and `applied`, which is what the machine gets.
 
         Raises:
-            ValueError: if noise is given and the policy has no log_std.
+            ValueError: an observation as for `mode`, noise of another shape or not finite, or a policy without log_std.
         """
-        if noise is None:
-            return self.mode(observation)
-        if self.discrete:
-            output = self.output(observation) + noise
-            return int(output.argmax()) if output.ndim == 1 else output.argmax(axis=1)
-        return self.output(observation) + (self.std if self._std is None else self._std) * noise
+        output = self._checked(observation)
+        if noise is not None:
+            noise = np.asarray(noise, dtype=np.float64)
+            self._expect("noise", noise, output.shape)
+            output = output + (noise if self.discrete else (self.std if self._std is None else self._std) * noise)
+        sampled = self._chosen(output)
+        applied = self._bounded(sampled, True)
+        return Action(sampled, applied.copy() if applied is sampled and not self.discrete else applied)
+
+    def _chosen(self, output: np.ndarray) -> Any:
+        """The action that a mean or logits stand for."""
+        if not _finite(output):
+            what = "logit" if self.discrete else "action"
+            self._refuse(what, output, "The observation or its noise is beyond what this controller can work with.")
+        if not self.discrete:
+            return output
+        return int(output.argmax()) if output.ndim == 1 else output.argmax(axis=1)
+
+    def _bounded(self, action: Any, clip: bool) -> Any:
+        if self._limits is None or not clip:
+            return action
+        low, high = self._limits
+        return np.minimum(np.maximum(action, low), high)
+
+    @functools.cached_property
+    def _limits(self) -> tuple[np.ndarray, np.ndarray] | None:
+        limits = self.interface.limits
+        return None if limits is None else (np.array(limits.low), np.array(limits.high))
+
+    def with_interface(self, interface: Interface) -> Controller:
+        """The same law with other limits, names and time step.
+
+        Raises:
+            ValueError: they do not fit it.
+        """
+        return Controller(self.description, self.parameters, self.constants, interface)
 
     @property
     def std(self) -> np.ndarray:
@@ -305,7 +417,7 @@ class Controller:
         Returns:
             () or (B,).
         """
-        output = self.output(observation)
+        output = self._checked(observation)
         if self.discrete:
             shifted = output - output.max(axis=-1, keepdims=True)
             table = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
@@ -365,7 +477,7 @@ class Controller:
             old = parameters[name]
             parameters[name] = theta[start : start + old.size].reshape(old.shape)
             start += old.size
-        return Controller(self.description, parameters, self.constants)
+        return Controller(self.description, parameters, self.constants, self.interface)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with description and checksum: written aside, synced, then renamed.
@@ -388,12 +500,35 @@ class Controller:
         Raises:
             FileNotFoundError: if there is no file.
             ValueError: if it is damaged, of another kind or of a newer format; the message says which.
+
+        Warns:
+            UserWarning: the file knows no limits of its actions, so that `mode` clips nothing.
         """
-        content = controller_file.load(path)
+        controller = Controller.of_content(controller_file.load(path), path)
+        if controller.interface.limits is None and controller.policy in GAUSSIAN:
+            warnings.warn(
+                f"{path} knows no limits of its actions, so nothing is clipped: `mode` is the law itself. Where there "
+                "are limits, give them: controller.with_interface(Interface(limits=Continuous(low, high))).save(path).",
+                stacklevel=2,
+            )
+        return controller
+
+    @staticmethod
+    def of_content(content: controller_file.Content, path: str | os.PathLike[str]) -> Controller:
+        """The controller that a file holds; `path` says in errors where it comes from.
+
+        Raises:
+            ValueError: its parts do not fit together.
+        """
         try:
             return Controller(*content)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"{path} is no policy: {error}") from None
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether all of (p,) or (B, p) are finite; a sum that is finite says so at once, and Python's never warns."""
+    return (values.ndim == 1 and math.isfinite(sum(values.tolist()))) or bool(np.isfinite(values).all())
 
 
 def _constant(value: np.ndarray) -> np.ndarray:

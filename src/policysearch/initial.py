@@ -180,6 +180,10 @@ def _shapes(policy: Policy) -> dict[str, tuple[int, ...]]:
 
 def from_controller(controller: Controller) -> Policy:
     """The JAX policy of a loaded controller (the inverse of `Policy.controller`)."""
+    return _law(controller).with_interface(controller.interface)
+
+
+def _law(controller: Controller) -> Policy:
     kind = controller.description["policy"]
     parameters, constants = controller.parameters, controller.constants
     if kind == "parameters":
@@ -196,6 +200,7 @@ def from_controller(controller: Controller) -> Policy:
         jnp.asarray(constants["scaling_mean"]),
         jnp.asarray(constants["scaling_m2"]),
         running=bool(constants["scaling_running"]),
+        centred=bool(constants.get("scaling_centred", True)),  # older files know no other
     )
     std = np.exp(parameters.get("log_std", constants.get("log_std", np.zeros(1))))
     if kind == "linear_gaussian":

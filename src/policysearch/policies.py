@@ -6,6 +6,7 @@ p observations, m actions, k choices, d searched parameters. Every policy has it
 from __future__ import annotations
 
 import abc
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from policysearch.controller import Controller
 from policysearch.distributions import Categorical, Distribution, Gaussian
+from policysearch.interface import Interface
 from policysearch.normalize import Scaling
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sin": jnp.sin}
@@ -32,6 +34,8 @@ class Policy(eqx.Module):
 
     parameters: eqx.AbstractVar[dict[str, Array]]
     scaling: eqx.AbstractVar[Scaling | None]
+    #: what its controllers are connected to; a search says so, see `with_interface`
+    interface: Interface = eqx.field(static=True, default=Interface(), kw_only=True)
 
     @abc.abstractmethod
     def __call__(self, observation: Float[Array, "*b p"]) -> Distribution:
@@ -78,6 +82,12 @@ class Policy(eqx.Module):
     def with_scaling(self, scaling: Scaling | None) -> Policy:
         """This policy with another observation scaling."""
         return eqx.tree_at(lambda policy: policy.scaling, self, scaling) if scaling is not None else self
+
+    def with_interface(self, interface: Interface) -> Policy:
+        """This policy; its controllers know the limits, names and time step of what they are connected to."""
+        policy = copy.copy(self)
+        object.__setattr__(policy, "interface", interface)  # it is static, so that no tree function reaches it
+        return policy
 
     def rescaled(self, scaling: Scaling) -> Policy:
         """The same actions from another observation scaling: the first layer's weights take up the change.
@@ -201,7 +211,7 @@ class LinearGaussian(Policy):
         return Gaussian(mean, self.log_std)
 
     def physical_gain(self) -> tuple[Float[np.ndarray, "m p"], Float[np.ndarray, " m"]]:
-        """K (m, p) and k (m,) with u = K x + k for observations in their own units."""
+        """K (m, p) and k (m,) with u = K x + k for observations in their own units: the law that acts, up to limits."""
         gain = np.asarray(self.gain, float) / np.asarray(self.scaling.scale, float)
         bias = np.asarray(self.parameters.get("bias", np.zeros(gain.shape[0])), float)
         return gain, bias - gain @ np.asarray(self.scaling.shift, float)
@@ -213,7 +223,7 @@ class LinearGaussian(Policy):
             constants["mask"] = np.asarray(self.mask, bool)
         if self.fixed_log_std is not None:
             constants["log_std"] = np.asarray(self.fixed_log_std)
-        return Controller(self._describe("linear_gaussian"), _numpy(self.parameters), constants)
+        return Controller(self._describe("linear_gaussian"), _numpy(self.parameters), constants, self.interface)
 
 
 class NeuralGaussian(Policy):
@@ -284,7 +294,7 @@ class NeuralGaussian(Policy):
         if self.fixed_log_std is not None:
             constants["log_std"] = np.asarray(self.fixed_log_std)
         description = self._describe("neural_gaussian") | {"activation": self.activation}
-        return Controller(description, _numpy(self.parameters), constants)
+        return Controller(description, _numpy(self.parameters), constants, self.interface)
 
 
 class Softmax(Policy):
@@ -320,7 +330,7 @@ class Softmax(Policy):
     def controller(self) -> Controller:
         """The same policy as plain NumPy."""
         description = self._describe("softmax") | {"activation": self.activation}
-        return Controller(description, _numpy(self.parameters), _scaling_constants(self.scaling))
+        return Controller(description, _numpy(self.parameters), _scaling_constants(self.scaling), self.interface)
 
 
 class Parameters(Policy):
@@ -432,7 +442,7 @@ class Parameters(Policy):
             "log": np.asarray(self.log, bool),
         }
         description = self._describe("parameters") | {"names": list(self.names)}
-        return Controller(description, _numpy(self.parameters), constants)
+        return Controller(description, _numpy(self.parameters), constants, self.interface)
 
 
 def _layers(layers: Sequence[tuple[Any, Any]], activation: str) -> tuple[dict[str, Array], int, str]:
@@ -476,6 +486,7 @@ def _scaling_constants(scaling: Scaling) -> dict[str, np.ndarray]:
         "scaling_mean": np.asarray(scaling.mean),
         "scaling_m2": np.asarray(scaling.m2),
         "scaling_running": np.asarray(scaling.running),
+        "scaling_centred": np.asarray(scaling.centred),
     }
 
 

@@ -316,7 +316,7 @@ class Trials:
         search, update = self._search, self._open
         asked = [] if update is None else list(update.records.values())
         old = search.state.policy
-        policy = from_controller(controller)
+        policy = from_controller(controller).with_interface(old.interface)
         if str(jax.tree.structure(policy)) != str(jax.tree.structure(old)):
             raise ValueError(
                 f"This search is of another kind or size of policy than {controller.policy} to go back to."

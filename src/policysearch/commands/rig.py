@@ -157,7 +157,10 @@ def summary(run: Run) -> dict[str, Any]:
     known = run.configuration
     values, damage = None, ""
     try:
-        file = run.controller() if run.records else Controller(*controller_file.parse(run.start or b"", run.folder))
+        if run.records:
+            file = run.controller()
+        else:
+            file = Controller.of_content(controller_file.parse(run.start or b"", run.folder), run.folder)
         values = file.values() if file.policy == "parameters" else None
     except FileNotFoundError:
         damage = "the policy is written when the search goes on"  # killed between an update and its file
