@@ -57,8 +57,17 @@ for file in files:
     os.wait()
 """
 GAIN = {"parameters.gain": np.array([[-0.5, -0.8]])}
+INTERFACE = {
+    "limits": {"low": [-1.0], "high": [1.0]},
+    "observation_names": ["angle [rad]", "rate [rad/s]"],
+    "action_names": ["torque [N m]"],
+    "dt": 0.05,
+    "hold": 1,
+}
 DESCRIPTION = {
-    "format": 1,
+    "format": 2,
+    "version": "0.1.0",
+    "interface": INTERFACE,
     "description": {"policy": "linear_gaussian"},
     "parameters": ["gain"],
     "constants": [],
@@ -86,6 +95,14 @@ def signed(description=DESCRIPTION, arrays=GAIN):
 
 def describes(**changes):
     return signed({**DESCRIPTION, **changes})
+
+
+def limited(low, high):
+    return connected(limits={"low": low, "high": high})
+
+
+def connected(**changes):
+    return describes(interface={**INTERFACE, **changes})
 
 
 class Payload:
@@ -145,7 +162,51 @@ POLICIES = {
     "a description that is none": (signed("[]"), "names no format"),
     "a description that is text": (describes(description="x"), "its description is no table"),
     "a format that is text": (describes(format="1"), "names no format"),
-    "a newer format": (describes(format=2), "has format 2"),
+    "a newer format": (describes(format=3), "has format 3"),
+    "a format before the first": (describes(format=0), "names format 0"),
+    "no version": (signed({k: v for k, v in DESCRIPTION.items() if k != "version"}), "its version is no name"),
+    "a version of two lines": (describes(version="1\n2"), "its version is no name"),
+    "a version that is a number": (describes(version=1), "its version is no name"),
+    "no interface": (describes(interface=None), "an interface has limits, observation_names"),
+    "an interface that is a list": (describes(interface=[1]), "an interface has limits, observation_names"),
+    "an interface with more": (connected(code="import os"), "and nothing else"),
+    "limits that are a list": (connected(limits=[-1, 1]), "limits have low and high"),
+    "limits without an upper one": (connected(limits={"low": [-1]}), "limits have low and high"),
+    "limits that are text": (limited("-1", "1"), "low is no list of limits"),
+    "limits of text": (limited(["-1"], ["1"]), "low is ('-1',); give a sequence of numbers"),
+    "limits of truth": (limited([False], [True]), "low is (False,); give a sequence of numbers"),
+    "limits of lists": (limited([[-1]], [[1]]), "give a sequence of numbers"),
+    "limits of many digits": (limited([-(10**400)], [1]), "give a sequence of numbers"),
+    "limits that are not a number": (limited([float("nan")], [1.0]), "low has a limit that is not finite"),
+    "limits that are infinite": (limited([-1.0], [float("inf")]), "high has a limit that is not finite"),
+    "limits that cross": (limited([1], [-1]), "The limits of action 0 are 1 and -1"),
+    "more lower limits": (limited([-1, -1], [1]), "2 lower and 1 upper limits"),
+    "limits of two actions": (limited([-1, -1], [1, 1]), "Limits of 2 actions came; this linear_gaussian controller"),
+    "no limits at all": (limited([], []), "Limits of 0 actions came"),
+    "limits of a choice": (
+        signed(
+            {**DESCRIPTION, "description": {"policy": "softmax"}, "parameters": ["weight_0"]},
+            {"parameters.weight_0": np.zeros((1, 2))},
+        ),
+        "Limits came; a softmax controller gives a choice",
+    ),
+    "names of other observations": (connected(observation_names=["angle"]), "1 observation_names came"),
+    "names of other actions": (connected(action_names=["a", "b"]), "2 action_names came"),
+    "names that are one text": (
+        connected(observation_names="ab"),
+        "observation_names is 'ab'; give a sequence of names",
+    ),
+    "names that come twice": (connected(observation_names=["a", "a"]), "observation_names has 'a' twice"),
+    "a name of two lines": (connected(action_names=["a\nb"]), "up to 200 printable characters"),
+    "a name of 10 000 characters": (connected(action_names=["a" * 10_000]), "up to 200 printable characters"),
+    "no time step": (connected(dt=0), "dt is 0; it is a number of seconds"),
+    "a time step that is not a number": (connected(dt=float("nan")), "dt is nan"),
+    "a time step without end": (connected(dt=float("inf")), "dt is inf"),
+    "a time step of many digits": (connected(dt=10**400), "it is a number of seconds"),
+    "a time step that is text": (connected(dt="0.02"), "dt is '0.02'"),
+    "held for no stage": (connected(hold=0), "hold is 0"),
+    "held for half a stage": (connected(hold=0.5), "hold is 0.5"),
+    "held for truth": (connected(hold=True), "hold is True"),
     "a policy that is a list": (describes(description={"policy": []}), "its policy is no name"),
     "a policy nobody knows": (describes(description={"policy": "os.system"}), "'os.system'; choose one of"),
     "an activation that is a list": (

@@ -28,11 +28,11 @@ def agree(policy, tolerance):
     mode, noise, actions, log_prob = (np.asarray(x) for x in numbers(policy, jnp.asarray(OBSERVATIONS), KEY))
     close = lambda ours, theirs: np.testing.assert_allclose(theirs, ours, rtol=tolerance, atol=tolerance)  # noqa: E731
     close(mode, controller.mode(OBSERVATIONS))
-    close(actions, controller.act(OBSERVATIONS, noise))
+    close(actions, controller.act(OBSERVATIONS, noise).sampled)
     close(log_prob, controller.log_prob(OBSERVATIONS, actions))
     for x, *expected, z in zip(OBSERVATIONS, mode, actions, log_prob, noise, strict=True):
         close(expected[0], controller.mode(x))
-        close(expected[1], controller.act(x, z))
+        close(expected[1], controller.act(x, z).sampled)
         close(expected[2], controller.log_prob(x, expected[1]))
 
 

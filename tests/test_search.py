@@ -41,8 +41,7 @@ def play(controller, noise=None, seed=0):
     x = np.random.default_rng(seed).normal([1.0, 0.0], 0.1)
     observations, actions, costs = [], [], []
     for k in range(T):
-        u = controller.act(x, None if noise is None else noise[k])
-        applied = np.clip(u, -5, 5)
+        u, applied = controller.act(x, None if noise is None else noise[k])
         observations.append(x.copy())
         actions.append(u)
         costs.append(x @ [1.0, 0.1] * x[0] + 0.1 * applied @ applied)

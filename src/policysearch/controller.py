@@ -507,8 +507,8 @@ class Controller:
         controller = Controller.of_content(controller_file.load(path), path)
         if controller.interface.limits is None and controller.policy in GAUSSIAN:
             warnings.warn(
-                f"{path} knows no limits of its actions, so nothing is clipped: `mode` is the law itself. Where there "
-                "are limits, give them: controller.with_interface(Interface(limits=Continuous(low, high))).save(path).",
+                f"{path} knows no limits of its actions, so `mode` clips nothing. If the machine has some, give them: "
+                "controller.with_interface(Interface(limits=Continuous(low, high))), and save it.",
                 stacklevel=2,
             )
         return controller

@@ -166,6 +166,8 @@ def parse(data: bytes, path: str | os.PathLike[str]) -> Content:
     for name, value in constants.items():
         if np.isnan(value).any():
             raise ValueError(f"{path} is no policy: constant {name!r} has NaN in it.")
+    if header["format"] < 1:
+        raise ValueError(f"{path} is no policy: its description names format {header['format']}.")
     if header["format"] == 1:
         return Content(header["description"], parameters, constants, Interface(), "")
     try:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
+from policysearch import controller_file
 from policysearch.controller import Controller
 from policysearch.normalize import Scaling
 from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
@@ -161,7 +162,8 @@ def _read(path: Path) -> Any:
     if not path.exists():
         raise ValueError(f"There is no file {path} to start from.")
     if path.suffix != ".json":
-        return Controller.load(path)
+        # its limits are not used: the search has those of its task
+        return Controller.of_content(controller_file.load(path), path)
     size = path.stat().st_size
     if size > LARGEST:
         raise ValueError(f"{path} has {size} bytes; initial values take up to {LARGEST}.")

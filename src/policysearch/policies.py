@@ -6,7 +6,6 @@ p observations, m actions, k choices, d searched parameters. Every policy has it
 from __future__ import annotations
 
 import abc
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -85,7 +84,7 @@ class Policy(eqx.Module):
 
     def with_interface(self, interface: Interface) -> Policy:
         """This policy; its controllers know the limits, names and time step of what they are connected to."""
-        policy = copy.copy(self)
+        policy: Policy = jax.tree.map(lambda leaf: leaf, self)
         object.__setattr__(policy, "interface", interface)  # it is static, so that no tree function reaches it
         return policy
 
@@ -189,6 +188,7 @@ class LinearGaussian(Policy):
         if learned_std:
             self.parameters["log_std"] = log_std
         self.scaling = scaling if scaling is not None else Scaling.fixed((1.0,) * p)
+        self.interface = Interface()
 
     @property
     def gain(self) -> Float[Array, "m p"]:
@@ -274,6 +274,7 @@ class NeuralGaussian(Policy):
         self.action_centre = jnp.broadcast_to(jnp.asarray(action_centre, float), (m,))
         self.action_scale = jnp.broadcast_to(jnp.asarray(action_scale, float), (m,))
         self.scaling = scaling if scaling is not None else Scaling.fixed((1.0,) * p)
+        self.interface = Interface()
 
     @property
     def log_std(self) -> Float[Array, " m"]:
@@ -322,6 +323,7 @@ class Softmax(Policy):
     ):
         self.parameters, self.depth, self.activation = _layers(layers, activation)
         self.scaling = scaling if scaling is not None else Scaling.fixed((1.0,) * layers[0][0].shape[1])
+        self.interface = Interface()
 
     def __call__(self, observation: Float[Array, "*b p"]) -> Categorical:
         """Distribution over choices at each observation (*batch, p)."""
@@ -393,7 +395,7 @@ class Parameters(Policy):
                 raise ValueError(f"{name} is searched on a logarithmic scale but starts at {value:g}; start above 0.")
         self.names, self.log = tuple(names), tuple(name in log for name in names)
         self.parameters = {"values": jnp.asarray(np.zeros(len(names)))}
-        self.scaling = None
+        self.scaling, self.interface = None, Interface()
         self.initial, self.scale = jnp.asarray(values), jnp.asarray(scales)
         self.low, self.high = jnp.asarray(low), jnp.asarray(high)
 
