@@ -8,15 +8,19 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from policysearch import controller_file
 from policysearch.controller import Controller
+from policysearch.interface import Interface
 
 #: reads each file in a process of its own, which has read a good one before; says what came, and at what cost
 READER = """
@@ -321,6 +325,69 @@ def test_a_hostile_file_of_initial_values_is_refused_at_once(initial, name):
     assert len(words) < 1000
     assert seconds < 1.0
     assert grown < 200
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats()
+    | st.sampled_from([10**400, "angle [rad]", "", "a\nb", "linear_gaussian", "softmax", "parameters", "tanh", "0.1.0"])
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*INTERFACE, "low", "high"]), inner),
+    max_leaves=8,
+)
+
+
+def loaded(folder, content):
+    """A controller from bytes, which acts within its limits; None where ValueError says what is wrong with the file."""
+    path = folder / "policy.safetensors"
+    path.write_bytes(content)
+    said = f"{path} "
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            controller = Controller.load(path)
+    except ValueError as error:
+        controller, said = None, str(error)
+    assert said.startswith(str(path))
+    assert "\n" not in said
+    if controller is None:
+        return None
+    assert controller.interface == Interface.from_plain(json.loads(json.dumps(controller.interface.plain())))
+    assert controller.policy in repr(controller)
+    if controller.interface.limits is not None and controller.observation_size:
+        action = controller.mode(np.ones(controller.observation_size))
+        assert np.all((action >= controller.interface.limits.low) & (action <= controller.interface.limits.high))
+    return controller
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(name=st.sampled_from(["limits", "low", "high", *list(INTERFACE)[1:], "version", "description"]), value=JSON)
+def test_a_file_with_anything_in_its_description_is_read_or_refused_in_a_sentence(tmp_path_factory, name, value):
+    folder = tmp_path_factory.getbasetemp()
+    if name in ("low", "high"):
+        content = connected(limits={**INTERFACE["limits"], name: value})
+    else:
+        content = connected(**{name: value}) if name in INTERFACE else describes(**{name: value})
+    loaded(folder, content)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_file_with_any_bytes_changed_is_refused_in_a_sentence(tmp_path_factory, data):
+    folder, content = tmp_path_factory.getbasetemp(), bytearray(signed())
+    places = data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4, unique=True))
+    before = bytes(content)
+    for place in places:
+        content[place] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content))) :]
+    assert (loaded(folder, bytes(content)) is not None) == (bytes(content) == before)
+
+
+def test_what_these_tests_change_is_read_as_it_is(tmp_path):
+    assert loaded(tmp_path, signed()).mode([10.0, 0.0]) == [-1.0]
 
 
 def test_a_sparse_file_as_long_as_it_claims_is_not_read(tmp_path):

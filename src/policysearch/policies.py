@@ -91,7 +91,7 @@ class Policy(eqx.Module):
     def rescaled(self, scaling: Scaling) -> Policy:
         """The same actions from another observation scaling: the first layer's weights take up the change.
 
-        Without a bias only the change of scale is taken up, not that of the shift.
+        Without a bias only the change of scale is taken up; a scaling that is not centred has no other.
         """
         if self.scaling is None:
             return self
@@ -101,11 +101,12 @@ class Policy(eqx.Module):
         new = dict(getattr(self, holder))
         old = new[weight]
         mask = getattr(self, "mask", None)
+        whole: Any = getattr(self, "gain", old)  # of a masked one the vector of its entries is searched
         if mask is not None:
             ratio = ratio[np.nonzero(np.asarray(mask))[1]]
         new[weight] = old * ratio
-        if bias in new and mask is None:
-            new[bias] = new[bias] + old @ ((scaling.shift - self.scaling.shift) / self.scaling.scale)
+        if bias in new:
+            new[bias] = new[bias] + whole @ ((scaling.shift - self.scaling.shift) / self.scaling.scale)
         return eqx.tree_at(lambda policy: getattr(policy, holder), self.with_scaling(scaling), new)
 
     def step_units(self, largest: Any) -> np.ndarray:
