@@ -166,6 +166,7 @@ def clipped(interface: Interface) -> str:
     """The limits of continuous actions in words.
 
     Example:
+        >>> from policysearch import Continuous
         >>> clipped(Interface(limits=Continuous([-10], [10]), action_names=["force [N]"]))
         'clipped to ±10 N'
     """
@@ -180,8 +181,8 @@ def clipped(interface: Interface) -> str:
         return "without limits"
     if low == -high:
         return f"clipped to ±{high:.6g}{unit}"
-    words = [f"at least {low:.6g}{unit}"] * np.isfinite(low) + [f"at most {high:.6g}{unit}"] * np.isfinite(high)
-    return f"clipped to {' and '.join(words)}"
+    words = {f"at least {low:.6g}{unit}": low, f"at most {high:.6g}{unit}": high}
+    return f"clipped to {' and '.join(word for word, limit in words.items() if np.isfinite(limit))}"
 
 
 def _limits(page: Page, controller: Controller, actions: Sequence[str]) -> None:
