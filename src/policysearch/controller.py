@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from policysearch import controller_file
+from policysearch import controller_file, law
 from policysearch.interface import Interface, listed
 
 if TYPE_CHECKING:  # a fifth of the time that a worker needs to start
@@ -25,11 +25,6 @@ if TYPE_CHECKING:  # a fifth of the time that a worker needs to start
 POLICIES = ("linear_gaussian", "neural_gaussian", "softmax", "parameters")
 #: those whose actions may have limits
 GAUSSIAN = ("linear_gaussian", "neural_gaussian")
-ACTIVATIONS: dict[str, Callable[..., np.ndarray]] = {
-    "sin": np.sin,
-    "tanh": np.tanh,
-    "relu": lambda x, out=None: np.maximum(x, 0.0, out=out),
-}
 
 
 class Action(msgspec.Struct, frozen=True, eq=False):
@@ -102,7 +97,7 @@ class Controller:
             raise ValueError(f'description["policy"] is {self.policy!r}; choose one of {", ".join(POLICIES)}.')
         self.searched: tuple[str, ...] = tuple(sorted(self.description.get("searched", self.parameters)))
         for name in self.searched:
-            self._array(name, self.parameters, "parameter")
+            law.needed(name, self.parameters, "parameter", self.policy)
         #: p and m (or k); 0 and k for named parameters
         self.observation_size: int = 0
         self.action_size: int = 0
@@ -110,19 +105,20 @@ class Controller:
         if self.policy == "parameters":
             self._check_values()
         else:
-            self._layers = self._augmented_layers()
+            self._layers = law.layers(self.description, self.parameters, self.constants)
             self.observation_size = self._layers[0].shape[1] - 1
             self.action_size = len(self._layers[-1])
         self.discrete = self.policy == "softmax"
+        self._activation: str = self.description.get("activation", "")
         self._shape = (self.observation_size,)
         self._shift = self._scaling()
         log_std = self.parameters.get("log_std", self.constants.get("log_std"))
         self._std: np.ndarray | None = None
         if log_std is not None:
-            self._expect("log_std", log_std, (self.action_size,))
+            law.fitting("log_std", log_std, (self.action_size,), self.policy)
             self._std = np.exp(log_std)
         if self._layers:
-            self._output = self._compiled()
+            self._output = law.compiled(self._layers, self._shift, self._activation)
         if interface is not None:
             interface.check(self.policy, self.observation_size, self.action_size)
 
@@ -141,111 +137,18 @@ class Controller:
             words += f", hold={self.interface.hold}"
         return f"Controller({self.policy}: {words}{', policysearch ' + self.version if self.version else ''})"
 
-    def _array(self, name: str, arrays: dict[str, np.ndarray], kind: str) -> np.ndarray:
-        if name not in arrays:
-            raise ValueError(
-                f"A {self.policy} controller needs the {kind} {name!r}; it has {sorted(arrays) or 'none'}."
-            )
-        return arrays[name]
-
-    def _expect(self, name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        if value.shape != shape:
-            raise ValueError(f"{name} has shape {value.shape}; {shape} fits this {self.policy} controller.")
-        return value
-
     def _check_values(self) -> None:
         names = list(self.description.get("names", ()))
-        values = self._array("values", self.parameters, "parameter")
-        self._expect("values", values, (len(names),))
+        values = law.needed("values", self.parameters, "parameter", self.policy)
+        law.fitting("values", values, (len(names),), self.policy)
         for name in ("initial", "scale", "low", "high", "log"):
-            self._expect(name, self._array(name, self.constants, "constant"), values.shape)
+            law.fitting(name, law.needed(name, self.constants, "constant", self.policy), values.shape, self.policy)
         self.action_size = len(names)
-
-    def _weights(self) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Layers as (weight, bias or None), before scaling."""
-        if self.policy == "linear_gaussian":
-            gain = self._array("gain", self.parameters, "parameter")
-            mask = self.constants.get("mask")
-            if mask is not None:
-                flat = self._expect("gain", gain, (int(mask.sum()),))
-                gain = np.zeros(mask.shape)
-                gain[mask.astype(bool)] = flat
-            return [(gain, self.parameters.get("bias"))]
-        arrays = {**self.constants, **self.parameters}
-        count = sum(name.startswith("weight_") for name in arrays)
-        return [(self._array(f"weight_{i}", arrays, "array"), arrays.get(f"bias_{i}")) for i in range(max(count, 1))]
-
-    def _augmented_layers(self) -> list[np.ndarray]:
-        """Matrices [W b], one a layer, with observation scale and action limits folded in."""
-        weights = self._weights()
-        if len(weights) > 1 and self.description.get("activation") not in ACTIVATIONS:
-            raise ValueError(
-                f'description["activation"] is {self.description.get("activation")!r}; '
-                f"choose one of {', '.join(ACTIVATIONS)}."
-            )
-        layers = []
-        for i, (weight, bias) in enumerate(weights):
-            name = "gain" if self.policy == "linear_gaussian" else f"weight_{i}"
-            if weight.ndim != 2 or (i and weight.shape[1] != len(weights[i - 1][0])):
-                raise ValueError(
-                    f"{name} has shape {weight.shape}; it must be (outputs, inputs)"
-                    + (f" with {len(weights[i - 1][0])} inputs." if i else ".")
-                )
-            if bias is None:
-                bias = np.zeros(len(weight))
-            self._expect("bias" if name == "gain" else f"bias_{i}", bias, (len(weight),))
-            layers.append(np.column_stack([weight, bias]))
-        if "scaling_scale" in self.constants:
-            scale = self._expect("scaling_scale", self.constants["scaling_scale"], (layers[0].shape[1] - 1,))
-            if not np.all(scale > 0):
-                raise ValueError(f"scaling_scale has smallest entry {scale.min()}; every entry must be > 0.")
-            layers[0][:, :-1] /= scale
-        if self.policy == "neural_gaussian":
-            m = (len(layers[-1]),)
-            scale = self._expect("action_scale", self._array("action_scale", self.constants, "constant"), m)
-            centre = self._expect("action_centre", self._array("action_centre", self.constants, "constant"), m)
-            layers[-1] *= scale[:, None]
-            layers[-1][:, -1] += centre
-        return layers
 
     def _scaling(self) -> np.ndarray | None:
         if "scaling_shift" not in self.constants:
             return None
-        return self._expect("scaling_shift", self.constants["scaling_shift"], self._shape)
-
-    def _compiled(self) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
-        """A function of one observation that touches NumPy as seldom as it can: mean or logits, into `out` if given.
-
-        Every layer's input buffer ends in a constant 1 that multiplies the bias column. The shift is
-        subtracted and not folded into the bias, where a large one would cancel to rounding noise.
-        """
-        buffers = [np.ones(layer.shape[1]) for layer in self._layers]
-        first, first_view = buffers[0], buffers[0][:-1]
-        shift = np.zeros(self._shape) if self._shift is None else self._shift
-        hidden = [
-            (layer.dot, source, target, target[:-1])
-            for layer, source, target in zip(self._layers[:-1], buffers[:-1], buffers[1:], strict=True)
-        ]
-        last, last_buffer = self._layers[-1].dot, buffers[-1]
-        subtract = np.subtract
-        if not hidden:
-
-            def linear(observation: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-                subtract(observation, shift, first_view)
-                return last(first, out)
-
-            return linear
-        activation = ACTIVATIONS[self.description["activation"]]
-        steps = [(dot, source, view) for dot, source, _, view in hidden]
-
-        def network(observation: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-            subtract(observation, shift, first_view)
-            for dot, source, view in steps:
-                dot(source, view)
-                activation(view, out=view)
-            return last(last_buffer, out)
-
-        return network
+        return law.fitting("scaling_shift", self.constants["scaling_shift"], self._shape, self.policy)
 
     def output(self, observation: np.ndarray) -> np.ndarray:
         """The law: mean action (m,) or logits (k,) for an observation (p,), or a batch of them for (B, p).
@@ -290,10 +193,7 @@ class Controller:
         """Mean or logits for an observation or a batch of them of the right shape."""
         if observation.ndim == 1:
             return self._output(observation, None)
-        x = observation if self._shift is None else observation - self._shift
-        for layer in self._layers[:-1]:
-            x = ACTIVATIONS[self.description["activation"]](x @ layer[:, :-1].T + layer[:, -1])
-        return x @ self._layers[-1][:, :-1].T + self._layers[-1][:, -1]
+        return law.batch(self._layers, self._shift, self._activation, observation)
 
     def _checked(self, observation: Any) -> np.ndarray:
         """The law, for an observation or a batch of them that is finite."""
@@ -352,7 +252,7 @@ class Controller:
         output = self._checked(observation)
         if noise is not None:
             noise = np.asarray(noise, dtype=np.float64)
-            self._expect("noise", noise, output.shape)
+            law.fitting("noise", noise, output.shape, self.policy)
             output = output + (noise if self.discrete else (self.std if self._std is None else self._std) * noise)
         sampled = self._chosen(output)
         applied = self._bounded(sampled, True)
@@ -453,7 +353,7 @@ class Controller:
             (d,) float64.
         """
         names = self.searched if names is None else sorted(names)
-        parts = [self._array(name, self.parameters, "parameter").ravel() for name in names]
+        parts = [law.needed(name, self.parameters, "parameter", self.policy).ravel() for name in names]
         return np.concatenate(parts) if parts else np.empty(0)
 
     def with_theta(self, theta: Float[np.ndarray, " d"]) -> Controller:
@@ -470,7 +370,7 @@ class Controller:
         """
         theta = np.asarray(theta, dtype=np.float64)
         size = sum(self.parameters[name].size for name in self.searched)
-        self._expect("theta", theta, (size,))
+        law.fitting("theta", theta, (size,), self.policy)
         parameters = dict(self.parameters)
         start = 0
         for name in self.searched:
