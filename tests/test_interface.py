@@ -348,6 +348,17 @@ def test_actions_as_they_were_applied_are_refused_by_stage():
         told("applied")
 
 
+@pytest.mark.parametrize("action", [Continuous([-12.0], [12.0]), Discrete(3)])
+def test_what_act_gave_is_refused_as_a_whole(action):
+    specification = Specification(name="rig", action=action, observation_size=2, horizon=4, repeatable=False)
+    with Search(specification, NaturalGradient(rollouts=2), budget=4) as search:
+        trial = search.ask()
+        drawn = [trial.controller.act([0.0, 0.0], z) for z in trial.noise]
+        with pytest.raises(ValueError, match=r"tell them as sampled: action\.sampled of each"):
+            search.tell(trial, rollout=(np.zeros((4, 2)), drawn, np.ones(4)))
+        search.tell(trial, rollout=(np.zeros((4, 2)), [action.sampled for action in drawn], np.ones(4)))
+
+
 # laws and their constants
 
 

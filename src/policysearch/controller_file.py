@@ -107,9 +107,12 @@ def save(controller: Controller, path: str | os.PathLike[str]) -> None:
 
 @functools.cache
 def _version() -> str:
-    from importlib.metadata import version  # slow, and reading needs it not
+    from importlib import metadata  # slow, and reading needs it not
 
-    return version("policysearch")
+    try:
+        return metadata.version("policysearch")
+    except metadata.PackageNotFoundError:  # its folder was copied somewhere
+        return "unknown"
 
 
 def load(path: str | os.PathLike[str]) -> Content:

@@ -122,6 +122,8 @@ class Told(NamedTuple):
 def _checked(rollout: Any, specification: Specification) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A told rollout of the right shape: observations and costs of floats, actions as they were sampled."""
     observations, actions, costs = (np.array(part, order="C") for part in rollout)
+    if actions.dtype == object:
+        raise ValueError("A rollout's actions are no arrays of numbers; tell them as sampled: action.sampled of each.")
     observations, costs = observations.astype(float), costs.astype(float)
     length, p, action = len(costs), specification.observation_size, specification.action
     shape = (length,) if isinstance(action, Discrete) else (length, getattr(action, "size", 0))
