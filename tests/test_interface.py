@@ -94,6 +94,9 @@ def test_act_gives_what_was_drawn_beside_what_is_applied(policy):
     with pytest.raises(TypeError):
         action[0]
     if not controller.discrete:
+        free.applied[:] = 0.0  # also where nothing is clipped
+        assert np.array_equal(batch.sampled, free.sampled)
+    if not controller.discrete:
         assert not within(batch.sampled)
         assert within(batch.applied)
         still = controller.act(OBSERVATIONS)
