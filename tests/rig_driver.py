@@ -80,7 +80,7 @@ def outcome(trial):
         return {"cost": cost(trial)}
     state, observations, actions, costs = np.array([1.0, 0.0]), [], [], []
     for noise in trial.noise:
-        action = trial.controller.act(state, noise)
+        action = trial.controller.act(state, noise).sampled
         observations.append(state)
         actions.append(action)
         costs.append(float(state @ state + 0.1 * action @ action))

@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import pytest
 from scipy import stats
 
 from policysearch.controller import Controller
+from policysearch.interface import Interface
+from policysearch.specification import Continuous
 
 
 def scaling(rng, p):
@@ -26,7 +29,13 @@ def network(rng, activation="tanh", sizes=(5, 16, 16, 3), policy="neural_gaussia
             "action_centre": rng.normal(size=sizes[-1]),
             "action_scale": rng.uniform(1, 2, sizes[-1]),
         }
-    return Controller({"policy": policy, "activation": activation}, parameters, constants)
+    description = {"policy": policy, "activation": activation}
+    return Controller(description, parameters, constants, None if policy == "softmax" else free(sizes[-1]))
+
+
+def free(m):
+    """Actions that are known to have no limits."""
+    return Interface(limits=Continuous([-math.inf] * m, [math.inf] * m))
 
 
 def plain(controller, observation):
@@ -46,7 +55,7 @@ def plain(controller, observation):
 def linear(rng, p=5, m=3, bias=True):
     parameters = {"gain": rng.normal(size=(m, p))} | ({"bias": rng.normal(size=m)} if bias else {})
     constants = scaling(rng, p) | {"log_std": rng.normal(size=m)}
-    return Controller({"policy": "linear_gaussian"}, parameters, constants)
+    return Controller({"policy": "linear_gaussian"}, parameters, constants, free(m))
 
 
 CASES = {
@@ -114,8 +123,8 @@ def test_action_is_mean_plus_std_times_noise():
     controller = network(np.random.default_rng(0))
     observation, noise = np.ones(5), np.array([1.0, -2.0, 0.5])
     expected = controller.mode(observation) + np.exp(controller.parameters["log_std"]) * noise
-    assert np.allclose(controller.act(observation, noise), expected, atol=1e-14)
-    batch = controller.act(np.ones((2, 5)), np.stack([noise, -noise]))
+    assert np.allclose(controller.act(observation, noise).sampled, expected, atol=1e-14)
+    batch = controller.act(np.ones((2, 5)), np.stack([noise, -noise])).sampled
     assert np.allclose(batch[0], expected, atol=1e-12)
 
 
@@ -123,8 +132,8 @@ def test_softmax_samples_have_the_probabilities_of_log_prob():
     controller = network(np.random.default_rng(3), policy="softmax", sizes=(2, 3))
     observation, n = np.array([0.3, -0.2]), 20_000
     noise = controller.noise(np.random.default_rng(0), n)
-    actions = controller.act(np.tile(observation, (n, 1)), noise)
-    assert controller.act(observation, noise[7]) == actions[7]
+    actions = controller.act(np.tile(observation, (n, 1)), noise).sampled
+    assert controller.act(observation, noise[7]).sampled == actions[7]
     probability = np.exp(controller.log_prob(np.tile(observation, (3, 1)), np.arange(3)))
     assert probability.sum() == pytest.approx(1, abs=1e-12)
     share = np.bincount(actions, minlength=3) / n

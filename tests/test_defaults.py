@@ -1,3 +1,5 @@
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -94,6 +96,27 @@ def test_scaling_is_the_users_then_the_methods_then_the_tasks(scale, wish, runni
     policy = defaults.default_policy(rig(observation_scale=scale), PolicySettings(scaling=wish), running=running)
     assert policy.scaling.running is moves
     np.testing.assert_allclose(policy.scaling.scale, expected)
+
+
+@pytest.mark.parametrize("running", [None, True])
+@pytest.mark.parametrize(
+    ("action", "wish", "bias", "centred"),
+    [
+        (Continuous((-2.0,), (2.0,)), "auto", None, False),
+        (Continuous((-math.inf,), (math.inf,)), "auto", None, False),
+        (Continuous((-2.0,), (4.0,)), "auto", None, True),
+        (Continuous((-2.0,), (4.0,)), "auto", False, False),
+        (Continuous((-2.0,), (2.0,)), "auto", True, True),
+        (Continuous((-2.0,), (2.0,)), "running", None, True),
+        (Continuous((-2.0,), (4.0,)), "rms", None, False),
+        (Discrete(3), "auto", None, True),
+        (Discrete(3), "auto", False, False),
+    ],
+)
+def test_a_law_without_a_constant_is_scaled_about_zero_unless_a_mean_is_asked(action, wish, bias, centred, running):
+    settings = PolicySettings(scaling=wish, bias=bias)
+    scaling = defaults.default_policy(rig(action=action), settings, running=running).scaling
+    assert (scaling.running, scaling.centred) == (True, centred)
 
 
 def test_a_fixed_scaling_needs_a_scale():

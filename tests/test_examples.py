@@ -100,7 +100,8 @@ def test_hopper_example_reports_returns(tmp_path):
 
 
 def test_policy_acts_without_jax(tmp_path):
-    gain = policysearch.Controller({"policy": "linear_gaussian"}, {"gain": [[-3.0, -2.5]]})
+    interface = policysearch.resolve("double-integrator").specification.interface
+    gain = policysearch.Controller({"policy": "linear_gaussian"}, {"gain": [[-3.0, -2.5]]}, interface=interface)
     gain.save(tmp_path / "policy.safetensors")
     text = output("load_policy_without_jax.py", tmp_path, str(tmp_path))
     assert "JAX was imported: False" in text

@@ -8,15 +8,19 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from policysearch import controller_file
 from policysearch.controller import Controller
+from policysearch.interface import Interface
 
 #: reads each file in a process of its own, which has read a good one before; says what came, and at what cost
 READER = """
@@ -57,8 +61,17 @@ for file in files:
     os.wait()
 """
 GAIN = {"parameters.gain": np.array([[-0.5, -0.8]])}
+INTERFACE = {
+    "limits": {"low": [-1.0], "high": [1.0]},
+    "observation_names": ["angle [rad]", "rate [rad/s]"],
+    "action_names": ["torque [N m]"],
+    "dt": 0.05,
+    "hold": 1,
+}
 DESCRIPTION = {
-    "format": 1,
+    "format": 2,
+    "version": "0.1.0",
+    "interface": INTERFACE,
     "description": {"policy": "linear_gaussian"},
     "parameters": ["gain"],
     "constants": [],
@@ -86,6 +99,14 @@ def signed(description=DESCRIPTION, arrays=GAIN):
 
 def describes(**changes):
     return signed({**DESCRIPTION, **changes})
+
+
+def limited(low, high):
+    return connected(limits={"low": low, "high": high})
+
+
+def connected(**changes):
+    return describes(interface={**INTERFACE, **changes})
 
 
 class Payload:
@@ -145,7 +166,51 @@ POLICIES = {
     "a description that is none": (signed("[]"), "names no format"),
     "a description that is text": (describes(description="x"), "its description is no table"),
     "a format that is text": (describes(format="1"), "names no format"),
-    "a newer format": (describes(format=2), "has format 2"),
+    "a newer format": (describes(format=3), "has format 3"),
+    "a format before the first": (describes(format=0), "names format 0"),
+    "no version": (signed({k: v for k, v in DESCRIPTION.items() if k != "version"}), "its version is no name"),
+    "a version of two lines": (describes(version="1\n2"), "its version is no name"),
+    "a version that is a number": (describes(version=1), "its version is no name"),
+    "no interface": (describes(interface=None), "an interface has limits, observation_names"),
+    "an interface that is a list": (describes(interface=[1]), "an interface has limits, observation_names"),
+    "an interface with more": (connected(code="import os"), "and nothing else"),
+    "limits that are a list": (connected(limits=[-1, 1]), "limits have low and high"),
+    "limits without an upper one": (connected(limits={"low": [-1]}), "limits have low and high"),
+    "limits that are text": (limited("-1", "1"), "low is no list of limits"),
+    "limits of text": (limited(["-1"], ["1"]), "low is ('-1',); give a sequence of numbers"),
+    "limits of truth": (limited([False], [True]), "low is (False,); give a sequence of numbers"),
+    "limits of lists": (limited([[-1]], [[1]]), "give a sequence of numbers"),
+    "limits of many digits": (limited([-(10**400)], [1]), "give a sequence of numbers"),
+    "limits that are not a number": (limited([float("nan")], [1.0]), "low has a limit that is not finite"),
+    "limits that are infinite": (limited([-1.0], [float("inf")]), "high has a limit that is not finite"),
+    "limits that cross": (limited([1], [-1]), "The limits of action 0 are 1 and -1"),
+    "more lower limits": (limited([-1, -1], [1]), "2 lower and 1 upper limits"),
+    "limits of two actions": (limited([-1, -1], [1, 1]), "Limits of 2 actions came; this linear_gaussian controller"),
+    "no limits at all": (limited([], []), "Limits of 0 actions came"),
+    "limits of a choice": (
+        signed(
+            {**DESCRIPTION, "description": {"policy": "softmax"}, "parameters": ["weight_0"]},
+            {"parameters.weight_0": np.zeros((1, 2))},
+        ),
+        "Limits came; a softmax controller gives a choice",
+    ),
+    "names of other observations": (connected(observation_names=["angle"]), "1 observation_names came"),
+    "names of other actions": (connected(action_names=["a", "b"]), "2 action_names came"),
+    "names that are one text": (
+        connected(observation_names="ab"),
+        "observation_names is 'ab'; give a sequence of names",
+    ),
+    "names that come twice": (connected(observation_names=["a", "a"]), "observation_names has 'a' twice"),
+    "a name of two lines": (connected(action_names=["a\nb"]), "up to 200 printable characters"),
+    "a name of 10 000 characters": (connected(action_names=["a" * 10_000]), "up to 200 printable characters"),
+    "no time step": (connected(dt=0), "dt is 0; it is a number of seconds"),
+    "a time step that is not a number": (connected(dt=float("nan")), "dt is nan"),
+    "a time step without end": (connected(dt=float("inf")), "dt is inf"),
+    "a time step of many digits": (connected(dt=10**400), "it is a number of seconds"),
+    "a time step that is text": (connected(dt="0.02"), "dt is '0.02'"),
+    "held for no stage": (connected(hold=0), "hold is 0"),
+    "held for half a stage": (connected(hold=0.5), "hold is 0.5"),
+    "held for truth": (connected(hold=True), "hold is True"),
     "a policy that is a list": (describes(description={"policy": []}), "its policy is no name"),
     "a policy nobody knows": (describes(description={"policy": "os.system"}), "'os.system'; choose one of"),
     "an activation that is a list": (
@@ -260,6 +325,69 @@ def test_a_hostile_file_of_initial_values_is_refused_at_once(initial, name):
     assert len(words) < 1000
     assert seconds < 1.0
     assert grown < 200
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats()
+    | st.sampled_from([10**400, "angle [rad]", "", "a\nb", "linear_gaussian", "softmax", "parameters", "tanh", "0.1.0"])
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*INTERFACE, "low", "high"]), inner),
+    max_leaves=8,
+)
+
+
+def loaded(folder, content):
+    """A controller from bytes, which acts within its limits; None where ValueError says what is wrong with the file."""
+    path = folder / "policy.safetensors"
+    path.write_bytes(content)
+    said = f"{path} "
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            controller = Controller.load(path)
+    except ValueError as error:
+        controller, said = None, str(error)
+    assert said.startswith(str(path))
+    assert "\n" not in said
+    if controller is None:
+        return None
+    assert controller.interface == Interface.from_plain(json.loads(json.dumps(controller.interface.plain())))
+    assert controller.policy in repr(controller)
+    if controller.interface.limits is not None and controller.observation_size:
+        action = controller.mode(np.ones(controller.observation_size))
+        assert np.all((action >= controller.interface.limits.low) & (action <= controller.interface.limits.high))
+    return controller
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(name=st.sampled_from(["limits", "low", "high", *list(INTERFACE)[1:], "version", "description"]), value=JSON)
+def test_a_file_with_anything_in_its_description_is_read_or_refused_in_a_sentence(tmp_path_factory, name, value):
+    folder = tmp_path_factory.getbasetemp()
+    if name in ("low", "high"):
+        content = connected(limits={**INTERFACE["limits"], name: value})
+    else:
+        content = connected(**{name: value}) if name in INTERFACE else describes(**{name: value})
+    loaded(folder, content)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_file_with_any_bytes_changed_is_refused_in_a_sentence(tmp_path_factory, data):
+    folder, content = tmp_path_factory.getbasetemp(), bytearray(signed())
+    places = data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4, unique=True))
+    before = bytes(content)
+    for place in places:
+        content[place] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content))) :]
+    assert (loaded(folder, bytes(content)) is not None) == (bytes(content) == before)
+
+
+def test_what_these_tests_change_is_read_as_it_is(tmp_path):
+    assert loaded(tmp_path, signed()).mode([10.0, 0.0]) == [-1.0]
 
 
 def test_a_sparse_file_as_long_as_it_claims_is_not_read(tmp_path):

@@ -19,13 +19,17 @@ import policysearch
 from policysearch import history, journal, ownership, runs
 from policysearch.cli import main
 from policysearch.controller import Controller
+from policysearch.interface import Interface
 from policysearch.journal import Journal
 from policysearch.metrics import Metrics
 from policysearch.runs import BeingMadeError, open_run
+from policysearch.specification import Continuous
+
+FORCE = Interface(limits=Continuous([-1.0], [1.0]))
 
 
 def gain() -> Controller:
-    return Controller({"policy": "linear_gaussian"}, {"gain": np.array([[-0.5, -0.8]])})
+    return Controller({"policy": "linear_gaussian"}, {"gain": np.array([[-0.5, -0.8]])}, interface=FORCE)
 
 
 def records(count: int) -> list[dict[str, float]]:
@@ -239,7 +243,7 @@ def test_load_takes_a_folder_or_a_file_and_names_damage(tmp_path):
 
 
 def policy(value: float) -> Controller:
-    return Controller({"policy": "linear_gaussian"}, {"gain": np.array([[value]])})
+    return Controller({"policy": "linear_gaussian"}, {"gain": np.array([[value]])}, interface=FORCE)
 
 
 def kept(folder: Path) -> dict[str, float]:

@@ -46,6 +46,17 @@ def test_running_scaling_is_the_identity_before_data_and_where_nothing_varies():
     assert np.array_equal(constant.scale, [1.0, 1.0])
 
 
+@pytest.mark.usefixtures("float64")
+def test_a_scaling_about_zero_divides_by_the_root_mean_square_and_maps_zero_to_zero():
+    scaling = Scaling.follow(2, centred=False)
+    for part in (DATA[:15], DATA[15:]):
+        scaling = scaling.merge(*everything(part))
+    np.testing.assert_allclose(scaling.scale, np.sqrt((DATA.reshape(-1, 2) ** 2).mean(0)), rtol=1e-12)
+    assert np.array_equal(scaling(jnp.zeros(2)), [0.0, 0.0])
+    never = Scaling.follow(2, centred=False).merge(*everything(np.zeros((3, 2, 2))))
+    assert np.array_equal(never.scale, [1.0, 1.0])
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_statistics_that_are_empty_or_not_finite_are_not_merged(bad):
     scaling = Scaling.follow(2).merge(*everything(DATA))

@@ -109,7 +109,7 @@ def sampling(method, special, others=1.0):
             if getattr(search.method.credit, "bootstrap", False):
                 observations = np.concatenate([observations, observations[-1:]])
             pairs = zip(observations, trial.noise, strict=False)
-            actions = np.stack([trial.controller.act(o, z) for o, z in pairs])
+            actions = np.stack([trial.controller.act(o, z).sampled for o, z in pairs])
             costs = (actions[:, 0] - 1.0) ** 2 * others
             said = {"rollout": (observations, actions, costs)}
             if trial.index == 2:

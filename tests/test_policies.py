@@ -6,8 +6,10 @@ import pytest
 
 from policysearch.controller import Controller
 from policysearch.initial import from_controller
+from policysearch.interface import Interface
 from policysearch.normalize import Scaling
 from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+from policysearch.specification import Continuous
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(9, 3))
 KEY = jax.random.key(0)
@@ -28,11 +30,11 @@ def agree(policy, tolerance):
     mode, noise, actions, log_prob = (np.asarray(x) for x in numbers(policy, jnp.asarray(OBSERVATIONS), KEY))
     close = lambda ours, theirs: np.testing.assert_allclose(theirs, ours, rtol=tolerance, atol=tolerance)  # noqa: E731
     close(mode, controller.mode(OBSERVATIONS))
-    close(actions, controller.act(OBSERVATIONS, noise))
+    close(actions, controller.act(OBSERVATIONS, noise).sampled)
     close(log_prob, controller.log_prob(OBSERVATIONS, actions))
     for x, *expected, z in zip(OBSERVATIONS, mode, actions, log_prob, noise, strict=True):
         close(expected[0], controller.mode(x))
-        close(expected[1], controller.act(x, z))
+        close(expected[1], controller.act(x, z).sampled)
         close(expected[2], controller.log_prob(x, expected[1]))
 
 
@@ -51,6 +53,8 @@ def test_a_policy_comes_back_from_its_controller_and_from_a_file(policies, tmp_p
     x = jnp.asarray(OBSERVATIONS)
     for name, make in policies.items():
         policy = make()
+        if not isinstance(policy, Softmax):
+            policy = policy.with_interface(Interface(limits=Continuous([-1.0, -2.0], [1.0, np.inf]), dt=0.1))
         policy.controller().save(tmp_path / "policy.safetensors")
         for controller in (policy.controller(), Controller.load(tmp_path / "policy.safetensors")):
             back = from_controller(controller)

@@ -9,6 +9,10 @@ def test_a_preset_gives_the_papers_settings_whatever_the_version_of_the_environm
     expected = ARS(directions=32, top=4, step=0.02, std=0.03, common_random_numbers=False)
     assert preset("paper", "ars", "HalfCheetah-v5").method == expected
     assert preset("paper", "ars", "Swimmer-v4").method.version == "v1"
+    # the paper's second version subtracts a running mean, which the first has not
+    assert preset("paper", "ars", "HalfCheetah-v5").policy.scaling == "running"
+    assert preset("paper", "ars", "HalfCheetah-v5", policy={"scaling": "rms"}).policy.scaling == "rms"
+    assert preset("paper", "ars", "Swimmer-v4").policy.scaling == "auto"
     found = preset("paper", "natural_gradient", "Hopper-v5", {"kl": 0.05}, {"kind": "linear"})
     assert (found.method.kl, found.method.gae_lambda, found.policy.kind) == (0.05, 0.97, "linear")
     assert found.method.stages == 4000

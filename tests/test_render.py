@@ -392,7 +392,7 @@ def stored(folder, task="CartPole-v1", controller=LEANING, **options):
     """A finished run, made without a search."""
     record = journal.Journal(folder, {"task": task, "task_options": options, "seed": 3})
     record.add({"update": 1.0, "rollouts": 1.0})
-    record.save(controller)
+    record.save(controller.with_interface(resolve(task).specification.interface))
     record.finish({})
     record.close()
     return str(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -18,10 +19,12 @@ from policysearch import evaluate, journal, lqr, resolve
 from policysearch.cli import main
 from policysearch.commands.report import main as command
 from policysearch.controller import Controller
+from policysearch.interface import Interface
 from policysearch.policies import LinearGaussian, Parameters
 from policysearch.report import document, motion, player, policy, traces
 from policysearch.report.page import Page
 from policysearch.runs import TrialRecord
+from policysearch.specification import Continuous
 from policysearch.tasks.pendulum import Pendulum
 from test_report_page import HOSTILE, Outline
 
@@ -51,6 +54,8 @@ def stored(folder, task="lqr", controller=None, result=RESULT, count=20, events=
         record.add(each)
     record.add_events(1, events)
     if controller is not None:
+        if controller.interface == Interface():
+            controller = controller.with_interface(resolve(task).specification.interface)
         record.save(controller)
     if result is not None:
         record.finish(result)
@@ -229,7 +234,7 @@ class Broken:
 
 
 def test_rollouts_that_fail_to_run_are_said(tmp_path):
-    folder = stored(tmp_path / "a", controller=gain([-1.0, -1.0]))
+    folder = stored(tmp_path / "a", task="double-integrator", controller=gain([-1.0, -1.0]))
     text, _ = written(folder, load=lambda run: Broken(), rollouts=1)
     assert "The rollouts could not be run" in notes(text)[0]
 
@@ -316,14 +321,52 @@ def test_a_gain_matrix_is_printed_in_physical_units_with_its_mask():
         given.description,
         given.parameters,
         {**given.constants, "scaling_shift": [1.0, 0.0, 0.0], "scaling_scale": [4.0, 1.0, 2.0]},
+        Interface(limits=Continuous([-7], [7]), observation_names=["p [m]", "v [m/s]", "q"], action_names=["F [N]"]),
     )
     page = Page("t")
-    policy.describe(page, scaled, ["p [m]", "v [m/s]", "q"], ["F [N]"])
+    policy.describe(page, scaled)
+    assert "u = K x + k, clipped to ±7 N; 2 searched gains" in page.html()
     assert ["F [N]", "-0.5", "–", "1.5"] in table(page)
     assert ["F [N]", "1"] in table(page)  # 0.5 + 2·1/4
     K, k = policy.physical_gain(scaled)
     x = np.array([0.3, 7.0, -2.0])
-    assert np.allclose(K @ x + k, scaled.mode(x))
+    assert np.allclose(K @ x + k, scaled.mode(x, clip=False))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "names", "words"),
+    [
+        ([-10], [10], ["force [N]"], "clipped to ±10 N;"),
+        ([-2, -2], [2, 2], [], "clipped to ±2;"),
+        ([-2], [10], ["u [V]"], "clipped to at least -2 V and at most 10 V;"),
+        ([-math.inf], [0.5], ["u"], "clipped to at most 0.5;"),
+        ([-math.inf], [math.inf], [], "u = K x, without limits;"),
+        ([-1, -1], [1, 1], ["a [V]", "b [A]"], "clipped to limits of its own each;"),
+        ([-1, -3], [1, 4], ["a [V]", "b [V]"], "clipped to limits of its own each;"),
+        (None, None, [], "clipped to nothing, because its limits are not known;"),
+    ],
+)
+def test_the_limits_of_a_law_stand_beside_it_with_their_unit(low, high, names, words):
+    limits = None if low is None else Continuous(low, high)
+    m = 1 if limits is None else limits.size
+    page = Page("t")
+    given = LinearGaussian(np.ones((m, 2))).controller()
+    policy.describe(page, given.with_interface(Interface(limits=limits, action_names=names, dt=0.05, hold=2)))
+    assert words in page.html()
+    assert "It acts every 0.1 s." in page.html()
+    if "each" in words:
+        assert ["a [V]", "-1", "1"] in table(page)
+
+
+def test_a_policy_of_an_older_version_is_shown_with_what_its_task_knows(tmp_path):
+    folder = stored(tmp_path / "a", task="cartpole-balance")
+    (folder / "policy.safetensors").write_bytes(
+        (Path(__file__).parent / "data/format1-linear.safetensors").read_bytes()
+    )
+    with pytest.warns(UserWarning, match="knows no limits"):
+        text, _ = written(folder)
+    assert "clipped to ±10 N;" in text
+    assert "velocity [m/s]" in text
 
 
 def test_a_plant_with_an_equilibrium_has_its_regulator_beside_the_found_gain(tmp_path):

@@ -372,7 +372,7 @@ def held_rollout(trial, hold=4, horizon=10):
     action = np.zeros(1)
     for k in range(horizon):
         if k % hold == 0:
-            action = trial.controller.act(x, trial.noise[k])
+            action = trial.controller.act(x, trial.noise[k]).sampled
         observations.append(x)
         actions.append(action)
         costs.append(x[0] ** 2 + 0.01 * action[0] ** 2)

@@ -92,7 +92,8 @@ def test_sampled_actions_go_on_to_the_bit(tmp_path):
         for _ in range(count):
             trial = search.ask()
             observations = np.linspace(0.1, 0.9, 8).reshape(4, 2) + trial.index
-            actions = np.stack([trial.controller.act(o, z) for o, z in zip(observations, trial.noise, strict=True)])
+            pairs = zip(observations, trial.noise, strict=True)
+            actions = np.stack([trial.controller.act(o, z).sampled for o, z in pairs])
             search.tell(trial, rollout=(observations, actions, (actions[:, 0] - 1.0) ** 2))
         return np.asarray(search.policy.theta())
 

@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from policysearch.baseline import lqr
     from policysearch.comparison.grid import compare
     from policysearch.comparison.summary import Comparison, open_comparison
-    from policysearch.controller import Controller
+    from policysearch.controller import Action, Controller
     from policysearch.credit import CentredRanks, CostToGo, Elites, Saturation, TopPairs, TotalCost
     from policysearch.diagnosis import diagnose
     from policysearch.direction import Euclidean, LeastSquares, Natural
     from policysearch.evaluation import Evaluation, evaluate
     from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
+    from policysearch.interface import Interface
     from policysearch.likelihood_ratio import likelihood_ratio_gradient
     from policysearch.method import Method
     from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
@@ -55,6 +56,7 @@ __all__ = [
     "LQR",
     "PGPE",
     "TRPO",
+    "Action",
     "ActionNoise",
     "Budget",
     "CentredRanks",
@@ -71,6 +73,7 @@ __all__ = [
     "FiniteDifferences",
     "Function",
     "GymnasiumTask",
+    "Interface",
     "KLStep",
     "LearningRate",
     "LeastSquares",
@@ -117,12 +120,13 @@ _HOMES = {
     "baseline": "lqr",
     "comparison.grid": "compare",
     "comparison.summary": "Comparison open_comparison",
-    "controller": "Controller",
+    "controller": "Action Controller",
     "credit": "CentredRanks CostToGo Elites Saturation TopPairs TotalCost",
     "diagnosis": "diagnose",
     "direction": "Euclidean LeastSquares Natural",
     "evaluation": "Evaluation evaluate",
     "explore": "ActionNoise Coordinates ParameterNoise",
+    "interface": "Interface",
     "likelihood_ratio": "likelihood_ratio_gradient",
     "method": "Method",
     "policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
@@ -152,11 +156,14 @@ def load(path: str | os.PathLike[str]) -> Controller:
         path: of the folder or the file.
 
     Returns:
-        A `Controller`: `controller.mode(observation)` is its action.
+        A `Controller`: `controller.mode(observation)` is its action, within the limits that the file knows.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: the file is damaged.
+
+    Warns:
+        UserWarning: the file knows no limits of its actions.
     """
     from pathlib import Path
 

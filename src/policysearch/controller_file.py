@@ -1,12 +1,14 @@
 """Policy files: safetensors with a JSON description and a SHA-256 over both.
 
-Files are shared, so that one may be anybody's: reading runs no code, and every size that it claims is checked against
+The description: format, version of the package, law, names of its arrays, interface (see `Interface.plain`). Files are
+shared, so that one may be anybody's: reading runs no code, and every size that it claims is checked against
 the bytes that are there before memory is taken for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -14,17 +16,20 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as decode
 from safetensors.numpy import save as encode
 
+from policysearch.interface import Interface
+
 if TYPE_CHECKING:
     from policysearch.controller import Controller
 
-FORMAT = 1
+#: 1 had neither interface nor version
+FORMAT = 2
 #: bytes of a header, and of a file, that are read
 LARGEST_HEADER, LARGEST = 2**20, 2**30
 #: what a controller holds: safetensors' name → bytes of an entry
@@ -33,11 +38,23 @@ _TYPES = {"F64": 8, "BOOL": 1}
 _LONGEST = 2**16
 
 
+class Content(NamedTuple):
+    """What a file holds, as `Controller` takes it."""
+
+    description: dict[str, Any]
+    parameters: dict[str, np.ndarray]
+    constants: dict[str, np.ndarray]
+    interface: Interface
+    version: str
+
+
 def content(controller: Controller) -> bytes:
     """The bytes of a controller's file, the same for the same policy; its description must be JSON-able."""
     description = json.dumps(
         {
             "format": FORMAT,
+            "version": _version(),
+            "interface": controller.interface.plain(),
             "description": controller.description,
             "parameters": sorted(controller.parameters),
             "constants": sorted(controller.constants),
@@ -88,16 +105,24 @@ def save(controller: Controller, path: str | os.PathLike[str]) -> None:
         os.close(folder)
 
 
-def load(
-    path: str | os.PathLike[str],
-) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
+@functools.cache
+def _version() -> str:
+    from importlib import metadata  # slow, and reading needs it not
+
+    try:
+        return metadata.version("policysearch")
+    except metadata.PackageNotFoundError:  # its folder was copied somewhere
+        return "unknown"
+
+
+def load(path: str | os.PathLike[str]) -> Content:
     """Read and check a policy file.
 
     Args:
         path: of the file.
 
     Returns:
-        Description, parameters and constants, as `Controller` takes them.
+        What is in it.
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -114,9 +139,7 @@ def load(
         return parse(start + file.read(), path)
 
 
-def parse(
-    data: bytes, path: str | os.PathLike[str]
-) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
+def parse(data: bytes, path: str | os.PathLike[str]) -> Content:
     """Check and decode the bytes of a policy file; `path` says in errors where they come from. See `load`."""
     metadata = _checked_header(data, len(data), path)
     try:
@@ -146,7 +169,18 @@ def parse(
     for name, value in constants.items():
         if np.isnan(value).any():
             raise ValueError(f"{path} is no policy: constant {name!r} has NaN in it.")
-    return header["description"], parameters, constants
+    if header["format"] < 1:
+        raise ValueError(f"{path} is no policy: its description names format {header['format']}.")
+    if header["format"] == 1:
+        return Content(header["description"], parameters, constants, Interface(), "")
+    try:
+        interface = Interface.from_plain(header.get("interface"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no policy: {error}") from None
+    version = header.get("version")
+    if not isinstance(version, str) or not version.isprintable() or not 0 < len(version) <= 100:
+        raise ValueError(f"{path} is no policy: its version is no name.")
+    return Content(header["description"], parameters, constants, interface, version)
 
 
 def _damage(path: str | os.PathLike[str], what: object) -> ValueError:

@@ -212,7 +212,6 @@ def default_policy(
         kind = "network" if sampled and specification.reward else specification.policy
     if kind == "rbf" and isinstance(action, Discrete):
         raise ValueError(f"{specification.name} has discrete actions; use a linear or network policy.")
-    scaling = _scaling(specification, settings.scaling, running)
     hidden = list(settings.hidden) if kind == "network" else []
     if isinstance(action, Discrete):
         if settings.std is not None or settings.learned_std is not None:
@@ -220,7 +219,7 @@ def default_policy(
         bias = settings.bias if settings.bias is not None else not specification.one_hot
         return Softmax(
             random_layers([p, *hidden, action.n], seed, last=0.0 if not hidden else 0.01, bias=bias),
-            scaling=scaling,
+            scaling=_scaling(specification, settings.scaling, running, constant=bias),
         )
     half, centre = np.asarray(action.half_range), np.asarray(action.centre)
     bounded = np.isfinite(np.asarray(action.high) - np.asarray(action.low))
@@ -239,21 +238,27 @@ def default_policy(
             action_centre=centre,
             action_scale=half,
             frozen=1 if rbf else 0,
-            scaling=scaling,
+            scaling=_scaling(specification, settings.scaling, running, constant=True),
         )
     wanted = settings.bias if settings.bias is not None else bool(np.any(centre != 0))
-    constant = centre if wanted else None
-    return LinearGaussian(np.zeros((len(half), p)), bias=constant, std=std, learned_std=learned, scaling=scaling)
+    return LinearGaussian(
+        np.zeros((len(half), p)),
+        bias=centre if wanted else None,
+        std=std,
+        learned_std=learned,
+        scaling=_scaling(specification, settings.scaling, running, constant=wanted),
+    )
 
 
-def _scaling(specification: Specification, wish: str, running: bool | None) -> Scaling:
+def _scaling(specification: Specification, wish: str, running: bool | None, *, constant: bool) -> Scaling:
+    """The observation scaling of a policy with or without a constant: one without gets none from a running mean."""
     p = specification.observation_size
-    if wish == "auto" and running is not None:
-        wish = "running" if running else "none"
     if wish == "auto":
-        wish = "fixed" if specification.observation_scale or specification.one_hot else "running"
-    if wish == "running":
-        return Scaling.follow(p)
+        follows = "running" if constant else "rms"
+        known = bool(specification.observation_scale) or specification.one_hot
+        wish = ("fixed" if known else follows) if running is None else follows if running else "none"
+    if wish in ("running", "rms"):
+        return Scaling.follow(p, centred=wish == "running")
     if wish == "fixed" and not specification.one_hot:
         if not specification.observation_scale:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import msgspec
@@ -103,6 +104,9 @@ def evaluate(
 
     Raises:
         ValueError: fewer than one rollout, or a policy whose sizes do not fit the task.
+
+    Warns:
+        UserWarning: the policy's own limits are others than those of the task.
     """
     specification: Specification = task.specification
     n = rollouts if rollouts is not None else default_rollouts(specification)
@@ -110,6 +114,13 @@ def evaluate(
         raise ValueError(f"rollouts is {n}; ask for at least 1.")
     if not specification.reward:
         fit(specification, controller)
+    limits = controller.interface.limits
+    if isinstance(specification.action, Continuous) and limits not in (None, specification.action):
+        warnings.warn(
+            f"The policy was made for actions from {limits.low} to {limits.high}; here it acts within the limits of "
+            f"{specification.name}, {specification.action.low} to {specification.action.high}.",
+            stacklevel=2,
+        )
     if specification.reward:
         return _gymnasium(task, controller, n, seed, workers)
     if hasattr(task, "evaluate"):

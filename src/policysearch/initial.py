@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
+from policysearch import controller_file
 from policysearch.controller import Controller
 from policysearch.normalize import Scaling
 from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
@@ -161,7 +162,8 @@ def _read(path: Path) -> Any:
     if not path.exists():
         raise ValueError(f"There is no file {path} to start from.")
     if path.suffix != ".json":
-        return Controller.load(path)
+        # its limits are not used: the search has those of its task
+        return Controller.of_content(controller_file.load(path), path)
     size = path.stat().st_size
     if size > LARGEST:
         raise ValueError(f"{path} has {size} bytes; initial values take up to {LARGEST}.")
@@ -180,6 +182,10 @@ def _shapes(policy: Policy) -> dict[str, tuple[int, ...]]:
 
 def from_controller(controller: Controller) -> Policy:
     """The JAX policy of a loaded controller (the inverse of `Policy.controller`)."""
+    return _law(controller).with_interface(controller.interface)
+
+
+def _law(controller: Controller) -> Policy:
     kind = controller.description["policy"]
     parameters, constants = controller.parameters, controller.constants
     if kind == "parameters":
@@ -196,6 +202,7 @@ def from_controller(controller: Controller) -> Policy:
         jnp.asarray(constants["scaling_mean"]),
         jnp.asarray(constants["scaling_m2"]),
         running=bool(constants["scaling_running"]),
+        centred=bool(constants.get("scaling_centred", True)),  # older files know no other
     )
     std = np.exp(parameters.get("log_std", constants.get("log_std", np.zeros(1))))
     if kind == "linear_gaussian":

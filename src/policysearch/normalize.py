@@ -1,4 +1,4 @@
-"""Observation scaling o' = (o − shift) / scale as part of a policy: fixed, or by running mean and deviation.
+"""Observation scaling o' = (o − shift) / scale as part of a policy: fixed, or by running statistics.
 
 It is frozen from asking for trials to telling their results, and updated once after that. p observations.
 """
@@ -19,12 +19,15 @@ class Scaling(eqx.Module):
         mean: (p,).
         m2: sum of squared deviations from the mean, (p,).
         running: statistics follow the data; otherwise they stay as given.
+        centred: the mean is subtracted and the deviation divides; otherwise nothing is subtracted and the root mean
+            square divides, so that a law without a constant, u = K o', has none in o either.
     """
 
     count: Float[Array, ""]
     mean: Float[Array, " p"]
     m2: Float[Array, " p"]
     running: bool = eqx.field(static=True, default=False)
+    centred: bool = eqx.field(static=True, default=True)
 
     @classmethod
     def fixed(cls, scale: Float[np.ndarray, " p"] | tuple[float, ...]) -> Scaling:
@@ -36,21 +39,23 @@ class Scaling(eqx.Module):
         return cls(jnp.asarray(np.ones(())), jnp.asarray(np.zeros(values.shape)), jnp.asarray(values**2))
 
     @classmethod
-    def follow(cls, size: int) -> Scaling:
-        """Running statistics of `size` observations; the identity until two have been seen."""
+    def follow(cls, size: int, *, centred: bool = True) -> Scaling:
+        """Running statistics of `size` observations; the identity until some have been seen."""
         zeros = jnp.asarray(np.zeros(size))
-        return cls(jnp.asarray(np.zeros(())), zeros, zeros, running=True)
+        return cls(jnp.asarray(np.zeros(())), zeros, zeros, running=True, centred=centred)
 
     @property
     def shift(self) -> Float[Array, " p"]:
-        """What is subtracted, (p,)."""
-        return self.mean
+        """What is subtracted, (p,): the mean, or nothing."""
+        return self.mean if self.centred else jnp.zeros_like(self.mean)
 
     @property
     def scale(self) -> Float[Array, " p"]:
-        """What is divided by, (p,): the deviation; 1 where an observation has not varied."""
-        deviation = jnp.sqrt(self.m2 / jnp.maximum(self.count, 1.0))
-        return jnp.where(deviation > (1e-6 if self.running else 0.0), deviation, 1.0)
+        """What is divided by, (p,): deviation, or root mean square; 1 where an observation has not varied, or is 0."""
+        spread = jnp.sqrt(self.m2 / jnp.maximum(self.count, 1.0))
+        if not self.centred:
+            spread = jnp.hypot(spread, self.mean)
+        return jnp.where(spread > (1e-6 if self.running else 0.0), spread, 1.0)
 
     def __call__(self, observation: Float[Array, "*b p"]) -> Float[Array, "*b p"]:
         """Scaled observation, same shape."""
@@ -63,15 +68,11 @@ class Scaling(eqx.Module):
         total = self.count + count
         share = count / jnp.maximum(total, 1.0)
         delta = mean - self.mean
-        merged = Scaling(total, self.mean + delta * share, self.m2 + m2 + delta**2 * self.count * share, running=True)
+        merged = (total, self.mean + delta * share, self.m2 + m2 + delta**2 * self.count * share)
         usable = (count > 0) & jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(m2))
-        keep = lambda new, old: jnp.where(usable, new, old)  # noqa: E731
-        return Scaling(
-            keep(merged.count, self.count),
-            keep(merged.mean, self.mean),
-            keep(merged.m2, self.m2),
-            running=True,
-        )
+        now = (self.count, self.mean, self.m2)
+        count, mean, m2 = (jnp.where(usable, *pair) for pair in zip(merged, now, strict=True))
+        return Scaling(count, mean, m2, running=True, centred=self.centred)
 
 
 def statistics(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from policysearch.controller import Controller
 from policysearch.distributions import Categorical, Distribution, Gaussian
+from policysearch.interface import Interface
 from policysearch.normalize import Scaling
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sin": jnp.sin}
@@ -32,6 +33,8 @@ class Policy(eqx.Module):
 
     parameters: eqx.AbstractVar[dict[str, Array]]
     scaling: eqx.AbstractVar[Scaling | None]
+    #: what its controllers are connected to; a search says so, see `with_interface`
+    interface: Interface = eqx.field(static=True, default=Interface(), kw_only=True)
 
     @abc.abstractmethod
     def __call__(self, observation: Float[Array, "*b p"]) -> Distribution:
@@ -79,10 +82,16 @@ class Policy(eqx.Module):
         """This policy with another observation scaling."""
         return eqx.tree_at(lambda policy: policy.scaling, self, scaling) if scaling is not None else self
 
+    def with_interface(self, interface: Interface) -> Policy:
+        """This policy; its controllers know the limits, names and time step of what they are connected to."""
+        policy: Policy = jax.tree.map(lambda leaf: leaf, self)
+        object.__setattr__(policy, "interface", interface)  # it is static, so that no tree function reaches it
+        return policy
+
     def rescaled(self, scaling: Scaling) -> Policy:
         """The same actions from another observation scaling: the first layer's weights take up the change.
 
-        Without a bias only the change of scale is taken up, not that of the shift.
+        Without a bias only the change of scale is taken up; a scaling that is not centred has no other.
         """
         if self.scaling is None:
             return self
@@ -92,11 +101,12 @@ class Policy(eqx.Module):
         new = dict(getattr(self, holder))
         old = new[weight]
         mask = getattr(self, "mask", None)
+        whole: Any = getattr(self, "gain", old)  # of a masked one the vector of its entries is searched
         if mask is not None:
             ratio = ratio[np.nonzero(np.asarray(mask))[1]]
         new[weight] = old * ratio
-        if bias in new and mask is None:
-            new[bias] = new[bias] + old @ ((scaling.shift - self.scaling.shift) / self.scaling.scale)
+        if bias in new:
+            new[bias] = new[bias] + whole @ ((scaling.shift - self.scaling.shift) / self.scaling.scale)
         return eqx.tree_at(lambda policy: getattr(policy, holder), self.with_scaling(scaling), new)
 
     def step_units(self, largest: Any) -> np.ndarray:
@@ -179,6 +189,7 @@ class LinearGaussian(Policy):
         if learned_std:
             self.parameters["log_std"] = log_std
         self.scaling = scaling if scaling is not None else Scaling.fixed((1.0,) * p)
+        self.interface = Interface()
 
     @property
     def gain(self) -> Float[Array, "m p"]:
@@ -201,7 +212,7 @@ class LinearGaussian(Policy):
         return Gaussian(mean, self.log_std)
 
     def physical_gain(self) -> tuple[Float[np.ndarray, "m p"], Float[np.ndarray, " m"]]:
-        """K (m, p) and k (m,) with u = K x + k for observations in their own units."""
+        """K (m, p) and k (m,) with u = K x + k for observations in their own units: the law that acts, up to limits."""
         gain = np.asarray(self.gain, float) / np.asarray(self.scaling.scale, float)
         bias = np.asarray(self.parameters.get("bias", np.zeros(gain.shape[0])), float)
         return gain, bias - gain @ np.asarray(self.scaling.shift, float)
@@ -213,7 +224,7 @@ class LinearGaussian(Policy):
             constants["mask"] = np.asarray(self.mask, bool)
         if self.fixed_log_std is not None:
             constants["log_std"] = np.asarray(self.fixed_log_std)
-        return Controller(self._describe("linear_gaussian"), _numpy(self.parameters), constants)
+        return Controller(self._describe("linear_gaussian"), _numpy(self.parameters), constants, self.interface)
 
 
 class NeuralGaussian(Policy):
@@ -264,6 +275,7 @@ class NeuralGaussian(Policy):
         self.action_centre = jnp.broadcast_to(jnp.asarray(action_centre, float), (m,))
         self.action_scale = jnp.broadcast_to(jnp.asarray(action_scale, float), (m,))
         self.scaling = scaling if scaling is not None else Scaling.fixed((1.0,) * p)
+        self.interface = Interface()
 
     @property
     def log_std(self) -> Float[Array, " m"]:
@@ -284,7 +296,7 @@ class NeuralGaussian(Policy):
         if self.fixed_log_std is not None:
             constants["log_std"] = np.asarray(self.fixed_log_std)
         description = self._describe("neural_gaussian") | {"activation": self.activation}
-        return Controller(description, _numpy(self.parameters), constants)
+        return Controller(description, _numpy(self.parameters), constants, self.interface)
 
 
 class Softmax(Policy):
@@ -312,6 +324,7 @@ class Softmax(Policy):
     ):
         self.parameters, self.depth, self.activation = _layers(layers, activation)
         self.scaling = scaling if scaling is not None else Scaling.fixed((1.0,) * layers[0][0].shape[1])
+        self.interface = Interface()
 
     def __call__(self, observation: Float[Array, "*b p"]) -> Categorical:
         """Distribution over choices at each observation (*batch, p)."""
@@ -320,7 +333,7 @@ class Softmax(Policy):
     def controller(self) -> Controller:
         """The same policy as plain NumPy."""
         description = self._describe("softmax") | {"activation": self.activation}
-        return Controller(description, _numpy(self.parameters), _scaling_constants(self.scaling))
+        return Controller(description, _numpy(self.parameters), _scaling_constants(self.scaling), self.interface)
 
 
 class Parameters(Policy):
@@ -383,7 +396,7 @@ class Parameters(Policy):
                 raise ValueError(f"{name} is searched on a logarithmic scale but starts at {value:g}; start above 0.")
         self.names, self.log = tuple(names), tuple(name in log for name in names)
         self.parameters = {"values": jnp.asarray(np.zeros(len(names)))}
-        self.scaling = None
+        self.scaling, self.interface = None, Interface()
         self.initial, self.scale = jnp.asarray(values), jnp.asarray(scales)
         self.low, self.high = jnp.asarray(low), jnp.asarray(high)
 
@@ -432,7 +445,7 @@ class Parameters(Policy):
             "log": np.asarray(self.log, bool),
         }
         description = self._describe("parameters") | {"names": list(self.names)}
-        return Controller(description, _numpy(self.parameters), constants)
+        return Controller(description, _numpy(self.parameters), constants, self.interface)
 
 
 def _layers(layers: Sequence[tuple[Any, Any]], activation: str) -> tuple[dict[str, Array], int, str]:
@@ -476,6 +489,7 @@ def _scaling_constants(scaling: Scaling) -> dict[str, np.ndarray]:
         "scaling_mean": np.asarray(scaling.mean),
         "scaling_m2": np.asarray(scaling.m2),
         "scaling_running": np.asarray(scaling.running),
+        "scaling_centred": np.asarray(scaling.centred),
     }
 
 

@@ -118,8 +118,11 @@ def preset(
     start = _POLICY[method] | (_FAMILY.get(family, {}) if method == "natural_gradient" else {})
     # who asks for so many rollouts does not ask for stages
     settings = {name: value for name, value in known[family].items() if name != "stages" or "rollouts" not in options}
+    settings |= options
+    if settings.get("version", "").startswith("v2"):  # which subtracts a running mean, though its law has no constant
+        start = start | {"scaling": "running"}
     return Preset(
-        method_settings(method, settings | options),
+        method_settings(method, settings),
         checked(PolicySettings, start | (policy or {}), "a policy setting"),
         _SOURCE[method],
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import msgspec
 import numpy as np
 from jax import export
 
@@ -105,6 +106,8 @@ def _described(x: Any) -> Any:
         return x.__module__, x.__qualname__
     if dataclasses.is_dataclass(x) and kind.startswith(_OURS):
         return kind, [(field.name, _described(getattr(x, field.name, None))) for field in dataclasses.fields(x)]
+    if isinstance(x, msgspec.Struct) and kind.startswith(_OURS):
+        return kind, [(name, _described(getattr(x, name))) for name in x.__struct_fields__]
     raise _ForeignError(kind)
 
 

@@ -166,7 +166,8 @@ def start_policy(run: Run) -> Policy:
 
 
 def _policy(data: bytes) -> Policy:
-    return from_controller(Controller(*controller_file.parse(data, "the policy at the start of the run")))
+    where = "the policy at the start of the run"
+    return from_controller(Controller.of_content(controller_file.parse(data, where), where))
 
 
 def given_method(known: dict[str, Any], method: Method | None, folder: Path) -> Settings | Method:

@@ -125,11 +125,12 @@ def load_policy(folder: Path) -> Controller:
 
 def _earlier(folder: Path) -> str:
     """A sentence that names the newest policy before the last one that can be loaded, or ""."""
+    from policysearch import controller_file
     from policysearch.controller import Controller
 
     for path in (folder / name for name in EARLIER):
         with contextlib.suppress(FileNotFoundError, ValueError):
-            Controller.load(path)
+            Controller.of_content(controller_file.load(path), path)
             return f" The one before can be loaded: policysearch.load({str(path)!r})."
     return ""
 

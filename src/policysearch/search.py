@@ -101,6 +101,8 @@ class Search:
             start = starting_point(start, initial)
         if isinstance(policy, Policy) or initial is not None:
             fit(self.specification, start.controller())  # what the rule makes fits
+        # so that each controller of this search, in memory or in a file, knows its limits, names and time step
+        start = start.with_interface(self.specification.interface)
         problem = defaults.problem(self.specification, start, space)
         self.method = given if isinstance(given, Method) else methods.build(given, problem)
         if failure_cost is not None:

@@ -248,8 +248,8 @@ class PolicySettings(Settings, frozen=True):
     """action noise, in the action's unit; 0.1 of half the action range for a gain matrix, 0.5 for a network"""
     learned_std: bool | None = None
     """search the action noise too; on for networks"""
-    scaling: Literal["auto", "fixed", "running", "none"] = "auto"
-    """of observations: by the task's typical magnitudes where known, else by running statistics"""
+    scaling: Literal["auto", "fixed", "running", "rms", "none"] = "auto"
+    """of observations: by typical magnitudes; by running mean and deviation, or root mean square; auto: what fits"""
 
 
 def allowed(hint: Any) -> str:

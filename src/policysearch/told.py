@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load, save
 
+from policysearch.controller import Controller
 from policysearch.method import Method
 from policysearch.samplers.jobs import Episode
 from policysearch.specification import FAILED, OK, Discrete, Specification
@@ -106,6 +107,28 @@ class Told(NamedTuple):
             arrays,
         )
 
+    def refuse_applied(self, controller: Controller, noise: np.ndarray | None) -> None:
+        """Raise ValueError for actions as the machine got them, within limits that they were drawn beyond.
+
+        Args:
+            controller: that ran.
+            noise: of the trial, (T, m); None where the mode ran.
+        """
+        limits = controller.interface.limits
+        if self.arrays is None or noise is None or limits is None:
+            return
+        arrays, hold = load(self.arrays), controller.interface.hold
+        actions = arrays["actions"][::hold]
+        drawn = controller.output(arrays["observations"][: len(arrays["actions"])][::hold])
+        drawn = drawn + controller.std * noise[: len(arrays["actions"])][::hold]
+        for limit, beyond in ((np.array(limits.low), -1.0), (np.array(limits.high), 1.0)):
+            far = beyond * (drawn - limit) > 1e-3 * np.maximum(np.abs(limit), 1e-3)
+            for k, i in np.argwhere(far & np.isclose(actions, limit, rtol=1e-6, atol=0))[:1]:
+                raise ValueError(
+                    f"The action of stage {k * hold} is at its limit, {limit[i]:g}, and was drawn beyond it, "
+                    f"{drawn[k, i]:g}. Tell actions as sampled: act(…).sampled, not act(…).applied."
+                )
+
     def episode(self, specification: Specification) -> Episode | None:
         """What an update learns from it; None where the rig was at fault."""
         if self.fault == "rig":
@@ -120,6 +143,8 @@ class Told(NamedTuple):
 def _checked(rollout: Any, specification: Specification) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A told rollout of the right shape: observations and costs of floats, actions as they were sampled."""
     observations, actions, costs = (np.array(part, order="C") for part in rollout)
+    if actions.dtype == object:
+        raise ValueError("A rollout's actions are no arrays of numbers; tell them as sampled: action.sampled of each.")
     observations, costs = observations.astype(float), costs.astype(float)
     length, p, action = len(costs), specification.observation_size, specification.action
     shape = (length,) if isinstance(action, Discrete) else (length, getattr(action, "size", 0))

@@ -49,7 +49,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         update, index: which update asks it, and its place there.
         controller: what to run; for named numbers see `values`.
         environment_seed: partners have the same one; for rigs that can repeat a condition.
-        noise: standard action noise (T, …) for `Controller.act`, a row a stage; None where the mode runs.
+        noise: standard action noise for each stage (T, …); None where the mode runs. `controller.act(observation,
+            noise[k])` gives the action that was `sampled`, which is what to tell, and the one that is `applied`.
         attempt: from 1; more where it was lost before and is asked again.
         purpose: "gradient", or "measurement" of the policy as it is.
         hold: stages for which an action that was drawn is kept.
@@ -264,6 +265,8 @@ class Trials:
             if attempt == record.attempt and update.told[index] == told:
                 return None
             raise ValueError(_refusal(record, attempt))
+        asked = update.trial(index, search.specification)
+        told.refuse_applied(asked.controller, asked.noise)
         outcome = {
             "status": told.status,
             "fault": told.fault,
@@ -318,7 +321,7 @@ class Trials:
         search, update = self._search, self._open
         asked = [] if update is None else list(update.records.values())
         old = search.state.policy
-        policy = from_controller(controller)
+        policy = from_controller(controller).with_interface(old.interface)
         if str(jax.tree.structure(policy)) != str(jax.tree.structure(old)):
             raise ValueError(
                 f"This search is of another kind or size of policy than {controller.policy} to go back to."

@@ -157,7 +157,10 @@ def summary(run: Run) -> dict[str, Any]:
     known = run.configuration
     values, damage = None, ""
     try:
-        file = run.controller() if run.records else Controller(*controller_file.parse(run.start or b"", run.folder))
+        if run.records:
+            file = run.controller()
+        else:
+            file = Controller.of_content(controller_file.parse(run.start or b"", run.folder), run.folder)
         values = file.values() if file.policy == "parameters" else None
     except FileNotFoundError:
         damage = "the policy is written when the search goes on"  # killed between an update and its file
@@ -237,9 +240,11 @@ def resume(folder: str, by: str, back_to: str | None, budget: str | None) -> int
     with _opened(folder, budget) as search:
         halted = search.halted
         if back_to is not None:
+            from policysearch import controller_file
             from policysearch.controller import Controller
 
-            search.go_back(None if back_to == "incumbent" else Controller.load(Path(back_to)))
+            given = None if back_to == "incumbent" else Controller.of_content(controller_file.load(back_to), back_to)
+            search.go_back(given)
         if halted:
             search.release(by)
     if halted:

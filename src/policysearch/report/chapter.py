@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from policysearch.evaluation import QUANTILES
+from policysearch.interface import Interface
 from policysearch.progress import quantity
 from policysearch.report import learning, motion, player, policy, provenance, traces, trials
 from policysearch.report.material import Material, number
 from policysearch.report.page import Page
 from policysearch.settings import Budget
+from policysearch.specification import Specification
 
 #: events that are listed
 LAST = 20
@@ -157,13 +159,12 @@ class Chapter:
         if controller is None:
             self.page.text("No policy can be shown; see above.")
             return
-        specification = getattr(self.task, "specification", None)
-        observations = getattr(specification, "observation_names", ())
-        actions = getattr(specification, "action_names", ())
-        if self.material.rig:
-            plain = self.run.configuration.get("specification") or {}
-            observations, actions = plain.get("observation_names", ()), plain.get("action_names", ())
-        policy.describe(self.page, controller, observations, actions, _regulator(self.task, controller))
+        if controller.interface == Interface():  # its file is of an older version, which knew none
+            plain = self.run.configuration.get("specification") if self.material.rig else None
+            task = Specification.from_plain(plain) if plain else getattr(self.task, "specification", None)
+            if task is not None and task.action is not None:
+                controller = controller.with_interface(task.interface)
+        policy.describe(self.page, controller, _regulator(self.task, controller))
 
     def _motion(self) -> None:
         controller = self.material.controller

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from policysearch.controller import Controller
+from policysearch.interface import Interface
 from policysearch.report.page import Page
 
 #: rows and columns of a matrix that is printed
@@ -17,33 +18,26 @@ MOST_ROWS, MOST_COLUMNS = 100, 40
 _NOISE = "Methods that perturb parameters, and evaluations, run without this noise."
 
 
-def describe(
-    page: Page,
-    controller: Controller,
-    observations: Sequence[str] = (),
-    actions: Sequence[str] = (),
-    best: tuple[str, np.ndarray] | None = None,
-) -> None:
+def describe(page: Page, controller: Controller, best: tuple[str, np.ndarray] | None = None) -> None:
     """Add what a policy is.
 
     Args:
         page: to add to.
-        controller: the policy.
-        observations: names with units, p; numbered by default.
-        actions: names with units, m; numbered by default.
+        controller: the policy; names that it does not know are numbers.
         best: what to compare a gain matrix with: what it is, and the matrix (m, p).
     """
     if controller.policy == "parameters":
         _named_numbers(page, controller)
         return
     p, m = controller.observation_size, controller.action_size
-    observations = _names(observations, p, "observation")
+    observations = _names(controller.interface.observation_names, p, "observation")
     noun = "choice" if controller.discrete else "action"
-    actions = _names(() if controller.discrete else actions, m, noun)
+    actions = _names(controller.interface.action_names, m, noun)
     if controller.policy == "linear_gaussian":
         _gain(page, controller, observations, actions, best)
     else:
         _network(page, controller, noun)
+    _limits(page, controller, actions)
     std = controller.parameters.get("log_std", controller.constants.get("log_std"))
     if std is not None:
         rows = [[name, f"{value:.4g}"] for name, value in zip(actions, controller.std, strict=True)][:MOST_ROWS]
@@ -63,8 +57,8 @@ def _gain(
     mask = controller.constants.get("mask")
     free = np.ones(gain.shape, bool) if mask is None else mask.astype(bool)
     page.text(
-        f"A gain matrix: u = K x{' + k' if offset.any() else ''}, {np.count_nonzero(free)} searched gains, "
-        "in the units of observations and actions."
+        f"A gain matrix: u = K x{' + k' if offset.any() else ''}, {clipped(controller.interface)}; "
+        f"{np.count_nonzero(free)} searched gains, in the units of observations and actions."
     )
     _matrix(page, gain, observations, actions, "K as found.", free)
     if offset.any():
@@ -147,7 +141,8 @@ def _network(page: Page, controller: Controller, noun: str) -> None:
         hidden = ", ".join(map(str, sizes[1:-1]))
         text += f"hidden layers of {hidden} units with {controller.description['activation']}, "
     plural = "" if sizes[-1] == 1 else "s"
-    page.text(f"{text}{sizes[-1]} {noun}{plural}; {count} searched parameters.")
+    within = "" if controller.discrete else f", {clipped(controller.interface)}"
+    page.text(f"{text}{sizes[-1]} {noun}{plural}{within}; {count} searched parameters.")
     rows = [
         [str(number), str(inputs), str(outputs), f"{np.linalg.norm(layer):.4g}"]
         for number, (layer, inputs, outputs) in enumerate(zip(layers, sizes[:-1], sizes[1:], strict=True), 1)
@@ -165,6 +160,40 @@ def _scaling(page: Page, controller: Controller, observations: Sequence[str]) ->
         return
     rows = [[name, f"{a:.4g}", f"{b:.4g}"] for name, a, b in zip(observations, shift, scale, strict=True)][:MOST_ROWS]
     page.table(["observation", "shift", "scale"], rows, "Scaling inside the policy: (observation − shift)/scale.")
+
+
+def clipped(interface: Interface) -> str:
+    """The limits of continuous actions in words.
+
+    Example:
+        >>> from policysearch import Continuous
+        >>> clipped(Interface(limits=Continuous([-10], [10]), action_names=["force [N]"]))
+        'clipped to ±10 N'
+    """
+    limits, units = interface.limits, {*interface.action_units} or {""}
+    if limits is None:
+        return "clipped to nothing, because its limits are not known"
+    sides = {*zip(limits.low, limits.high, strict=True)}
+    if len(sides) > 1 or len(units) > 1:
+        return "clipped to limits of its own each"
+    (low, high), unit = sides.pop(), f" {units.pop()}".rstrip()
+    if not np.isfinite([low, high]).any():
+        return "without limits"
+    if low == -high:
+        return f"clipped to ±{high:.6g}{unit}"
+    words = {f"at least {low:.6g}{unit}": low, f"at most {high:.6g}{unit}": high}
+    return f"clipped to {' and '.join(word for word, limit in words.items() if np.isfinite(limit))}"
+
+
+def _limits(page: Page, controller: Controller, actions: Sequence[str]) -> None:
+    """Limits that are not the same for all actions, and how often the controller acts."""
+    interface = controller.interface
+    limits = interface.limits
+    if limits is not None and len({*zip(limits.low, limits.high, strict=True)} | {*interface.action_units}) > 1:
+        rows = [[n, _limit(lo), _limit(hi)] for n, lo, hi in zip(actions, limits.low, limits.high, strict=True)]
+        page.table(["action", "lowest", "highest"], rows[:MOST_ROWS], "Limits that actions are clipped to.")
+    if interface.dt is not None:
+        page.text(f"It acts every {interface.hold * interface.dt:.6g} s.")
 
 
 def _names(given: Sequence[str], count: int, noun: str) -> list[str]:

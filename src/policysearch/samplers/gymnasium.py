@@ -156,7 +156,7 @@ class GymnasiumTask:
             observation_scale=scale,
             one_hot=isinstance(env.observation_space, gymnasium.spaces.Discrete),
             horizon=int(horizon),
-            dt=float(dt) if isinstance(dt, (int, float)) and dt > 0 else None,
+            dt=float(dt) if isinstance(dt, (int, float)) and 0 < dt < math.inf else None,
             discount=self.discount,
             repeatable=not getattr(env.spec, "nondeterministic", False),
             reward=True,
