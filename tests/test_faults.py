@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from environments import Steered, in_share
-from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.gymnasium import run_rollout
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.process import WorkerProcess
 from policysearch.samplers.worker import BEAT, note
 from policysearch.search import HOPELESS, Search

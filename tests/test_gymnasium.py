@@ -9,7 +9,8 @@ import pytest
 
 from environments import Drift, Grid, Letters, Picky, Spinner
 from policysearch.controller import Controller
-from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.gymnasium import run_rollout
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.workers import Workers
 from policysearch.search import HOPELESS, Search
 from policysearch.settings import ARS
@@ -216,7 +217,8 @@ def test_a_divergence_that_mujoco_hides_fails():
 DIVERGE = """
 from environments import Spinner
 from policysearch.controller import Controller
-from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.gymnasium import run_rollout
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 import numpy as np
 GymnasiumTask("HalfCheetah-v5").make()
 task = GymnasiumTask(Spinner, horizon=20)

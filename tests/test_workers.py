@@ -13,7 +13,8 @@ import pytest
 
 from environments import Drift, in_share
 from policysearch.controller import Controller
-from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.gymnasium import run_rollout
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.jobs import Jobs
 from policysearch.samplers.workers import TrialsLostError, Workers
 from policysearch.specification import FAILED, LOST, OK
@@ -329,7 +330,7 @@ def test_workers_end_with_a_driver_that_is_killed_and_no_process_loads_jax():
     code = (
         "import sys, time, numpy as np\n"
         "from policysearch.controller import Controller\n"
-        "from policysearch.samplers.gymnasium import GymnasiumTask\n"
+        "from policysearch.samplers.gymnasium_task import GymnasiumTask\n"
         "from policysearch.samplers.workers import Workers\n"
         "workers = Workers(GymnasiumTask('CartPole-v1'), workers=2)\n"
         "controller = Controller({'policy': 'softmax'}, {'weight_0': np.zeros((2, 4))})\n"

@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from policysearch.controller import Controller
 from policysearch.report.video import INSTALL_VIDEO, NoRendererError
-from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.gymnasium import run_rollout
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.streams import Purpose, environment_seed
 
 #: seconds that a try of OpenGL may take

@@ -17,7 +17,7 @@ from policysearch.explore import ParameterNoise
 from policysearch.method import Method, State
 from policysearch.regenerated import Regenerated
 from policysearch.rollouts import Rollouts, saturated
-from policysearch.samplers.gymnasium import GymnasiumTask
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.jobs import Episode, HostRollouts, Jobs, gather
 from policysearch.samplers.workers import TrialsLostError, Workers
 from policysearch.specification import OK, Continuous, Discrete, Specification

@@ -121,6 +121,14 @@ class Jobs:
             yield None if s == 0 else s * self.std * beta
 
 
+class Terms(NamedTuple):
+    """What a task adds to all its jobs: most stages of a rollout, survival bonus of training, discount per stage."""
+
+    horizon: int
+    survival_bonus: float
+    discount: float
+
+
 class Event(NamedTuple):
     """Something that went wrong with a trial (−1: with none of them).
 
