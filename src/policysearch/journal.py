@@ -79,7 +79,7 @@ class Journal:
         start: tuple[bytes, bytes] | None = None,
         keep: bool = False,
     ):
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()  # what runs in between may go elsewhere
         refuse_existing(self.folder)
         self._made = not self.folder.exists()
         new = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
@@ -127,7 +127,7 @@ class Journal:
             RuntimeError: another process owns the run.
             ValueError: the database is damaged.
         """
-        folder = Path(folder)
+        folder = Path(folder).absolute()
         find(folder)
         journal = cls.__new__(cls)
         journal.folder, journal._made = folder, False

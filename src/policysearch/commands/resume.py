@@ -79,7 +79,7 @@ def _search(run: Run, budget: str | None, workers: int | None) -> Any:
 
     with advice.already_given():
         search = Search(
-            shared.task(_place(known), known["task_options"]),
+            shared.task(_place(known), known["task_options"], known.get("deadline")),
             resumption.given_method(known, None, run.folder),
             policy=resumption.start_policy(run),
             budget=known["budget"] if budget is None else budget,

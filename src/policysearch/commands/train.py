@@ -92,7 +92,7 @@ def main(given: list[str]) -> int:
     search = _search(arguments)
     with search:
         out = f"{_sanitised(arguments.task)}-{search.method_name}-seed{search.seed}"
-        folder = Path(arguments.out or Path("runs", out))
+        folder = arguments.directory / (arguments.out or Path("runs", out))
         _refuse_existing(folder)
         arguments.tensorboard = shared.scalars_place(arguments.tensorboard, folder)
         from policysearch.resumption import start_of
@@ -119,14 +119,14 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
         result = _run(search, record, arguments, scalars)
     except BaseException:
         if search.updates:
-            print(f"policysearch: the policy so far is in {folder}", file=sys.stderr)
+            print(f"policysearch: the policy so far is in {shared.shown(folder)}", file=sys.stderr)
         raise
     finally:
         record.close()
         if scalars is not None:
             scalars.close()
     text = _block(result) + (f"\nscalars: tensorboard --logdir {scalars.folder}" if scalars is not None else "")
-    print(shared.as_json(result) if arguments.json else wrapped(text), flush=True)
+    shared.say(shared.as_json(result) if arguments.json else wrapped(text))
     _draw(folder)
     return INTERRUPTED if result["reason"] == "interrupted" else 0
 
@@ -146,6 +146,11 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raise ValueError for whatever is wrong without a look at the task, before JAX is imported."""
     if arguments.task is None:
         raise ValueError(f"train what? Give TASK: {shared.TASK_HELP}. See: policysearch list tasks")
+    # whatever code of the user's runs from here on may go elsewhere
+    arguments.directory = Path.cwd()
+    for name in ("initial", "tensorboard"):
+        if getattr(arguments, name):
+            setattr(arguments, name, str(arguments.directory / getattr(arguments, name)))
     for name, kind in NUMBERS.items():
         text = getattr(arguments, name)
         setattr(arguments, name, shared.number(f"--{name.replace('_', '-')}", text, kind))
@@ -175,7 +180,7 @@ def _search(arguments: argparse.Namespace) -> Search:
     from policysearch.defaults import default_method
     from policysearch.search import Search
 
-    task = shared.task(arguments.task, _task_options(arguments))
+    task = shared.task(arguments.task, _task_options(arguments), arguments.deadline)
     method = arguments.method or default_method(task.specification)
     settings = _method(arguments, method)
     policy = flags.given(arguments, PolicySettings)
@@ -220,7 +225,11 @@ def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, A
         "initial": arguments.initial,
         **{name: getattr(arguments, name) for name in ("workers", "failure_cost", "deadline", "evaluation_rollouts")},
         "tensorboard": arguments.tensorboard,
+        # name → (start, stop) of what an environment's observations were flattened from
+        "observation_layout": getattr(search.task, "observation_layout", {}),
+        "fixed_actions": getattr(search.task, "fixed_actions", {}),
         **journal.provenance(),
+        "directory": str(arguments.directory),
     }
 
 
@@ -233,7 +242,7 @@ def _run(
 
     title = f"{arguments.task}, {search.method_name}, seed {search.seed}"
     noun = "return" if search.specification.reward else "cost"
-    with Progress(title, str(record.folder), noun) as progress, _interruptible(search, progress):
+    with Progress(title, shared.shown(record.folder), noun) as progress, _interruptible(search, progress):
 
         def on_update(update: dict[str, float]) -> None:
             record.add(update, lambda: continuation(search))
@@ -329,7 +338,7 @@ def _refuse_existing(folder: Path) -> None:
     except FileExistsError as error:
         remedy = "Type --out with another folder"
         if (folder / runs.DATABASE).exists():
-            remedy += f", or remove the run: rm -r {folder}"
+            remedy += f", or remove the run: rm -r {shared.shown(folder)}"
         raise FileExistsError(f"{error}\n{remedy}.") from None
 
 
@@ -339,7 +348,7 @@ def _advice(result: dict[str, Any]) -> list[str]:
         return []
     budget = Budget.parse(result["budget"])
     twice = Budget(2 * budget.amount, budget.unit)
-    return [f"to get there: policysearch resume {result['folder']} --budget {twice}, or another --seed"]
+    return [f"to get there: policysearch resume {shared.shown(result['folder'])} --budget {twice}, or another --seed"]
 
 
 def _block(result: dict[str, Any]) -> str:
@@ -347,7 +356,7 @@ def _block(result: dict[str, Any]) -> str:
     from policysearch.progress import duration
 
     counts = ", ".join(f"{count} {purpose}" for purpose, count in result["counts"].items() if count)
-    folder, plural = result["folder"], "s" * (result["updates"] != 1)
+    folder, plural = shared.shown(result["folder"]), "s" * (result["updates"] != 1)
     return "\n".join(
         [
             *shared.outcome(result),

@@ -5,6 +5,7 @@ Everything is drawn without a display; for MuJoCo, OpenGL comes from EGL or OSMe
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import importlib.util
@@ -135,7 +136,8 @@ class Environment:
 
     def close(self) -> None:
         """Close the environment."""
-        self._env.close()
+        with contextlib.suppress(Exception):  # the pictures are taken
+            self._env.close()
 
     def _picture(self, lines: list[str], action: Any) -> np.ndarray:
         name = self._task.environment
