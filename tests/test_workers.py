@@ -291,9 +291,9 @@ def made_once(tmp_path, ending):
 def test_an_environment_that_other_workers_cannot_make_is_reported_with_their_traceback(tmp_path):
     with Workers(made_once(tmp_path, "raise"), workers=2) as workers:
         with pytest.raises(RuntimeError, match="no licence server for this process"):
-            workers.run(jobs())
-        with pytest.raises(RuntimeError, match="in once"):
             workers.start()
+        with pytest.raises(RuntimeError, match="in once"):
+            workers.run(jobs())
         assert not workers._workers
 
 

@@ -37,6 +37,7 @@ def main(given: list[str]) -> int:
     if arguments.budget is not None:
         Budget.parse(arguments.budget)
 
+    directory = Path.cwd()  # code of the user's may go elsewhere
     record, run = Journal.reopen(arguments.folder)
     if "trials" in run.configuration:
         from policysearch.commands import rig as trials
@@ -57,7 +58,7 @@ def main(given: list[str]) -> int:
         if place is not None:
             record.amend({"tensorboard": place})
         arguments.tensorboard = run.configuration.get("tensorboard") if place is None else place
-        arguments.task = run.configuration["task"]
+        arguments.task, arguments.directory = run.configuration["task"], directory
         arguments.evaluation_rollouts = run.configuration["evaluation_rollouts"]
     except BaseException:
         record.close()

@@ -78,12 +78,9 @@ def say(text: str) -> None:
     print(text, file=_results or sys.stdout, flush=True)
 
 
-def shown(folder: str | Path) -> str:
-    """A folder as it is typed from here."""
-    try:
-        return str(Path(folder).relative_to(Path.cwd()))
-    except (ValueError, FileNotFoundError):  # elsewhere, or this place has gone
-        return str(folder)
+def shown(folder: str | Path, directory: Path) -> str:
+    """A folder as it is typed from where the command was."""
+    return str(folder).removeprefix(f"{directory}/") if directory != Path("/") else str(folder)
 
 
 def task(name: str, options: dict[str, Any], deadline: float | None = None) -> Any:

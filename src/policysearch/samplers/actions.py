@@ -81,7 +81,7 @@ def _box(space: Box) -> tuple[Continuous, dict[int, float]]:
 def middle(space: Any) -> Any:
     """An action for a first step: 0 held within the limits, or the first one."""
     if isinstance(space, Box):
-        return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high).astype(space.dtype)
+        return np.array(np.clip(0.0, space.low, space.high), space.dtype)
     return space.dtype.type(space.start)
 
 

@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 
 from policysearch.samplers.actions import actions, middle
-from policysearch.samplers.making import Recipe
+from policysearch.samplers.jobs import Met, Recipe
 from policysearch.samplers.observations import (
     Part,
     UnfitError,
@@ -36,8 +36,9 @@ from policysearch.specification import Specification
 SEED = 20_011_999
 #: of each of the two first rollouts, at most
 STEPS = 2
-#: where an environment declares no time limit: stages and seconds after which none is looked for any longer
-LONGEST, PATIENCE = 5000, 20.0
+#: where an environment declares no time limit: rollouts that are run to see one, and stages of each and seconds of all
+#: after which none is looked for any longer
+CUTS, LONGEST, PATIENCE = 3, 5000, 20.0
 #: limits of observations from here on say nothing of typical magnitudes, even where they are meant
 LARGEST_LIMIT = 1e3
 _PORT_RESET = (
@@ -53,23 +54,6 @@ _OLD = "the interface before Gymnasium"
 
 class ContactError(ValueError):
     """An environment that cannot be searched; the sentence says what it did and what to do."""
-
-
-class Met(NamedTuple):
-    """What first contact found.
-
-    specification: of the task. solved_return: mean return from which it counts as solved, or None.
-    declared_bonus: reward per stage for staying alive. layout: name → (start, stop) among the p observations, where
-    they were flattened from several; fixed: action → value, where its limits are equal.
-    warnings: what the user should know, in sentences.
-    """
-
-    specification: Specification
-    solved_return: float | None
-    declared_bonus: float
-    layout: dict[str, tuple[int, int]]
-    fixed: dict[int, float]
-    warnings: list[str]
 
 
 def meet(env: gymnasium.Env, recipe: Recipe, calls: Callable[[str], None]) -> Met:
@@ -324,17 +308,20 @@ def _difference(first: _Rollout, second: _Rollout) -> str:
 
 
 def _time_limit(env: Any, name: str, calls: Callable[[str], None]) -> int:
-    """The stage at which two rollouts of different actions were both cut; 0 if they were not."""
-    found = [_cut(env, name, calls, still) for still in (True, False)]
-    return found[0] if found[0] == found[1] else 0
-
-
-def _cut(env: Any, name: str, calls: Callable[[str], None], still: bool) -> int:
-    action, end = middle(env.action_space), time.monotonic() + PATIENCE
+    """The stage at which rollouts of different starts and actions were all cut; 0 if they were not, or at once."""
+    end = time.monotonic() + PATIENCE
     env.action_space.seed(SEED)
-    _called(name, "reset()", lambda: env.reset(seed=SEED), calls)
+    found = {_cut(env, name, calls, seed, end) for seed in range(SEED, SEED + CUTS)}
+    stage = found.pop()
+    return stage if not found and stage > 1 else 0
+
+
+def _cut(env: Any, name: str, calls: Callable[[str], None], seed: int, end: float) -> int:
+    """The stage at which a rollout was cut; 0 if it was not. The first one does as little as it can, the others act."""
+    still = middle(env.action_space) if seed == SEED else None
+    _called(name, "reset()", lambda: env.reset(seed=seed), calls)
     for stage in range(1, LONGEST + 1):
-        taken = action.copy() if still else env.action_space.sample()
+        taken = env.action_space.sample() if still is None else still.copy()
         came = _called(name, "step()", functools.partial(env.step, taken), calls)
         _, _, terminated, truncated = _after_step(came)
         if truncated and not terminated:

@@ -17,13 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policysearch.samplers.jobs import Met, Recipe
 from policysearch.samplers.process import LOST_CONNECTION, WorkerProcess
 from policysearch.samplers.worker import CALLS, SHORTEST_DEADLINE, START_DEADLINE
 
 if TYPE_CHECKING:
     import gymnasium
-
-    from policysearch.samplers.contact import Met
 
 
 class UnknownEnvironmentError(ValueError):
@@ -122,9 +121,9 @@ class GymnasiumTask:
         return self.specification.horizon
 
     @property
-    def recipe(self) -> tuple[Any, ...]:
-        """What a worker needs to make the environment; see `making.Recipe`."""
-        return (
+    def recipe(self) -> Recipe:
+        """What a worker needs to make the environment."""
+        return Recipe(
             self.environment,
             self._source,
             self._registered,
@@ -142,9 +141,9 @@ class GymnasiumTask:
         Raises:
             ValueError: if the factory does not give an environment.
         """
-        from policysearch.samplers.making import Recipe, make
+        from policysearch.samplers.making import make
 
-        return make(Recipe(*self.recipe))
+        return make(self.recipe)
 
     def with_survival_bonus(self, bonus: float) -> GymnasiumTask:
         """This task with what the method takes out of training."""

@@ -1,6 +1,6 @@
 """An environment from what names it, in the process that runs it. No JAX.
 
-Only a `Recipe` travels: names are imported and ids are made where they are needed.
+Only a `jobs.Recipe` travels: names are imported and ids are made where they are needed.
 """
 
 from __future__ import annotations
@@ -9,32 +9,17 @@ import contextlib
 import difflib
 import importlib
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 
+from policysearch.samplers.jobs import Recipe
 from policysearch.samplers.mujoco_warnings import tell_once
 from policysearch.tasks import attribute
 from policysearch.tasks.packages import advice, package_of
 
 #: Gymnasium's ids end with a version, which tells "package:Id-v0" from "module:attr"
 _ID = re.compile(r"-v\d+$")
-
-
-class Recipe(NamedTuple):
-    """What it takes to make an environment.
-
-    environment: as the user named it. source: an id, "package:Id", "module:attr" or "/folder/file.py:attr".
-    registered: the registration of an id that only the driver knows, a `gymnasium.envs.registration.EnvSpec`.
-    options: keyword arguments. horizon: time limit in stages, None for the environment's own. discount: of the task.
-    """
-
-    environment: str
-    source: str
-    registered: Any
-    options: dict[str, Any]
-    horizon: int | None
-    discount: float
 
 
 class UnknownError(ValueError):

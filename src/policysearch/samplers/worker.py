@@ -110,7 +110,7 @@ class _Bench:
 def serve(connection: Connection, beat: mmap.mmap, driver: int) -> None:
     """Make the environment, look at it if that is asked, then answer blocks of trials until the driver is gone.
 
-    The order comes first: (a `making.Recipe`, whether to look). The answer is ("ready", a `contact.Met` or None), or
+    The order comes first: (a `Recipe`, whether to look). The answer is ("ready", a `Met` or None), or
     ("refused" | "unknown" | "other", (a sentence, the traceback, names that are near)).
 
     Args:
@@ -138,7 +138,6 @@ def _begin(connection: Connection, beat: mmap.mmap) -> tuple[_Bench, Any]:
     from policysearch.samplers import contact, making
 
     recipe, look = connection.recv()
-    recipe = making.Recipe(*recipe)
     note(beat, -2 - CALLS.index("making it"))
     try:
         bench = _Bench(recipe, beat, connection)
