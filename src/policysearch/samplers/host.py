@@ -151,7 +151,7 @@ class Host:
     def __init__(self, task: GymnasiumTask, seed: int, workers: int | None = None, deadline: float | None = None):
         self.task, self.seed = task, seed
         self.workers = Workers(task, workers, deadline)
-        self.workers.start()
+        self.workers.start(wait=False)
         self.events: list[Any] = []
 
     def update(self, method: Method, state: State, trials: int) -> tuple[State, dict[str, Any], int]:

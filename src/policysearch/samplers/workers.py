@@ -127,15 +127,18 @@ class Workers:
         """Seconds that a trial may take now."""
         return self._deadline or max(SHORTEST_DEADLINE, PATIENCE * self._slowest)
 
-    def start(self) -> None:
-        """Start the processes and wait until each has made its environment.
+    def start(self, wait: bool = True) -> None:
+        """Start the processes.
+
+        Args:
+            wait: until each has made its environment; otherwise those that are ready take the first jobs.
 
         Raises:
             RuntimeError: if one could not, with its traceback.
         """
         try:
             self._spawn()
-            while any(not worker.ready for worker in self._workers):
+            while wait and any(not worker.ready for worker in self._workers):
                 for worker, message in self._messages():
                     self._started(worker, message)
         except BaseException:
