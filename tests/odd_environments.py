@@ -240,6 +240,20 @@ class ClosesBadly(Sound):
         time.sleep(1000)
 
 
+class BreaksOnce(ClosesBadly):
+    """Raises at stage 3 until a file exists, and then cannot be closed either."""
+
+    def __init__(self, marker: str, how: str = "raise"):
+        super().__init__(how)
+        self.marker = marker
+
+    def step(self, action: Any) -> Any:
+        if self.stage == 2 and not os.path.exists(self.marker):
+            open(self.marker, "w").close()
+            raise OSError("the licence was lost")
+        return super().step(action)
+
+
 class CloseRaises(ClosesBadly):
     def __init__(self) -> None:
         super().__init__("raise")

@@ -395,3 +395,17 @@ def test_a_time_limit_that_is_not_declared_is_seen_or_asked_for():
     assert met(odd.Cut(30), 12).specification.horizon == 12
     # it is cut where it arrives, which is no time limit
     refused(odd.Cut(near=True), "no time limit", "--horizon N", horizon=None)
+
+
+def test_alarms_of_an_environment_for_its_own_arithmetic_are_none_for_actions_beyond_float32():
+    huge = Controller({"policy": "linear_gaussian"}, {"gain": np.full((1, 2), 1e60)})
+    expected = run_rollout(odd.Acts(Box(-1, 1, (1,), np.float32)), huge, 0, horizon=5)
+    assert expected.length == 5
+    with np.errstate(all="raise"):
+        assert run_rollout(odd.Acts(Box(-1, 1, (1,), np.float32)), huge, 0, horizon=5).total == expected.total
+
+
+def test_an_observation_that_changes_its_shape_on_the_way_is_an_error_and_not_spread_over_the_row():
+    for size in (1, 3):
+        with pytest.raises(ValueError, match=rf"the observation has shape \({size},\); its space has \(2,\)"):
+            run_rollout(odd.Grows(size), Controller({"policy": "linear_gaussian"}, {"gain": np.zeros((1, 2))}), 0)

@@ -14,12 +14,14 @@ import pytest
 from policysearch import cli
 from policysearch.controller import Controller
 from policysearch.controller_file import content
+from policysearch.policies import Parameters
+from policysearch.runs import open_run
 from policysearch.samplers import process
 from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.workers import Workers
 from policysearch.search import Search
 from policysearch.settings import ARS, NaturalGradient
-from policysearch.specification import OK
+from policysearch.specification import OK, Specification
 from policysearch.tasks import resolve
 
 TESTS = str(Path(__file__).parent)
@@ -56,8 +58,10 @@ def test_json_is_alone_on_standard_output_whatever_an_environment_prints(tmp_pat
     for where in ("init", "reset", "step", "close"):
         for how in said:
             assert f"{how} {where}" in done.stderr
-    done = command("evaluate", "run", "--rollouts", "2", "--json", cwd=tmp_path, ODD_PRINTS="1")
-    assert json.loads(done.stdout)["rollouts"] == 2
+    done = command("evaluate", "run", "--rollouts", "2", cwd=tmp_path, ODD_PRINTS="1")
+    assert done.stdout.startswith("return ")
+    assert not any(f"{how} " in done.stdout for how in (*said, "printed"))
+    assert "puts step" in done.stderr
 
 
 COST = """
@@ -139,6 +143,24 @@ def test_a_close_costs_no_result_and_holds_nothing_up(how, monkeypatch):
         before = time.monotonic()
     assert time.monotonic() - before < 5.0 < time.monotonic() - start + 10.0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_an_environment_that_cannot_be_closed_is_made_anew_after_a_fault_all_the_same(tmp_path):
+    with Workers(odd("BreaksOnce", marker=str(tmp_path / "broke")), workers=1) as workers:
+        came = workers.evaluate(STILL, 0, 3)
+    assert np.all(came.outcome == OK)
+    assert [(event.trial, event.kind) for event in came.events] == [(0, "raised")]
+
+
+def test_the_folder_of_trials_stays_where_it_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rig = Specification(name="servo", repeatable=False)
+    with Search(rig, "weight_perturbation", policy=Parameters(["kp"], [1.0]), folder="run") as search:
+        monkeypatch.chdir("/")
+        while not search.updates:
+            search.tell(search.ask(), cost=1.0)
+    assert (tmp_path / "run" / "policy.safetensors").exists()
+    assert len(open_run(tmp_path / "run").records) == 1
 
 
 def test_a_run_whose_environment_cannot_be_closed_is_saved_and_ends_well(tmp_path, capsys):

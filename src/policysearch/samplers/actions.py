@@ -116,9 +116,7 @@ def actor(
     deviations = None if noise is None else controller.std * noise
     searched: Any = free(space)
     if searched.all():
-        searched = slice(None)
-    else:
-        taken[:] = low
+        searched = slice(None)  # what is fixed has its value once it is clipped
 
     def act(k: int, observation: np.ndarray) -> np.ndarray:
         action, command = chosen[k], taken[k]
