@@ -127,14 +127,14 @@ class Journal:
             RuntimeError: another process owns the run.
             ValueError: the database is damaged.
         """
-        folder = Path(folder).absolute()
+        folder = Path(folder)
         find(folder)
         journal = cls.__new__(cls)
-        journal.folder, journal._made = folder, False
-        journal._owner = Ownership(folder)
+        journal.folder, journal._made = folder.absolute(), False
+        journal._owner = Ownership(journal.folder)
         try:
             run = replayed(folder, every=False)
-            journal._history = History(folder / DATABASE, folder / HEAD, create=False)
+            journal._history = History(journal.folder / DATABASE, journal.folder / HEAD, create=False)
         except BaseException:
             journal._owner.release()
             raise

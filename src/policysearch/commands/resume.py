@@ -47,6 +47,7 @@ def main(given: list[str]) -> int:
     try:
         if arguments.by or arguments.back_to is not None:
             raise ValueError(f"--by and --back-to are for searches on a rig; {run.folder} is of a simulated task.")
+        place = shared.scalars_place(arguments.tensorboard, run.folder)
         search = _search(run, arguments.budget, arguments.workers)
         if search.done:
             raise ValueError(
@@ -54,7 +55,6 @@ def main(given: list[str]) -> int:
             )
         if arguments.budget is not None:
             record.amend({"budget": str(search.budget)})
-        place = shared.scalars_place(arguments.tensorboard, run.folder)
         if place is not None:
             record.amend({"tensorboard": place})
         arguments.tensorboard = run.configuration.get("tensorboard") if place is None else place
