@@ -22,7 +22,7 @@ from mujoco.rollout import Rollout
 from policysearch import Controller
 from policysearch.presets import preset
 from policysearch.samplers import host
-from policysearch.samplers.gymnasium import GymnasiumTask
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.search import Search
 from policysearch.settings import NaturalGradient, PolicySettings
 from policysearch.streams import environment_seed

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from policysearch import Controller
-from policysearch.samplers.gymnasium import GymnasiumTask
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.jobs import Jobs
 from policysearch.samplers.workers import Workers
 

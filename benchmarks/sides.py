@@ -11,7 +11,7 @@ import gymnasium
 import jax
 import numpy as np
 
-from policysearch.samplers.gymnasium import GymnasiumTask
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.search import Search
 from policysearch.settings import method_settings
 from policysearch.tasks import BUILT_IN, build

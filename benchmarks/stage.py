@@ -18,7 +18,8 @@ from cells import spread
 from host import TARGETS, network, trained
 from mujoco.rollout import Rollout
 
-from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.gymnasium import run_rollout
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 
 SEED = 3
 

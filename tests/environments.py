@@ -7,12 +7,11 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Discrete
 
 
 class Drift(gymnasium.Env):
@@ -99,12 +98,13 @@ class Steered(Drift):
         return super().reset(seed=seed, options=options)
 
 
-class SlowToMake(Steered):
-    """Takes longer to be made in a worker than a trial may take."""
+class SlowToMakeAnew(Steered):
+    """Takes longer to be made, but for the first time, than a trial may take."""
 
-    def __init__(self, seconds: float, **options: Any):
-        if in_worker():
+    def __init__(self, seconds: float, made: str, **options: Any):
+        if Path(made).exists():
             time.sleep(seconds)
+        Path(made).touch()
         super().__init__(**options)
 
 
@@ -162,19 +162,6 @@ class Spinner(gymnasium.Env):
         return self.observe(), 1.0, False, False, {}
 
 
-class Unserved(Drift):
-    """Observation or action spaces that no policy serves."""
-
-    def __init__(self, what: str):
-        super().__init__()
-        if what == "dict":
-            self.observation_space = Dict(a=Box(-1, 1, (2,)))
-        elif what == "image":
-            self.observation_space = Box(0, 255, (8, 8, 3), np.uint8)
-        else:
-            self.action_space = MultiDiscrete([2, 3])
-
-
 class Grid(Drift):
     """Observations (2, 1) and actions (1, 2), in float32 with limits."""
 
@@ -192,23 +179,13 @@ class Grid(Drift):
         return x.astype(np.float32)[:, None], *rest
 
 
-def in_worker() -> bool:
-    """True in a worker process."""
-    specification = getattr(sys.modules["__main__"], "__spec__", None)
-    return (specification or SimpleNamespace(name="")).name == "policysearch.samplers.worker"
-
-
-def only_here() -> gymnasium.Env:
-    """An environment that cannot be made in a worker."""
-    if in_worker():
+def once(marker: str, ending: str) -> gymnasium.Env:
+    """An environment that can be made once: then its licence server is gone, or making it ends the process."""
+    if Path(marker).exists():
+        if ending == "exit":
+            os._exit(3)
         raise ConnectionRefusedError("no licence server for this process")
-    return Drift()
-
-
-def dies_when_made() -> gymnasium.Env:
-    """An environment whose making ends a worker."""
-    if in_worker():
-        os._exit(3)
+    Path(marker).touch()
     return Drift()
 
 

@@ -9,7 +9,7 @@ from policysearch.cli import main
 from policysearch.controller import Controller
 from policysearch.evaluation import QUANTILES, Evaluation, default_rollouts, evaluate, fit
 from policysearch.policies import LinearGaussian, Parameters, Softmax
-from policysearch.samplers.gymnasium import GymnasiumTask
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.specification import Continuous, Discrete, Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.python_function import PythonFunction

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from environments import Steered, in_share
-from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.gymnasium import run_rollout
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.process import WorkerProcess
 from policysearch.samplers.worker import BEAT, note
 from policysearch.search import HOPELESS, Search
@@ -172,8 +173,9 @@ def test_trials_that_hang_teach_as_much_as_trials_that_raise_and_soon_have_a_new
 
 def test_making_an_environment_anew_is_no_part_of_the_trial_that_has_a_deadline(tmp_path):
     deadline = 4 * DEADLINE  # a machine that stalls for half a second is no fault
-    options = {"seconds": 1.5 * deadline, "fault": "raise", "share": 1.0, "marker": str(tmp_path / "raised once")}
-    task = GymnasiumTask("environments:SlowToMake", horizon=HORIZON, environment_options=options)
+    options = {"seconds": 1.5 * deadline, "made": str(tmp_path / "made")}
+    options |= {"fault": "raise", "share": 1.0, "marker": str(tmp_path / "raised once")}
+    task = GymnasiumTask("environments:SlowToMakeAnew", horizon=HORIZON, environment_options=options)
     with Search(task, METHOD, policy="linear", budget="1updates", workers=1, deadline=deadline) as run:
         run.run()
         assert [(event.kind, event.attempt) for event in run.events] == [("raised", 1)]

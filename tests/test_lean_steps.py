@@ -10,7 +10,8 @@ import pytest
 from environments import Drift
 from policysearch.controller import Controller
 from policysearch.samplers import lean_steps
-from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.gymnasium import run_rollout
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.lean_steps import LeanStep, lean_step
 from policysearch.specification import FAILED, OK
 

@@ -23,7 +23,7 @@ from policysearch.report import camera, video
 from policysearch.report.drawings import MOST_CURVES, draw
 from policysearch.report.plant import Plant
 from policysearch.report.video import NoRendererError, Pace, render
-from policysearch.samplers.gymnasium import GymnasiumTask
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.tasks.pendulum import Pendulum
 
 CART_POLE = GymnasiumTask("CartPole-v1")

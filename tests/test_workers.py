@@ -13,8 +13,9 @@ import pytest
 
 from environments import Drift, in_share
 from policysearch.controller import Controller
-from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
-from policysearch.samplers.jobs import Jobs
+from policysearch.samplers.gymnasium import run_rollout
+from policysearch.samplers.gymnasium_task import GymnasiumTask
+from policysearch.samplers.jobs import Jobs, Terms
 from policysearch.samplers.workers import TrialsLostError, Workers
 from policysearch.specification import FAILED, LOST, OK
 from policysearch.streams import Purpose, action_stream, environment_seed, perturbations
@@ -215,7 +216,7 @@ def test_a_good_trial_between_lost_ones_counts_as_a_new_beginning():
 def test_blocks_shrink_to_single_trials_at_the_end():
     from policysearch.samplers.workers import _Batch
 
-    blocks = list(_Batch(jobs(environment=np.arange(100), perturbation=None, sign=None), 2).queue)
+    blocks = list(_Batch(jobs(environment=np.arange(100), perturbation=None, sign=None), Terms(30, 0.0, 1.0), 2).queue)
     sizes = [len(block) for block in blocks]
     assert [trial for block in blocks for trial in block] == list(range(100))
     assert sizes == sorted(sizes, reverse=True)
@@ -282,18 +283,23 @@ def test_workers_killed_between_jobs_are_replaced(expected):
         assert_same(workers.run(jobs()), expected)
 
 
-def test_an_environment_that_workers_cannot_make_is_reported_with_their_traceback():
-    with Workers(GymnasiumTask("environments:only_here", horizon=5), workers=2) as workers:
+def made_once(tmp_path, ending):
+    options = {"marker": str(tmp_path / f"made once, then {ending}"), "ending": ending}
+    return GymnasiumTask("environments:once", horizon=5, environment_options=options)
+
+
+def test_an_environment_that_other_workers_cannot_make_is_reported_with_their_traceback(tmp_path):
+    with Workers(made_once(tmp_path, "raise"), workers=2) as workers:
         with pytest.raises(RuntimeError, match="no licence server for this process"):
-            workers.run(jobs())
-        with pytest.raises(RuntimeError, match="in only_here"):
             workers.start()
+        with pytest.raises(RuntimeError, match="in once"):
+            workers.run(jobs())
         assert not workers._workers
 
 
-def test_a_worker_that_ends_while_it_starts_is_reported_with_its_exit_code():
+def test_a_worker_that_ends_while_it_starts_is_reported_with_its_exit_code(tmp_path):
     with (
-        Workers(GymnasiumTask("environments:dies_when_made", horizon=5), workers=1) as workers,
+        Workers(made_once(tmp_path, "exit"), workers=2) as workers,
         pytest.raises(RuntimeError, match="exit code 3"),
     ):
         workers.start()
@@ -329,7 +335,7 @@ def test_workers_end_with_a_driver_that_is_killed_and_no_process_loads_jax():
     code = (
         "import sys, time, numpy as np\n"
         "from policysearch.controller import Controller\n"
-        "from policysearch.samplers.gymnasium import GymnasiumTask\n"
+        "from policysearch.samplers.gymnasium_task import GymnasiumTask\n"
         "from policysearch.samplers.workers import Workers\n"
         "workers = Workers(GymnasiumTask('CartPole-v1'), workers=2)\n"
         "controller = Controller({'policy': 'softmax'}, {'weight_0': np.zeros((2, 4))})\n"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
     from policysearch.presets import preset
     from policysearch.runs import Run, open_run
-    from policysearch.samplers.gymnasium import GymnasiumTask
+    from policysearch.samplers.gymnasium_task import GymnasiumTask
     from policysearch.search import Result, Search
     from policysearch.seeds import train_seeds
     from policysearch.settings import (
@@ -131,7 +131,7 @@ _HOMES = {
     "method": "Method",
     "policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
     "presets": "preset",
-    "samplers.gymnasium": "GymnasiumTask",
+    "samplers.gymnasium_task": "GymnasiumTask",
     "runs": "Run open_run",
     "search": "Result Search",
     "seeds": "train_seeds",

@@ -36,6 +36,8 @@ COMMANDS = {
     "list": ("commands.listing", "show tasks, methods and policies"),
     "check": ("check", "test the estimators against closed forms on this machine"),
 }
+#: commands that run a user's code, whose `--json` must be nothing but JSON all the same
+RESULTS_ONLY = {"train", "resume", "evaluate", "compare", "diagnose"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,6 +85,11 @@ def _dispatch(given: list[str]) -> int:
         raise ValueError(unknown("command", given[0], list(COMMANDS)))
     module, _, function = COMMANDS[given[0]][0].partition(":")
     command: Callable[[list[str]], int] = getattr(importlib.import_module(f"policysearch.{module}"), function or "main")
+    if "--json" in given and given[0] in RESULTS_ONLY:
+        from policysearch.commands.shared import results_only
+
+        with results_only():
+            return command(given[1:])
     return command(given[1:])
 
 

@@ -79,7 +79,7 @@ class Journal:
         start: tuple[bytes, bytes] | None = None,
         keep: bool = False,
     ):
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()  # what runs in between may go elsewhere
         refuse_existing(self.folder)
         self._made = not self.folder.exists()
         new = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
@@ -130,11 +130,11 @@ class Journal:
         folder = Path(folder)
         find(folder)
         journal = cls.__new__(cls)
-        journal.folder, journal._made = folder, False
-        journal._owner = Ownership(folder)
+        journal.folder, journal._made = folder.absolute(), False
+        journal._owner = Ownership(journal.folder)
         try:
             run = replayed(folder, every=False)
-            journal._history = History(folder / DATABASE, folder / HEAD, create=False)
+            journal._history = History(journal.folder / DATABASE, journal.folder / HEAD, create=False)
         except BaseException:
             journal._owner.release()
             raise

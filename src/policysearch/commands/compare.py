@@ -70,7 +70,9 @@ def main(given: list[str]) -> int:
 
     if arguments.json:
         rows = [row._asdict() for row in found.table()]
-        print(shared.as_json({"task": arguments.task, "budget": found.budget, "rows": rows, "words": found.words()}))
+        shared.say(
+            shared.as_json({"task": arguments.task, "budget": found.budget, "rows": rows, "words": found.words()})
+        )
     else:
         print("\n".join([*text(*report.table(found)), "", *found.words()]), flush=True)
     report.save_picture(found, folder / PICTURE)

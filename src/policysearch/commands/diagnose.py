@@ -81,7 +81,7 @@ def main(given: list[str]) -> int:
     said = [f"Method: {method}, {why}.", followed(method, rows), *advice(rows)]
     if arguments.json:
         found = [{"label": row.label, **msgspec.structs.asdict(row)} for row in rows]
-        print(shared.as_json({"rows": found, "method": method, "advice": said}))
+        shared.say(shared.as_json({"rows": found, "method": method, "advice": said}))
     else:
         print("\n".join([*table(rows), "", *said, f"picture: {picture}"]))
     return 0

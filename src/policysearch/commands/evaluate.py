@@ -48,7 +48,7 @@ def main(given: list[str]) -> int:
     name, options = reference(run), run.configuration.get("task_options", {})
     if name in BUILT_IN:
         shared.prepare_jax()
-    task = shared.task(name, options)
+    task = shared.task(name, options, run.configuration.get("deadline"))
     seed = run.configuration["seed"] if seed is None else seed
     from policysearch.evaluation import evaluate
 
@@ -59,7 +59,7 @@ def main(given: list[str]) -> int:
         **evaluation.summary(),
         "criterion": task.specification.solved,
     }
-    print(shared.as_json(result) if arguments.json else "\n".join([*shared.outcome(result), *_spread(result)]))
+    shared.say(shared.as_json(result) if arguments.json else "\n".join([*shared.outcome(result), *_spread(result)]))
     return 0
 
 

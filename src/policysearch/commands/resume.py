@@ -37,6 +37,7 @@ def main(given: list[str]) -> int:
     if arguments.budget is not None:
         Budget.parse(arguments.budget)
 
+    directory = Path.cwd()  # code of the user's may go elsewhere
     record, run = Journal.reopen(arguments.folder)
     if "trials" in run.configuration:
         from policysearch.commands import rig as trials
@@ -46,6 +47,7 @@ def main(given: list[str]) -> int:
     try:
         if arguments.by or arguments.back_to is not None:
             raise ValueError(f"--by and --back-to are for searches on a rig; {run.folder} is of a simulated task.")
+        place = shared.scalars_place(arguments.tensorboard, run.folder)
         search = _search(run, arguments.budget, arguments.workers)
         if search.done:
             raise ValueError(
@@ -53,11 +55,10 @@ def main(given: list[str]) -> int:
             )
         if arguments.budget is not None:
             record.amend({"budget": str(search.budget)})
-        place = shared.scalars_place(arguments.tensorboard, run.folder)
         if place is not None:
             record.amend({"tensorboard": place})
         arguments.tensorboard = run.configuration.get("tensorboard") if place is None else place
-        arguments.task = run.configuration["task"]
+        arguments.task, arguments.directory = run.configuration["task"], directory
         arguments.evaluation_rollouts = run.configuration["evaluation_rollouts"]
     except BaseException:
         record.close()
@@ -79,7 +80,7 @@ def _search(run: Run, budget: str | None, workers: int | None) -> Any:
 
     with advice.already_given():
         search = Search(
-            shared.task(_place(known), known["task_options"]),
+            shared.task(_place(known), known["task_options"], known.get("deadline")),
             resumption.given_method(known, None, run.folder),
             policy=resumption.start_policy(run),
             budget=known["budget"] if budget is None else budget,

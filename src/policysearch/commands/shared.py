@@ -7,9 +7,10 @@ import contextlib
 import copy
 import os
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import msgspec
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from policysearch.report.tensorboard import TensorBoard
 
 TASK_HELP = "a built-in task, a Gymnasium id (HalfCheetah-v5), module:attr or file.py:attr"
+#: where results go while standard output is kept for them alone
+_results: TextIO | None = None
 #: folder of scalars in a run's own
 SCALARS = "tensorboard"
 TENSORBOARD_HELP = "write TensorBoard scalars, to DIR with the run's name in it [tensorboard in the run's folder]"
@@ -30,13 +33,69 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}. See: {self.prog} --help")
 
 
-def task(name: str, options: dict[str, Any]) -> Any:
-    """The task a user named, with another horizon or survival bonus if that is asked."""
+@contextlib.contextmanager
+def results_only() -> Iterator[None]:
+    """While it lasts, standard output has nothing but what `say` says.
+
+    What else prints, a user's module or a library below Python, does so on standard error.
+    """
+    global _results
+    stream = sys.stdout
+    stream.flush()
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = stream.fileno()
+        except (OSError, ValueError):  # not a file: output that is captured
+            _results = stream
+        else:
+            kept = os.dup(descriptor)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, descriptor)
+            _results = stack.enter_context(open(os.dup(kept), "w", encoding="utf-8"))
+            os.dup2(_error_output(stack), descriptor)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        try:
+            yield
+        finally:
+            # libraries below Python keep what they print until it is flushed
+            stream.flush()
+            _results = None
+
+
+def _error_output(stack: contextlib.ExitStack) -> int:
+    """The descriptor of standard error, or of nothing where it is closed."""
+    try:
+        os.fstat(2)
+    except OSError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        stack.callback(os.close, nothing)
+        return nothing
+    return 2
+
+
+def say(text: str) -> None:
+    """Print a result, on standard output even within `results_only`."""
+    print(text, file=_results or sys.stdout, flush=True)
+
+
+def shown(folder: str | Path, directory: Path) -> str:
+    """A folder as it is typed from where the command was."""
+    return str(folder).removeprefix(f"{directory}/") if directory != Path("/") else str(folder)
+
+
+def task(name: str, options: dict[str, Any], deadline: float | None = None) -> Any:
+    """The task a user named, with another horizon or survival bonus if that is asked.
+
+    Args:
+        name: as typed.
+        options: horizon and survival_bonus, those that were asked for.
+        deadline: seconds that each call of an environment's first contact may take.
+    """
     from policysearch.tasks import resolve
 
     if ":" in name and ".py:" not in name and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # an installed script does not look for module:attr here
-    task = resolve(name, **options)
+    task = resolve(name, **options, **({} if deadline is None else {"deadline": deadline}))
     if not options or task.specification.reward:
         return task
     if "survival_bonus" in options or not hasattr(task, "horizon"):

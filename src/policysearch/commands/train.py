@@ -90,8 +90,8 @@ def main(given: list[str]) -> int:
     search = _search(arguments)
     with search:
         out = f"{_sanitised(arguments.task)}-{search.method_name}-seed{search.seed}"
-        folder = Path(arguments.out or Path("runs", out))
-        _refuse_existing(folder)
+        folder = arguments.directory / (arguments.out or Path("runs", out))
+        _refuse_existing(folder, arguments.directory)
         arguments.tensorboard = shared.scalars_place(arguments.tensorboard, folder)
         from policysearch.resumption import start_of
 
@@ -105,7 +105,8 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
     Args:
         search: new, or brought to where another process ended.
         record: of its folder; it is closed.
-        arguments: with task, evaluation_rollouts, tensorboard (see `shared.scalars_place`) and json.
+        arguments: with task, directory (where the command was), evaluation_rollouts, tensorboard (see
+            `shared.scalars_place`) and json.
     """
     from policysearch.progress import wrapped
 
@@ -118,14 +119,16 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
         result = _run(search, record, arguments, scalars, requests)
     except BaseException:
         if search.updates:
-            print(f"policysearch: the policy so far is in {folder}", file=sys.stderr)
+            print(f"policysearch: the policy so far is in {shared.shown(folder, arguments.directory)}", file=sys.stderr)
         raise
     finally:
         record.close()
         if scalars is not None:
             scalars.close()
-    text = _block(result) + (f"\nscalars: tensorboard --logdir {scalars.folder}" if scalars is not None else "")
-    print(shared.as_json(result) if arguments.json else wrapped(text), flush=True)
+    text = _block(result, arguments.directory) + (
+        f"\nscalars: tensorboard --logdir {scalars.folder}" if scalars is not None else ""
+    )
+    shared.say(shared.as_json(result) if arguments.json else wrapped(text))
     _draw(folder)
     return 128 + requests[0] if result["reason"] == "interrupted" else 0
 
@@ -145,6 +148,11 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raise ValueError for whatever is wrong without a look at the task, before JAX is imported."""
     if arguments.task is None:
         raise ValueError(f"train what? Give TASK: {shared.TASK_HELP}. See: policysearch list tasks")
+    # whatever code of the user's runs from here on may go elsewhere
+    arguments.directory = Path.cwd()
+    for name in ("initial", "tensorboard"):
+        if getattr(arguments, name):
+            setattr(arguments, name, str(arguments.directory / getattr(arguments, name)))
     for name, kind in NUMBERS.items():
         text = getattr(arguments, name)
         setattr(arguments, name, shared.number(f"--{name.replace('_', '-')}", text, kind))
@@ -154,7 +162,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.budget is not None:
         Budget.parse(arguments.budget)
     if arguments.out is not None:
-        _refuse_existing(Path(arguments.out))
+        _refuse_existing(arguments.directory / arguments.out, arguments.directory)
     shared.scalars_place(arguments.tensorboard, Path())
 
 
@@ -174,7 +182,7 @@ def _search(arguments: argparse.Namespace) -> Search:
     from policysearch.defaults import default_method
     from policysearch.search import Search
 
-    task = shared.task(arguments.task, _task_options(arguments))
+    task = shared.task(arguments.task, _task_options(arguments), arguments.deadline)
     method = arguments.method or default_method(task.specification)
     settings = _method(arguments, method)
     policy = flags.given(arguments, PolicySettings)
@@ -221,7 +229,11 @@ def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, A
         "initial": arguments.initial,
         **{name: getattr(arguments, name) for name in ("workers", "failure_cost", "deadline", "evaluation_rollouts")},
         "tensorboard": arguments.tensorboard,
+        # name → (start, stop) of what an environment's observations were flattened from
+        "observation_layout": getattr(search.task, "observation_layout", {}),
+        "fixed_actions": getattr(search.task, "fixed_actions", {}),
         **journal.provenance(),
+        "directory": str(arguments.directory),
     }
 
 
@@ -238,7 +250,10 @@ def _run(
 
     title = f"{arguments.task}, {search.method_name}, seed {search.seed}"
     noun = "return" if search.specification.reward else "cost"
-    with Progress(title, str(record.folder), noun) as progress, _interruptible(search, progress, requests):
+    with (
+        Progress(title, shared.shown(record.folder, arguments.directory), noun) as progress,
+        _interruptible(search, progress, requests),
+    ):
 
         def on_update(update: dict[str, float]) -> None:
             record.add(update, lambda: continuation(search))
@@ -323,31 +338,31 @@ def _sanitised(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "task"
 
 
-def _refuse_existing(folder: Path) -> None:
+def _refuse_existing(folder: Path, directory: Path) -> None:
     try:
         journal.refuse_existing(folder)
     except FileExistsError as error:
         remedy = "Type --out with another folder"
         if (folder / runs.DATABASE).exists():
-            remedy += f", or remove the run: rm -r {folder}"
+            remedy += f", or remove the run: rm -r {shared.shown(folder, directory)}"
         raise FileExistsError(f"{error}\n{remedy}.") from None
 
 
-def _advice(result: dict[str, Any]) -> list[str]:
+def _advice(result: dict[str, Any], folder: str) -> list[str]:
     """What to try where the criterion does not hold at the end."""
     if result["solved"] is not False or result["reason"] == "interrupted":
         return []
     budget = Budget.parse(result["budget"])
     twice = Budget(2 * budget.amount, budget.unit)
-    return [f"to get there: policysearch resume {result['folder']} --budget {twice}, or another --seed"]
+    return [f"to get there: policysearch resume {folder} --budget {twice}, or another --seed"]
 
 
-def _block(result: dict[str, Any]) -> str:
+def _block(result: dict[str, Any], directory: Path) -> str:
     """The result as people read it."""
     from policysearch.progress import duration
 
     counts = ", ".join(f"{count} {purpose}" for purpose, count in result["counts"].items() if count)
-    folder, plural = result["folder"], "s" * (result["updates"] != 1)
+    folder, plural = shared.shown(result["folder"], directory), "s" * (result["updates"] != 1)
     return "\n".join(
         [
             *shared.outcome(result),
@@ -355,7 +370,7 @@ def _block(result: dict[str, Any]) -> str:
             f"rollouts: {counts}",
             f"saved: {folder}/policy.safetensors, with curve.png, metrics.csv, config.json, run.sqlite",
             f"next: policysearch {'resume' if result['reason'] == 'interrupted' else 'evaluate'} {folder}",
-            *_advice(result),
+            *_advice(result, folder),
             f"all of it on a page: policysearch report {folder}",
         ]
     )

@@ -5,6 +5,7 @@ Everything is drawn without a display; for MuJoCo, OpenGL comes from EGL or OSMe
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import importlib.util
@@ -21,7 +22,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from policysearch.controller import Controller
 from policysearch.report.video import INSTALL_VIDEO, NoRendererError
-from policysearch.samplers.gymnasium import GymnasiumTask, run_rollout
+from policysearch.samplers.gymnasium import run_rollout
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.streams import Purpose, environment_seed
 
 #: seconds that a try of OpenGL may take
@@ -134,7 +136,8 @@ class Environment:
 
     def close(self) -> None:
         """Close the environment."""
-        self._env.close()
+        with contextlib.suppress(Exception):  # the pictures are taken
+            self._env.close()
 
     def _picture(self, lines: list[str], action: Any) -> np.ndarray:
         name = self._task.environment

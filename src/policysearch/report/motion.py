@@ -5,6 +5,7 @@ JAX is imported for JAX plants only. L stages; a quantity has a value before eac
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from policysearch.controller import Controller
 from policysearch.evaluation import fit
 from policysearch.report.player import Film, encoded
 from policysearch.specification import Discrete, Specification
-from policysearch.streams import Purpose, environment_seed
+from policysearch.streams import Purpose
 
 #: quantities and actions that are shown, if a task has more
 MOST_QUANTITIES, MOST_ACTIONS = 6, 4
@@ -105,29 +106,35 @@ def _plant(task: Any, controller: Controller, rollouts: int, seed: int, frames: 
 def _environment(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
     from policysearch.report.camera import Environment
     from policysearch.report.video import NoRendererError
-    from policysearch.samplers.gymnasium import run_rollout
+    from policysearch.samplers.jobs import Jobs
+    from policysearch.samplers.workers import Workers
 
     specification: Specification = task.specification
     names, shown = specification.observation_names, []
-    env = task.make()
-    try:
-        for index in range(rollouts):
-            start = environment_seed(seed, Purpose.EVALUATION, 0, index)
-            episode = run_rollout(env, controller, start, horizon=specification.horizon, record=True)
-            assert episode.record is not None
-            observations, actions, costs = episode.record
-            if not isinstance(specification.action, Discrete) and specification.action is not None:
-                actions = np.clip(actions, specification.action.low, specification.action.high)
-            shown.append(
-                Rollout(
-                    _named(observations, names, "observation", MOST_QUANTITIES),
-                    _named(actions, specification.action_names, "action", MOST_ACTIONS),
-                    costs,
-                    episode.reason,
-                )
+    plain = copy.copy(task)
+    plain.discount = 1.0
+    indices = np.arange(rollouts)
+    with Workers(plain, 1) as workers:
+        jobs = Jobs(
+            controller=controller, seed=seed, update=0, environment=indices, purpose=Purpose.EVALUATION, record=True
+        )
+        came = workers.run(jobs)
+    for index, kept in enumerate(came.records):
+        events = [event for event in came.events if event.trial == index]
+        if kept is None:
+            raise RuntimeError(f"Rollout {index} of {specification.name} was lost: {events[-1].reason}.")
+        observations, actions, costs = kept
+        if not isinstance(specification.action, Discrete) and specification.action is not None:
+            actions = np.clip(actions, specification.action.low, specification.action.high)
+        reason = next((event.reason for event in events if event.kind == "failed"), "")
+        shown.append(
+            Rollout(
+                _named(observations, names, "observation", MOST_QUANTITIES),
+                _named(actions, specification.action_names, "action", MOST_ACTIONS),
+                costs,
+                reason,
             )
-    finally:
-        env.close()
+        )
     more = max(0, specification.observation_size - MOST_QUANTITIES)
     more += max(0, _width(actions) - MOST_ACTIONS)
     film, missing = None, "no film was asked for"

@@ -17,7 +17,7 @@ from policysearch.explore import ParameterNoise
 from policysearch.method import Method, State
 from policysearch.regenerated import Regenerated
 from policysearch.rollouts import Rollouts, saturated
-from policysearch.samplers.gymnasium import GymnasiumTask
+from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.jobs import Episode, HostRollouts, Jobs, gather
 from policysearch.samplers.workers import TrialsLostError, Workers
 from policysearch.specification import LOST, OK, Continuous, Discrete, Specification
@@ -176,7 +176,7 @@ class Host:
     def __init__(self, task: GymnasiumTask, seed: int, workers: int | None = None, deadline: float | None = None):
         self.task, self.seed = task, seed
         self.workers = Workers(task, workers, deadline)
-        self.workers.start()
+        self.workers.start(wait=False)
         self.events: list[Any] = []
 
     def update(self, method: Method, state: State, trials: int) -> tuple[State, dict[str, Any], int]:

@@ -1,4 +1,4 @@
-"""What travels between a driver and its workers: `Jobs` to run, `HostRollouts` that came back. No JAX.
+"""What travels between a driver and its workers: `Recipe`, `Met`, `Jobs` to run, `HostRollouts` of them. No JAX.
 
 n trials, d parameters, p observations, m actions, L stages. Trial i runs θ + sign · std · β.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from policysearch.controller import Controller
-from policysearch.specification import FAILED, LOST, OK
+from policysearch.specification import FAILED, LOST, OK, Specification
 from policysearch.streams import SHAPES, Purpose, environment_seed, perturbations
 
 if TYPE_CHECKING:
@@ -119,6 +119,47 @@ class Jobs:
             if s != 0 and i != last:  # partners follow each other and share a perturbation
                 beta, last = perturbations(self.seed, self.update, [i], d, self.shape)[0], i
             yield None if s == 0 else s * self.std * beta
+
+
+class Recipe(NamedTuple):
+    """What it takes to make an environment.
+
+    environment: as the user named it. source: an id, "package:Id", "module:attr" or "/folder/file.py:attr".
+    registered: the registration of an id that only the driver knows, a `gymnasium.envs.registration.EnvSpec`.
+    options: keyword arguments. horizon: time limit in stages, None for the environment's own. discount: of the task.
+    """
+
+    environment: str
+    source: str
+    registered: Any
+    options: dict[str, Any]
+    horizon: int | None
+    discount: float
+
+
+class Met(NamedTuple):
+    """What first contact found.
+
+    specification: of the task. solved_return: mean return from which it counts as solved, or None.
+    declared_bonus: reward per stage for staying alive. layout: name → (start, stop) among the p observations, where
+    they were flattened from several; fixed: action → value, where its limits are equal.
+    warnings: what the user should know, in sentences.
+    """
+
+    specification: Specification
+    solved_return: float | None
+    declared_bonus: float
+    layout: dict[str, tuple[int, int]]
+    fixed: dict[int, float]
+    warnings: list[str]
+
+
+class Terms(NamedTuple):
+    """What a task adds to all its jobs: most stages of a rollout, survival bonus of training, discount per stage."""
+
+    horizon: int
+    survival_bonus: float
+    discount: float
 
 
 class Event(NamedTuple):

@@ -6,10 +6,8 @@ workers, nor on the size of blocks, nor on workers that died on the way.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
-import subprocess
 import time
 from collections import deque
 from multiprocessing.connection import wait
@@ -18,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from policysearch.controller import Controller
-from policysearch.samplers.gymnasium import GymnasiumTask
-from policysearch.samplers.jobs import Episode, Event, HostRollouts, Jobs, gather
+from policysearch.samplers import process
+from policysearch.samplers.gymnasium_task import GymnasiumTask
+from policysearch.samplers.jobs import Episode, Event, HostRollouts, Jobs, Terms, gather
 from policysearch.samplers.process import LOST_CONNECTION, WorkerProcess
-from policysearch.samplers.worker import ATTEMPTS, START_DEADLINE
+from policysearch.samplers.worker import ATTEMPTS, SHORTEST_DEADLINE, START_DEADLINE
 from policysearch.specification import FAILED, Discrete
 from policysearch.streams import Purpose
 
-#: seconds that every trial may take, and how many times the slowest good one if that is more
-SHORTEST_DEADLINE = 60.0
+#: times the slowest good trial that one may take, if that is more than `SHORTEST_DEADLINE`
 PATIENCE = 20.0
 #: lost trials in a row after which a batch is given up, unless told
 LOST_LIMIT = 20
@@ -50,9 +48,9 @@ class TrialsLostError(RuntimeError):
 class _Batch:
     """What is known of the trials of some jobs while they run."""
 
-    def __init__(self, jobs: Jobs, workers: int):
+    def __init__(self, jobs: Jobs, terms: Terms, workers: int):
         n = len(jobs)
-        self.message = pickle.dumps(("jobs", jobs))
+        self.message = pickle.dumps(("jobs", (jobs, terms)))
         self.missing = set(range(n))
         self.episodes: list[Episode | None] = [None] * n
         self.used = [0] * n
@@ -88,7 +86,7 @@ class Workers:
         lost_limit: lost trials in a row, in the order in which they end, after which `run` raises `TrialsLostError`.
 
     Raises:
-        ValueError: if a number is out of range, or the task's options cannot be sent to another process.
+        ValueError: if a number is out of range.
 
     Example:
         >>> with Workers(GymnasiumTask("CartPole-v1"), workers=1) as workers:
@@ -111,13 +109,6 @@ class Workers:
         if lost_limit < 1:
             raise ValueError(f"lost_limit is {lost_limit}; pass at least 1 lost trial.")
         self.task = task
-        try:
-            self._sent = pickle.dumps(task)
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"The environment_options of {task.environment} cannot be sent to a worker process: {error}. "
-                'Pass numbers and strings, or a factory as "module:function" that makes the rest itself.'
-            ) from error
         self.count = workers or _cores()
         self._deadline = deadline
         self._slowest = 0.0
@@ -136,15 +127,18 @@ class Workers:
         """Seconds that a trial may take now."""
         return self._deadline or max(SHORTEST_DEADLINE, PATIENCE * self._slowest)
 
-    def start(self) -> None:
-        """Start the processes and wait until each has made its environment.
+    def start(self, wait: bool = True) -> None:
+        """Start the processes.
+
+        Args:
+            wait: until each has made its environment; otherwise those that are ready take the first jobs.
 
         Raises:
             RuntimeError: if one could not, with its traceback.
         """
         try:
             self._spawn()
-            while any(not worker.ready for worker in self._workers):
+            while wait and any(not worker.ready for worker in self._workers):
                 for worker, message in self._messages():
                     self._started(worker, message)
         except BaseException:
@@ -155,13 +149,14 @@ class Workers:
         """End the processes; a later job starts new ones."""
         workers, self._workers = self._workers, []
         idle = [worker for worker in workers if worker.ready and not worker.blocks]
-        for worker in idle:  # it closes its environment and ends by itself
-            worker.connection.close()
         for worker in idle:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(timeout=2.0)
+            worker.ask_to_end()
+        until = time.monotonic() + process.GRACE
         for worker in workers:
-            worker.kill()
+            if worker in idle:
+                worker.end(until)
+            else:
+                worker.kill()
 
     def evaluate(self, controller: Controller, seed: int, rollouts: int, update: int = 0) -> HostRollouts:
         """Run the mode of a controller on fresh environment seeds that no gradient sees.
@@ -216,7 +211,7 @@ class Workers:
 
     def _spawn(self) -> None:
         while len(self._workers) < self.count:
-            self._workers.append(WorkerProcess(self._sent))
+            self._workers.append(self.task.worker())
 
     def _messages(self) -> list[tuple[WorkerProcess, Any]]:
         """What workers have said since, None where one has died; returns at the latest after a second."""
@@ -244,10 +239,14 @@ class Workers:
             )
         if message[0] == "failed":
             raise RuntimeError(f"A worker failed with {self.task.environment}:\n\n{message[1]}")
+        if message[0] != "ready":
+            sentence, text, _ = message[1]
+            raise RuntimeError(f"{sentence} Another process had made it. In this one:\n\n{text}")
         worker.ready = True
 
     def _run(self, jobs: Jobs) -> HostRollouts:
-        batch = _Batch(jobs, self.count)
+        terms = Terms(self.task.horizon, self.task.survival_bonus or 0.0, self.task.discount)
+        batch = _Batch(jobs, terms, self.count)
         idle_deaths = 0
         self._spawn()
         while batch.missing:
@@ -318,7 +317,7 @@ class Workers:
         else:
             reason = f"no end after {seconds:.1f} s (deadline {self.deadline:.1f} s)"
         worker.kill()
-        self._workers[self._workers.index(worker)] = WorkerProcess(self._sent)
+        self._workers[self._workers.index(worker)] = self.task.worker()
         if guilty >= 0:
             batch.used[guilty] += 1
         batch.events.append(Event(guilty, kind, reason, stack, batch.used[guilty] if guilty >= 0 else 0))

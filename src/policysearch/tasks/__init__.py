@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import importlib.machinery
 import importlib.util
 import re
 import sys
@@ -12,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
+
+from policysearch.tasks.packages import package_of
 
 
 class BuiltIn(msgspec.Struct, frozen=True):
@@ -109,7 +113,7 @@ def resolve(task: Any, **environment: Any) -> Any:
     Args:
         task: a task object (returned as it is), a Python cost function, or a string: a built-in name, a
             Gymnasium id, `module:attr` or `file.py:attr`, where attr is a task, a class or function making
-            one without arguments, a Gymnasium environment class (module:attr only), or a Python cost
+            one without arguments, a Gymnasium environment class or factory, or a Python cost
             `cost(values[, seed])`, whose attribute `initial`, if it has one, is where a search starts.
         environment: keyword arguments of `GymnasiumTask` where the task is an environment, such as `horizon`; other
             tasks pass over them.
@@ -131,15 +135,62 @@ def resolve(task: Any, **environment: Any) -> Any:
         return build(task)
     # Gymnasium's own "module:Id-v0" also has a colon; its version tells it apart
     if ":" in task and not re.search(r"-v\d+$", task):
-        return _task_of(_attribute(task), task, task, environment)
+        return _named(task, environment)
     if task.endswith(".py"):
         raise ValueError(f"{task} is a file; name what is in it too, such as {task}:Plant")
-    if ":" not in task:
-        registry = _registry()
-        if task not in registry:
-            near = _nearest(task, BUILT_IN) or _nearest(task, registry)
-            raise ValueError(f"unknown task {task!r}.{near} Allowed: {_ALLOWED}. Built in: {', '.join(BUILT_IN)}")
-    return _gymnasium_task(task, environment)
+    near = "" if re.search(r"-v\d+$|/", task) else _nearest(task, BUILT_IN)
+    if near:
+        raise ValueError(f"unknown task {task!r}.{near} Allowed: {_ALLOWED}. Built in: {', '.join(BUILT_IN)}")
+    from policysearch.samplers.gymnasium_task import UnknownEnvironmentError
+
+    try:
+        return _gymnasium_task(task, environment)
+    except UnknownEnvironmentError as error:
+        if ":" in task or package_of(task) is not None:
+            raise
+        near = f" Nearest: {', '.join(error.near)}." if error.near else ""
+        raise ValueError(
+            f"unknown task {task!r}.{near} Allowed: {_ALLOWED}; ids of other packages than Gymnasium as package:Id. "
+            f"Built in: {', '.join(BUILT_IN)}"
+        ) from error
+
+
+def _named(reference: str, environment: dict[str, Any]) -> Any:
+    """The task that `module:attr` or `file.py:attr` names. Environments are imported by workers alone."""
+    if _source_mentions_gymnasium(reference):
+        from policysearch.samplers.gymnasium_task import NotAnEnvironmentError
+
+        with contextlib.suppress(NotAnEnvironmentError):
+            return _gymnasium_task(reference, environment)
+    return _task_of(attribute(reference), reference, reference, environment)
+
+
+def _source_mentions_gymnasium(reference: str) -> bool:
+    """Whether a module that is not imported yet looks like one of environments: then a worker is asked first."""
+    place = reference.rpartition(":")[0]
+    if place.endswith(".py"):
+        path: str | None = place
+    elif place in sys.modules or not re.fullmatch(r"\w+(\.\w+)*", place):
+        return False
+    else:
+        path = _origin(place)
+    try:
+        text = Path(path or "").read_text(errors="replace")
+    except OSError:
+        return False
+    return re.search(r"\bgym(nasium)?\b", text) is not None or Path(path or "").name == "__init__.py"
+
+
+def _origin(module: str) -> str | None:
+    """The file of a module, found without importing the packages that it is in."""
+    found, path, name = None, None, ""
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        found = importlib.machinery.PathFinder.find_spec(name, path)
+        if found is None:
+            return None
+        path = list(found.submodule_search_locations or [])
+    return found.origin if found is not None else None
 
 
 def _nearest(name: str, names: Any) -> str:
@@ -147,25 +198,19 @@ def _nearest(name: str, names: Any) -> str:
     return f" Nearest: {', '.join(near)}." if near else ""
 
 
-def _registry() -> Any:
-    import gymnasium
-
-    return gymnasium.registry
-
-
 def _gymnasium_task(environment: Any, options: dict[str, Any]) -> Any:
-    from policysearch.samplers.gymnasium import GymnasiumTask
+    from policysearch.samplers.gymnasium_task import GymnasiumTask
 
-    if isinstance(environment, str) and ".py:" in environment:
-        raise ValueError(
-            f"task {environment!r} is a Gymnasium environment in a file; worker processes import modules: "
-            "put its folder on PYTHONPATH and write module:attr"
-        )
     return GymnasiumTask(environment, **options)
 
 
-def _attribute(reference: str) -> Any:
-    """The object that `module:attr` or `file.py:attr` names."""
+def attribute(reference: str) -> Any:
+    """The object that `module:attr` or `file.py:attr` names; its module is imported.
+
+    Raises:
+        ValueError: there is none; the nearest names are named.
+        Exception: whatever the module raises when it is imported.
+    """
     place, _, name = reference.rpartition(":")
     if place.endswith(".py"):
         module = _file(Path(place))
@@ -226,7 +271,8 @@ def _task_of(found: Any, given: Any, reference: str, environment: dict[str, Any]
             if hasattr(made, "specification") and not isinstance(made, type):
                 return _looked_at(made, given)
             if _is_environment(type(made)):
-                made.close()
+                with contextlib.suppress(Exception):
+                    made.close()
                 return _gymnasium_task(given, environment)
             raise TypeError(
                 f"task {reference!r}: calling it gave {type(made).__name__}, not a task. Allowed: {_ALLOWED}"
