@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from policysearch.controller import Controller
 from policysearch.distributions import Categorical, Distribution, Gaussian
+from policysearch.grammar import Parameter
 from policysearch.normalize import Scaling
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sin": jnp.sin}
@@ -338,7 +339,8 @@ class Parameters(Policy):
         log: names that are searched on a logarithmic scale; their initial values must be positive.
 
     Raises:
-        ValueError: initial outside bounds, non-positive scale, unknown names, a log of a non-positive number.
+        ValueError: initial outside bounds, non-positive scale, unknown names, a log of a non-positive number, or a
+            name that is none (see `grammar.name`).
 
     Example:
         >>> policy = Parameters(["kp", "kd"], [1.0, 0.1], bounds={"kp": (0, 5)}, scale=[0.5, 0.05])
@@ -377,15 +379,15 @@ class Parameters(Policy):
         if not np.all(np.isfinite(values)) or not np.all(np.isfinite(scales) & (scales > 0)):
             raise ValueError(f"initial must be finite and scale positive; got {values} and {scales}.")
         for name, value, lo, hi in zip(names, values, low, high, strict=True):
-            if not lo <= value <= hi or not lo < hi:
-                raise ValueError(f"{name} starts at {value:g}, outside its bounds ({lo:g}, {hi:g}).")
-            if name in log and value <= 0:
-                raise ValueError(f"{name} is searched on a logarithmic scale but starts at {value:g}; start above 0.")
+            Parameter(name, value, lo, hi, name in log).checked()
         self.names, self.log = tuple(names), tuple(name in log for name in names)
         self.parameters = {"values": jnp.asarray(np.zeros(len(names)))}
         self.scaling = None
         self.initial, self.scale = jnp.asarray(values), jnp.asarray(scales)
         self.low, self.high = jnp.asarray(low), jnp.asarray(high)
+        for name, value, held in zip([*names, *names], [*values, *scales], [*self.initial, *self.scale], strict=True):
+            if not math.isclose(value, held, rel_tol=1e-5):
+                raise ValueError(f"{name}: {value:g} is beyond numbers of {self.initial.dtype}; choose another unit.")
 
     def vector(self) -> Float[Array, " d"]:
         """The numbers in their own units, (d,), within their bounds."""

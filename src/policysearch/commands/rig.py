@@ -6,9 +6,7 @@ The folder holds the whole search between two commands. `status` reads it withou
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import re
 import shlex
 import time
 from collections import Counter
@@ -16,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policysearch import flags
+from policysearch import flags, grammar, stage_costs
 from policysearch.commands import shared
 from policysearch.inbox import Inbox, Message
 from policysearch.ownership import InUseError
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from policysearch.trials import Trial
 
 _MEASURED = ("measured", "measured_error", "incumbent", "incumbent_error", "incumbent_update", "noise")
-PARAMETERS = "NAME=INITIAL, NAME=INITIAL:LOW:HIGH, or NAME=INITIAL:LOW:HIGH:log"
 #: methods for numbers of a rig: those that perturb parameters
 RIG_METHODS = ("finite_differences", "weight_perturbation", "ars", "pgpe", "cem")
 
@@ -50,28 +47,28 @@ def new(given: list[str]) -> int:
     shared.refuse_scalars(extras, "It logs the updates of: policysearch run DIR --tensorboard -- COMMAND.")
     flags.refuse_unknown(extras, parser)
     if arguments.folder is None or not arguments.parameters:
-        raise ValueError(f"new what? Give DIR and --parameters {PARAMETERS}. See: policysearch new --help")
+        raise ValueError(f"new what? Give DIR and --parameters {grammar.PARAMETER}. See: policysearch new --help")
     flags.refuse_foreign(arguments, arguments.method)
     settings: Settings = method_settings(arguments.method, flags.given(arguments, METHODS[arguments.method]))
     seed = shared.number("--seed", arguments.seed, int)
     failure_cost = shared.number("--failure-cost", arguments.failure_cost, float)
     if arguments.budget is not None:
         Budget.parse(arguments.budget)
-    numbers = [_parameter(text) for text in arguments.parameters]
-    scales = _scales(arguments.scales or [], numbers)
+    numbers = [grammar.parameter(text) for text in arguments.parameters]
+    names = [number.name for number in numbers]
+    scales = _scales(_named(arguments.scales, names, "--scales"), numbers)
+    largest = _named(arguments.largest_step, names, "--largest-step")
     shared.prepare_jax()
     from policysearch.policies import Parameters
     from policysearch.search import Search
     from policysearch.specification import Specification
 
-    names = [number["name"] for number in numbers]
-    largest = _named(arguments.largest_step or [], names, "--largest-step")
     policy = Parameters(
         names,
-        [number["initial"] for number in numbers],
-        bounds={number["name"]: number["bounds"] for number in numbers},
+        [number.initial for number in numbers],
+        bounds={number.name: (number.low, number.high) for number in numbers},
         scale=scales,
-        log=[number["name"] for number in numbers if number["log"]],
+        log=[number.name for number in numbers if number.log],
     )
     rig = Specification(name=Path(arguments.folder).resolve().name, repeatable=False)
     options = {"budget": arguments.budget, "seed": seed, "failure_cost": failure_cost, "folder": arguments.folder}
@@ -112,7 +109,7 @@ def tell(given: list[str]) -> int:
     told: dict[str, Any] = {name: getattr(arguments, name) for name in ("failed", "safety_stop", "lost", "abandoned")}
     told["cost"] = shared.number("--cost", arguments.cost, float)
     if arguments.rollout is not None:
-        told["cost"] = _total(Path(arguments.rollout))
+        told["cost"] = stage_costs.total(Path(arguments.rollout))
     try:
         with _opened(arguments.folder) as search:
             record = search.tell(number, **told, retry=arguments.retry, notes=arguments.notes)
@@ -320,15 +317,7 @@ def filled(command: Sequence[str], values: dict[str, float]) -> list[str]:
         >>> filled(["./trial.sh", "--kp={kp}"], {"kp": 1.5})
         ['./trial.sh', '--kp=1.5']
     """
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise ValueError(
-                f"{match[0]} in {shlex.join(command)} is no parameter; known are {', '.join(map(str, values))}."
-            )
-        return repr(values[match[1]])
-
-    return [re.sub(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", value, word) for word in command]
+    return grammar.filled(command, values)
 
 
 def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
@@ -339,10 +328,11 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
         description="Start a search of named numbers on a rig; ask, tell, run and status go on with it.",
     )
     parser.add_argument("folder", nargs="?", metavar="DIR", help="a new folder")
-    parser.add_argument("--parameters", nargs="+", metavar="P", help=PARAMETERS)
+    parser.add_argument("--parameters", nargs="+", action="extend", metavar="P", help=grammar.PARAMETER)
     parser.add_argument(
         "--scales",
         nargs="+",
+        action="extend",
         metavar="NAME=S",
         help="what one unit of the search is, in the parameter's unit, or as an exponent of e where log "
         "[half the range; without one the initial value]",
@@ -354,6 +344,7 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     parser.add_argument(
         "--largest-step",
         nargs="+",
+        action="extend",
         metavar="NAME=S",
         help="of an update, in the parameter's unit, or a factor where log [none]",
     )
@@ -426,67 +417,24 @@ def _measure(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     words = text.split(":")
-    if len(words) != 2 or not all(word.isdigit() for word in words):
+    if len(words) != 2:
         raise ValueError(f"--measure is {text!r}; it must look like 5:4, after every 5 updates by 4 trials.")
-    return int(words[0]), int(words[1])
+    return grammar.whole("--measure EVERY", words[0]), grammar.whole("--measure TRIALS", words[1])
 
 
-def _parameter(text: str) -> dict[str, Any]:
-    """kp=1.0:0:5:log as name, initial, bounds and log."""
-    name, _, rest = text.partition("=")
-    words = rest.split(":")
-    log = len(words) == 4 and words.pop() == "log"
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError:
-        numbers = []
-    if not name.isidentifier() or len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers[:1])):
-        raise ValueError(f"{text!r} is no parameter; it must look like {PARAMETERS}, such as kp=1.0:0:5.")
-    low, high = numbers[1:] or (-math.inf, math.inf)
-    return {"name": name, "initial": numbers[0], "bounds": (low, high), "log": log}
-
-
-def _scales(given: list[str], numbers: list[dict[str, Any]]) -> list[float]:
+def _scales(chosen: dict[str, float], numbers: list[grammar.Parameter]) -> list[float]:
     """What one unit of the search is for each number: as given, else half its range."""
-    chosen = _named(given, [number["name"] for number in numbers], "--scales")
     scales = []
     for number in numbers:
-        low, high = number["bounds"]
-        if number["log"]:
+        low, high = number.low, number.high
+        if number.log:
             rule = math.log(high / low) / 2 if 0 < low < high < math.inf else 1.0
         else:
-            rule = (high - low) / 2 if math.isfinite(high - low) else abs(number["initial"]) or 1.0
-        scales.append(chosen.get(number["name"], rule))
+            rule = (high - low) / 2 if math.isfinite(high - low) else abs(number.initial) or 1.0
+        scales.append(chosen.get(number.name, rule))
     return scales
 
 
-def _named(given: Sequence[str], names: Sequence[str], flag: str) -> dict[str, float]:
+def _named(given: Sequence[str] | None, names: Sequence[str], flag: str) -> dict[str, float]:
     """NAME=NUMBER of known names."""
-    chosen: dict[str, float] = {}
-    for text in given:
-        name, _, value = text.partition("=")
-        if name not in names:
-            raise ValueError(unknown("parameter", name, list(names)))
-        number = shared.number(f"{flag} {name}", value, float)
-        if number is not None:
-            chosen[name] = number
-    return chosen
-
-
-def _total(path: Path) -> float:
-    """Sum of the column `cost` of a CSV file.
-
-    Raises:
-        ValueError: no such column, no rows, or a cell that is no number.
-    """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or rows[0].get("cost") is None:
-        raise ValueError(f"{path} has no rows with a column `cost`; write a header line, then a line a stage.")
-    total = 0.0
-    for line, row in enumerate(rows, 2):
-        try:
-            total += float(row["cost"])
-        except (TypeError, ValueError):
-            raise ValueError(f"{path}, line {line}: the cost is {row['cost']!r}; it must be a number.") from None
-    return total
+    return grammar.named(flag, given or [], names, lambda name: unknown("parameter", name, list(names)))
