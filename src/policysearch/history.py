@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import sqlite3
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +32,7 @@ CREATE INDEX of_trial ON history (trial) WHERE trial IS NOT NULL;
 """
 #: rows in succession that cannot be read, behind which no more are looked for
 _MISSING = 1000
+_LAST = "ORDER BY number DESC LIMIT 1"
 _COLUMNS = "number, kind, trial, body, blob, blob_digest, digest"
 
 
@@ -46,7 +50,7 @@ class Row(NamedTuple):
 
 
 class History:
-    """Adds rows; those of one call are on disk together, or none of them is.
+    """Adds rows; those of one call are on disk together, or none of them is. Any thread may call, one at a time.
 
     Args:
         path: of the database.
@@ -61,21 +65,28 @@ class History:
         if create:
             path.touch(exist_ok=False)  # of two that start at once, the second one fails here
         self.path = path
-        self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "locking_mode=NORMAL"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        if create:
-            self._connection.executescript(f"BEGIN; {_TABLE} COMMIT;")
-        last = self._connection.execute("SELECT number, digest FROM history ORDER BY number DESC LIMIT 1").fetchone()
-        self._number: int = 0 if last is None else last[0]
-        self._digest: bytes = b"" if last is None else last[1]
-        rows = self._connection.execute(
-            "SELECT number FROM history WHERE kind = ? AND blob IS NOT NULL ORDER BY number", (PRUNED,)
-        )
-        self._with_blob = [number for (number,) in rows]
-        self._head = os.open(head, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._slot = 0
-        self._write_head()
+        self._lock = threading.RLock()
+        with contextlib.ExitStack() as undo:
+            with explained(path):
+                self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+                undo.callback(self._connection.close)
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "locking_mode=NORMAL"):
+                    self._connection.execute(f"PRAGMA {pragma}")
+                if create:
+                    self._connection.executescript(f"BEGIN; {_TABLE} COMMIT;")
+                last = self._connection.execute(f"SELECT number, digest FROM history {_LAST}").fetchone()
+                self._number: int = 0 if last is None else last[0]
+                self._digest: bytes = b"" if last is None else last[1]
+                rows = self._connection.execute(
+                    "SELECT number FROM history WHERE kind = ? AND blob IS NOT NULL ORDER BY number", (PRUNED,)
+                )
+                self._with_blob = [number for (number,) in rows]
+            self._head = os.open(head, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            undo.callback(os.close, self._head)
+            self._slot = 0
+            self._write_head()
+            self._write_head()  # both slots have their place on the disk from now on
+            undo.pop_all()
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows, and return when the disk has them.
@@ -83,20 +94,23 @@ class History:
         Raises:
             OSError: the disk does not take them (it is full, say); then nothing was added.
         """
-        number, previous, added = self._number, self._digest, []
-        for row in rows:
-            number += 1
-            blob_digest = None if row.blob is None else hashlib.sha256(row.blob).digest()
-            previous = _digest(previous, row.kind, row.trial, row.body, blob_digest)
-            added.append((number, row.kind, row.trial, row.body, row.blob, blob_digest, previous))
-        heavy = self._with_blob + [entry[0] for entry in added if entry[1] == PRUNED and entry[4] is not None]
-        with self._transaction():
-            self._connection.executemany(f"INSERT INTO history ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", added)
-            old = [(number,) for number in heavy[:-KEPT]]
-            self._connection.executemany("UPDATE history SET blob = NULL WHERE number = ?", old)
-        self._with_blob = heavy[-KEPT:]
-        self._number, self._digest = number, previous
-        self._write_head()
+        with self._lock:
+            number, previous, added = self._number, self._digest, []
+            for row in rows:
+                number += 1
+                blob_digest = None if row.blob is None else hashlib.sha256(row.blob).digest()
+                previous = _digest(previous, row.kind, row.trial, row.body, blob_digest)
+                added.append((number, row.kind, row.trial, row.body, row.blob, blob_digest, previous))
+            heavy = self._with_blob + [entry[0] for entry in added if entry[1] == PRUNED and entry[4] is not None]
+            with self._transaction():
+                self._connection.executemany(f"INSERT INTO history ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", added)
+                old = [(number,) for number in heavy[:-KEPT]]
+                self._connection.executemany("UPDATE history SET blob = NULL WHERE number = ?", old)
+            self._with_blob = heavy[-KEPT:]
+            self._number, self._digest = number, previous
+            # the rows are there: a head that is behind them only checks fewer
+            with contextlib.suppress(OSError):
+                self._write_head()
 
     def of_kind(self, kind: str) -> Iterator[bytes]:
         """The bodies of all rows of a kind, in order, as they are."""
@@ -105,24 +119,19 @@ class History:
 
     def of_trial(self, trial: int) -> list[Row]:
         """What was written about a trial, in order."""
-        try:
-            found = self._connection.execute(
-                "SELECT kind, body, blob, trial FROM history WHERE trial = ? ORDER BY number", (trial,)
-            )
-            return [Row(*row) for row in found]
-        except sqlite3.DatabaseError as error:
-            raise damaged(self.path, error) from error
+        query = "SELECT kind, body, blob, trial FROM history WHERE trial = ? ORDER BY number"
+        with self._lock, explained(self.path):
+            return [Row(*row) for row in self._connection.execute(query, (trial,))]
 
     def close(self) -> None:
         """End the writing; one database file is left without companions, which can be copied as it is."""
-        try:
+        with self._lock, contextlib.ExitStack() as last:
+            last.callback(os.close, self._head)
+            last.callback(self._connection.close)
             # where somebody is reading, the companions stay
             with contextlib.suppress(sqlite3.OperationalError):
                 self._connection.execute("PRAGMA journal_mode=DELETE")
-        finally:
-            self._connection.close()
             os.fsync(self._head)
-            os.close(self._head)
 
     def _write_head(self) -> None:
         # two slots in turn, so that a torn write leaves the other one; not synced, because a head that is behind the
@@ -134,7 +143,7 @@ class History:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
+        with explained(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -143,10 +152,6 @@ class History:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path} cannot be written: {error}.") from error
-        except sqlite3.DatabaseError as error:
-            raise damaged(self.path, error) from error
 
 
 def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
@@ -161,6 +166,7 @@ def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
         every: give all rows, in order; otherwise of those about trials only the ones after the last update, at the end.
 
     Raises:
+        OSError: it cannot be read.
         ValueError: something is damaged; the row and the file are named.
     """
     known = _read_head(head)  # before the database, which may only have more rows than this
@@ -171,9 +177,9 @@ def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
         ):
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        with explained(path), reading(path) as connection:
             yield from _checked(connection, known, every)
-    except (sqlite3.DatabaseError, OverflowError, UnicodeDecodeError) as error:
+    except (OverflowError, UnicodeDecodeError) as error:
         raise damaged(path, error) from error
     except _DamageError as error:
         raise damaged(path, error) from None
@@ -187,6 +193,90 @@ def damaged(path: Path, what: object) -> ValueError:
     )
 
 
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Errors of SQLite as those of a file: what it is, and what to do.
+
+    Raises:
+        OSError: the disk, or the place on it, does not let the database be used.
+        RuntimeError: it was closed.
+        ValueError: it is damaged.
+    """
+    try:
+        yield
+    except sqlite3.ProgrammingError as error:
+        raise RuntimeError(f"{path} was closed by this process; open the run again.") from error
+    except sqlite3.Error as error:
+        code = _code(error)
+        if code not in _OUTSIDE:
+            raise damaged(path, error) from error
+        raise OSError(f"{path} cannot be {_OUTSIDE[code]} (SQLite: {error}).") from error
+
+
+#: codes of SQLite that say nothing of a database's contents: what does not work, and what to do
+_OUTSIDE = {
+    sqlite3.SQLITE_FULL: "written: its disk is full. Make room, and do the same again",
+    sqlite3.SQLITE_IOERR: "read or written: its disk reports an error. Look at the disk, and do the same again",
+    sqlite3.SQLITE_READONLY: "written: it or its folder is read-only. Copy the folder to a place that can be written",
+    sqlite3.SQLITE_CANTOPEN: "opened: it or its folder cannot be read or written by this user, or there is no room",
+    sqlite3.SQLITE_PERM: "opened: this user may not",
+    sqlite3.SQLITE_AUTH: "opened: this user may not",
+    sqlite3.SQLITE_BUSY: "used: another process keeps it busy. Try again in a moment",
+    sqlite3.SQLITE_LOCKED: "used: another process keeps it busy. Try again in a moment",
+    sqlite3.SQLITE_PROTOCOL: "used: its file system does not lock files reliably. Keep the run on a local disk",
+    sqlite3.SQLITE_NOLFS: "written: its file system has no files so large. Keep the run on another disk",
+    sqlite3.SQLITE_NOMEM: "used: there is no memory left",
+    sqlite3.SQLITE_TOOBIG: "written: a row is too large",
+}
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary code of an error of SQLite, 0 where it has none."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that reads a database.
+
+    A process that was killed leaves a log without its index, which SQLite makes anew beside it. Where that cannot be
+    written, the database and its log are read from a copy.
+    """
+    with contextlib.ExitStack() as stack:
+        connection = None
+        try:
+            connection = stack.enter_context(
+                contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True))
+            )
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        except sqlite3.Error as error:
+            if _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="policysearch-")))
+                connection = stack.enter_context(contextlib.closing(sqlite3.connect(_copied(path, place))))
+            elif connection is None:
+                raise
+        yield connection
+
+
+def _copied(path: Path, place: Path) -> Path:
+    """A copy of a database with its log, of one moment."""
+    names = [path.name, f"{path.name}-wal", f"{path.name}-journal"]
+
+    def state() -> list[tuple[int, int] | None]:
+        found = [path.with_name(name) for name in names]
+        return [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in found]
+
+    for _ in range(5):
+        before = state()
+        for name in names:
+            (place / name).unlink(missing_ok=True)
+            if path.with_name(name).exists():
+                shutil.copyfile(path.with_name(name), place / name)
+        if state() == before:
+            break
+    return place / path.name
+
+
 class Found(NamedTuple):
     """A row of a damaged history. whole: it is what was written, if the row before is."""
 
@@ -197,7 +287,7 @@ class Found(NamedTuple):
 
 def salvage(path: Path) -> Iterator[Found]:
     """All rows of a damaged history that can be read, in order; nothing is written."""
-    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+    with reading(path) as connection:
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
         last, before, missing = 0, b"", 0
         for entry in _each(connection):
@@ -232,7 +322,7 @@ def _each(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...] | None]:
 
 def sound(path: Path) -> bool:
     """Whether the database's own structure is, its index among it; `read` checks the rows."""
-    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+    with reading(path) as connection:
         try:
             return connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
         except sqlite3.DatabaseError:
@@ -260,7 +350,7 @@ def acknowledged(head: Path) -> int:
 def empty(path: Path) -> bool:
     """Whether a database surely holds no row: it was just made, or its maker ended then."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        with reading(path) as connection:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             return not tables or connection.execute("SELECT 1 FROM history LIMIT 1").fetchone() is None
     except sqlite3.Error:

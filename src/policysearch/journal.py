@@ -29,6 +29,7 @@ from policysearch.runs import (
     POLICY,
     Run,
     TrialRecord,
+    check,
     find,
     keep_record,
     replayed,
@@ -92,7 +93,7 @@ class Journal:
             self._owner.release()
             raise
         self._begin(keep, 0)
-        rows = [Row("configuration", msgspec.json.encode(dict(configuration)))]
+        rows = [_row("configuration", dict(configuration))]
         if start is not None:
             rows += [Row("policy", b"{}", start[0]), Row("state", b"{}", start[1])]
         self._history.append(rows)
@@ -112,7 +113,7 @@ class Journal:
         self._written = -INTERVAL
 
     def _write_configuration(self, configuration: Mapping[str, Any]) -> None:
-        text = msgspec.json.format(msgspec.json.encode(dict(configuration)), indent=2)
+        text = msgspec.json.format(_ENCODER.encode(dict(configuration)), indent=2)
         (self.folder / CONFIGURATION).write_bytes(text + b"\n")
 
     @classmethod
@@ -162,7 +163,7 @@ class Journal:
             update: number of the update that they belong to.
             events: all of this process so far, as named tuples such as `samplers.jobs.Event`.
         """
-        new = [Row("event", msgspec.json.encode({"update": update, **e._asdict()})) for e in events[self._events :]]
+        new = [_row("event", {"update": update, **e._asdict()}) for e in events[self._events :]]
         if new:
             self._history.append(new)
             self._events = len(events)
@@ -189,6 +190,10 @@ class Journal:
         """Keep why the search waits, or, with reason "", that it goes on and who said so."""
         self._history.append([_halt(reason, by)])
 
+    def add_incumbent(self, update: int, policy: bytes) -> None:
+        """Keep a policy that is the incumbent from now on, as the bytes of a policy file."""
+        self._history.append([_row("incumbent", {"update": update}, policy)])
+
     def told(self, number: int) -> tuple[TrialRecord, bytes | None] | None:
         """What is on disk of a trial and its arrays, whichever update asked it; None of one never asked."""
         trials: dict[Any, TrialRecord] = {}
@@ -199,18 +204,18 @@ class Journal:
 
     def amend(self, configuration: Mapping[str, Any]) -> None:
         """Change some of the configuration, such as the budget, from now on."""
-        self._history.append([Row("configuration", msgspec.json.encode(dict(configuration)))])
+        self._history.append([_row("configuration", dict(configuration))])
 
     def flush(self) -> None:
         """Write what waits, and return when the disk has it."""
         if self._waiting:
-            rows = [Row("update", msgspec.json.encode({"record": record})) for record in self._waiting]
+            rows = [_row("update", {"record": record}) for record in self._waiting]
             if self._continuation is not None:
                 counts, state = self._continuation()
                 record = self._waiting[-1]
                 # who interrupts an update leaves a state that belongs to no record
                 if counts["updates"] == record["update"]:
-                    rows[-1] = Row("update", msgspec.json.encode({"record": record, "counts": counts}), state)
+                    rows[-1] = _row("update", {"record": record, "counts": counts}, state)
             self._history.append(rows)
             written, self._waiting = self._waiting, []
             self._add_metrics(written)
@@ -265,7 +270,7 @@ class Journal:
             result: JSON-able values by name.
         """
         self.flush()
-        self._history.append([Row("result", msgspec.json.encode(dict(result)))])
+        self._history.append([_row("result", dict(result))])
 
     def close(self) -> None:
         """End the run's writing and its ownership; a second call does nothing.
@@ -312,13 +317,37 @@ def refuse_existing(folder: Path) -> None:
             raise FileExistsError(f"{folder} already holds {what}. Choose another folder.")
 
 
+def _row(kind: str, content: dict[str, Any], blob: bytes | None = None, trial: int | None = None) -> Row:
+    """A row that will be read back as it was written.
+
+    Raises:
+        ValueError: it could not be; the sentence says what is wrong with it.
+    """
+    try:
+        return check(Row(kind, _ENCODER.encode(content), blob, trial))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"This cannot be kept ({kind}): {error}. Nothing was written.") from error
+
+
+def _plain(value: Any) -> Any:
+    """What JSON knows of a value that it does not know."""
+    if hasattr(value, "tolist"):
+        return value.tolist()  # numbers and arrays of NumPy and JAX
+    if isinstance(value, (str, os.PathLike)):
+        return str(value)
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+
+
 def _about(trial: TrialRecord, kind: str, names: Sequence[str], arrays: bytes | None = None) -> Row:
     content = {name: getattr(trial, name) for name in names}
-    return Row(kind, msgspec.json.encode(content), arrays, trial.number)
+    return _row(kind, content, arrays, trial.number)
 
 
 def _halt(reason: str, by: str = "") -> Row:
-    return Row("halt", msgspec.json.encode({"reason": reason, "by": by, "when": time.time()}))
+    return _row("halt", {"reason": reason, "by": by, "when": time.time()})
 
 
 def provenance() -> dict[str, Any]:

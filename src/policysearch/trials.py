@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
+from policysearch import grammar
 from policysearch.controller import Controller
 from policysearch.inbox import Inbox
 from policysearch.initial import from_controller
@@ -27,7 +28,7 @@ from policysearch.samplers.jobs import Event, HostRollouts, Jobs, gather
 from policysearch.snapshots import continuation
 from policysearch.specification import OK, Specification
 from policysearch.streams import Purpose, environment_seed, stream
-from policysearch.told import Told
+from policysearch.told import ENDS, Told
 
 if TYPE_CHECKING:
     from policysearch.search import Record, Search
@@ -200,7 +201,7 @@ class Trials:
 
     def ask(self, client: str) -> Trial:
         """See `Search.ask`."""
-        search = self._search
+        search, client = self._search, grammar.client(client)
         self.receive()
         while True:
             self._refuse_halted()
@@ -241,8 +242,14 @@ class Trials:
 
     def tell(self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str) -> Record | None:
         """See `Search.tell`."""
+        self.receive()  # what was left first counts
+        return self._take(trial, _as_kept(given), retry, grammar.words(notes))
+
+    def _take(self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str) -> Record | None:
         search, update = self._search, self._open
-        number = trial.number if isinstance(trial, Trial) else int(trial)
+        number = trial.number if isinstance(trial, Trial) else _number(trial)
+        if not isinstance(retry, (bool, np.bool_)):
+            raise ValueError(f"retry is {retry!r}; it must be True or False.")
         index = number - update.first if update is not None else -1
         record = update.records.get(index) if update is not None else None
         before = None if record is not None else self._before(number)
@@ -268,7 +275,7 @@ class Trials:
             "reason": told.reason,
             "cost": told.cost,
             "stages": told.stages,
-            "retry": retry,
+            "retry": bool(retry),
             "notes": notes,
             "told": time.time(),
         }
@@ -292,7 +299,7 @@ class Trials:
                 index = message.trial - update.first if update is not None else -1
                 if update is not None and index in update.records and update.records[index].attempt != message.attempt:
                     raise ValueError(_refusal(update.records[index], message.attempt))
-                self.tell(message.trial, message.given, message.retry, message.notes)
+                self._take(message.trial, _as_kept(message.given), message.retry, message.notes)
             except ValueError as error:
                 self._search.note(Event(message.trial, "inbox", str(error), "", message.attempt))
                 if self._journal is not None:
@@ -301,6 +308,7 @@ class Trials:
 
     def halt(self, reason: str) -> None:
         """Hand out no trial till `release`."""
+        reason = grammar.words(reason)
         if self._journal is not None:
             self._journal.add_halt(reason)
         self.halted = reason
@@ -308,12 +316,14 @@ class Trials:
     def release(self, by: str) -> None:
         """Hand out trials again."""
         if self._journal is not None:
-            self._journal.add_halt("", by)
+            self._journal.add_halt("", grammar.words(by))
         self.halted = ""
 
     def go_back(self, controller: Controller, reason: str) -> Record:
         """Give up the open update, and go on from another policy; see `Search.go_back`."""
+        self.receive()
         search, update = self._search, self._open
+        reason = grammar.words(reason)
         asked = [] if update is None else list(update.records.values())
         old = search.state.policy
         policy = from_controller(controller)
@@ -387,6 +397,35 @@ class Trials:
                 words = f"open are {update.first} to {update.first + len(update.records) - 1}"
             raise ValueError(f"Trial {number} is not open; {words}.")
         return before
+
+
+def _number(trial: Any) -> int:
+    """The number of a trial.
+
+    Raises:
+        ValueError: none that a trial has.
+    """
+    if isinstance(trial, (int, np.integer)) and not isinstance(trial, bool) and 0 <= trial <= grammar.LARGEST:
+        return int(trial)
+    raise ValueError(f"trial is {trial!r}; give what ask() gave, or its number, which is counted from 0.")
+
+
+def _as_kept(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `tell` as they will be kept: a cost as a number, reasons as text.
+
+    Raises:
+        ValueError: a cost that is no number.
+    """
+    kept = {name: value if value is None or name not in ENDS else grammar.words(value) for name, value in given.items()}
+    cost = kept.get("cost")
+    if cost is not None:
+        try:
+            if isinstance(cost, (str, bytes, bool)):
+                raise TypeError
+            kept["cost"] = float(cost)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"cost is {cost!r}; it must be a number.") from None
+    return kept
 
 
 def _told(record: TrialRecord, arrays: bytes | None) -> Told:
