@@ -153,7 +153,7 @@ class Parameter(NamedTuple):
             )
         if self.log and -math.inf < self.low <= 0:
             raise ValueError(
-                f"{self.name} is searched on a logarithmic scale, which has no {self.low:g}; give a lower bound above 0."
+                f"{self.name} is searched on a logarithmic scale, which has no {self.low:g}; bound it above 0."
             )
         return self
 

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,11 +62,17 @@ class History:
     """
 
     def __init__(self, path: Path, head: Path, *, create: bool):
-        if create:
-            path.touch(exist_ok=False)  # of two that start at once, the second one fails here
         self.path = path
         self._lock = threading.RLock()
         with contextlib.ExitStack() as undo:
+            if create:
+                path.touch(exist_ok=False)  # of two that start at once, the second one fails here
+                for made in (
+                    path,
+                    *(path.with_name(f"{path.name}-{tail}") for tail in ("wal", "shm", "journal")),
+                    head,
+                ):
+                    undo.callback(made.unlink, missing_ok=True)
             with explained(path):
                 self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
                 undo.callback(self._connection.close)
@@ -194,8 +200,12 @@ def damaged(path: Path, what: object) -> ValueError:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Path, damage: Callable[[Path, object], ValueError] = damaged) -> Iterator[None]:
     """Errors of SQLite as those of a file: what it is, and what to do.
+
+    Args:
+        path: of the database.
+        damage: makes the error of one that is damaged.
 
     Raises:
         OSError: the disk, or the place on it, does not let the database be used.
@@ -209,7 +219,7 @@ def explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = _code(error)
         if code not in _OUTSIDE:
-            raise damaged(path, error) from error
+            raise damage(path, error) from error
         raise OSError(f"{path} cannot be {_OUTSIDE[code]} (SQLite: {error}).") from error
 
 

@@ -84,23 +84,31 @@ class Journal:
         refuse_existing(self.folder)
         self._made = not self.folder.exists()
         new = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._owner = Ownership(self.folder)
-        try:
+        with contextlib.ExitStack() as undo:  # of a run that cannot be begun nothing stays
+            for place in reversed(new):
+                undo.callback(_remove_empty, place)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._owner = Ownership(self.folder)
+            undo.callback(self._owner.release)
             refuse_existing(self.folder)
             self._history = History(self.folder / DATABASE, self.folder / HEAD, create=True)
-        except BaseException:
-            self._owner.release()
-            raise
-        self._begin(keep, 0)
-        rows = [_row("configuration", dict(configuration))]
-        if start is not None:
-            rows += [Row("policy", b"{}", start[0]), Row("state", b"{}", start[1])]
-        self._history.append(rows)
-        # a file is not lost with the power once its folder is synced, nor is that one once its own is
-        for place in (self.folder, *(place.parent for place in new)):
-            sync_folder(place)
-        self._write_configuration(configuration)
+            undo.callback(self._remove)
+            undo.callback(self._history.close)
+            self._begin(keep, 0)
+            rows = [_row("configuration", dict(configuration))]
+            if start is not None:
+                rows += [Row("policy", b"{}", start[0]), Row("state", b"{}", start[1])]
+            self._history.append(rows)
+            # a file is not lost with the power once its folder is synced, nor is that one once its own is
+            for place in (self.folder, *(place.parent for place in new)):
+                sync_folder(place)
+            self._write_configuration(configuration)
+            undo.pop_all()
+
+    def _remove(self) -> None:
+        """Remove what was made of a run that came to nothing."""
+        for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", HEAD, CONFIGURATION):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _begin(self, keep: bool, count: int) -> None:
         self._keep, self._count, self._events = keep, count, 0
@@ -117,8 +125,12 @@ class Journal:
         (self.folder / CONFIGURATION).write_bytes(text + b"\n")
 
     @classmethod
-    def reopen(cls, folder: str | os.PathLike[str]) -> tuple[Journal, Run]:
+    def reopen(cls, folder: str | os.PathLike[str], wait: float | None = None) -> tuple[Journal, Run]:
         """Own and go on with a run, after every row of it was checked.
+
+        Args:
+            folder: of the run.
+            wait: see `Ownership`.
 
         Returns:
             What writes, and what is on disk; of the trials only those of the update that is still open.
@@ -132,15 +144,15 @@ class Journal:
         find(folder)
         journal = cls.__new__(cls)
         journal.folder, journal._made = folder, False
-        journal._owner = Ownership(folder)
-        try:
+        with contextlib.ExitStack() as undo:
+            journal._owner = Ownership(folder, wait)
+            undo.callback(journal._owner.release)
             run = replayed(folder, every=False)
             journal._history = History(folder / DATABASE, folder / HEAD, create=False)
-        except BaseException:
-            journal._owner.release()
-            raise
-        journal._begin(True, len(run.records))
-        journal._complete = None
+            undo.callback(journal._history.close)
+            journal._begin(True, len(run.records))
+            journal._complete = None
+            undo.pop_all()
         return journal, run
 
     def add(self, record: Mapping[str, float], continuation: Callable[[], Continuation] | None = None) -> None:
@@ -289,13 +301,17 @@ class Journal:
             finally:
                 self._history.close()
             if not self._count and not self._keep:
-                for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", HEAD, CONFIGURATION):
-                    (self.folder / name).unlink(missing_ok=True)
+                self._remove()
         finally:
             self._owner.release()
         if not self._count and not self._keep and self._made:
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                self.folder.rmdir()
+            _remove_empty(self.folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder, unless somebody else has put something there."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:

@@ -380,14 +380,16 @@ class Parameters(Policy):
             raise ValueError(f"initial must be finite and scale positive; got {values} and {scales}.")
         for name, value, lo, hi in zip(names, values, low, high, strict=True):
             Parameter(name, value, lo, hi, name in log).checked()
+        held = np.finfo(jnp.zeros(()).dtype)
+        for name, given in zip(names, np.stack([values, scales, low, high], 1).tolist(), strict=True):
+            for number in given:
+                if math.isfinite(number) and number and not held.tiny <= abs(number) <= held.max:
+                    raise ValueError(f"{name}: {number:g} is beyond numbers of {held.dtype}; choose another unit.")
         self.names, self.log = tuple(names), tuple(name in log for name in names)
         self.parameters = {"values": jnp.asarray(np.zeros(len(names)))}
         self.scaling = None
         self.initial, self.scale = jnp.asarray(values), jnp.asarray(scales)
         self.low, self.high = jnp.asarray(low), jnp.asarray(high)
-        for name, value, held in zip([*names, *names], [*values, *scales], [*self.initial, *self.scale], strict=True):
-            if not math.isclose(value, held, rel_tol=1e-5):
-                raise ValueError(f"{name}: {value:g} is beyond numbers of {self.initial.dtype}; choose another unit.")
 
     def vector(self) -> Float[Array, " d"]:
         """The numbers in their own units, (d,), within their bounds."""

@@ -84,14 +84,14 @@ def start_of(search: Search) -> tuple[bytes, bytes]:
 
 
 def reopened(
-    kind: type[Search], folder: Path, method: Method | None, budget: str | int | None
+    kind: type[Search], folder: Path, method: Method | None, budget: str | int | None, wait: float | None = None
 ) -> tuple[Search, Journal, Run]:
     """The search in a folder with its parameters and counts; its open update is still to be restored.
 
     Raises:
         ValueError: see `Search.open`.
     """
-    writer, run = Journal.reopen(folder)
+    writer, run = Journal.reopen(folder, wait)
     try:
         known = run.configuration
         if known.get("trials") != RIG:

@@ -169,6 +169,7 @@ class Search:
         method: Method | None = None,
         budget: str | int | None = None,
         veto: Veto | None = None,
+        wait: float | None = None,
     ) -> Search:
         """Go on with a search that keeps its trials in a folder, exactly where it ended or was killed.
 
@@ -180,6 +181,7 @@ class Search:
             method: the same `Method` again, if it was composed by hand; no code is read from the folder.
             budget: another one from now on.
             veto: the same again, if there was one.
+            wait: seconds to wait for another owner, for a short program, which itself ends soon; None not to wait.
 
         Raises:
             FileNotFoundError: there is no run.
@@ -188,7 +190,7 @@ class Search:
         """
         from policysearch import resumption
 
-        search, journal, run = resumption.reopened(cls, Path(folder), method, budget)
+        search, journal, run = resumption.reopened(cls, Path(folder), method, budget, wait)
         search._journal, search.veto = journal, veto
         try:
             search._desk.restore(run.trials, run.arrays, run.halted)

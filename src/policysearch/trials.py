@@ -243,7 +243,7 @@ class Trials:
     def tell(self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str) -> Record | None:
         """See `Search.tell`."""
         self.receive()  # what was left first counts
-        return self._take(trial, _as_kept(given), retry, grammar.words(notes))
+        return self._take(trial, as_kept(given), retry, grammar.words(notes))
 
     def _take(self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str) -> Record | None:
         search, update = self._search, self._open
@@ -256,19 +256,15 @@ class Trials:
         known = record if record is not None else before[0] if before is not None else None
         learning = known is None or known.purpose == GRADIENT
         told = Told.of(search.specification, search.method if learning else None, given)
-        if retry and told.fault != "rig":
-            raise ValueError("retry=True runs a trial again that the rig lost; a trial that ran is not repeated.")
         if before is not None:
-            if _told(*before) != told:
-                raise ValueError(_refusal(before[0], before[0].attempt))
+            judged(before[0], before[1], told, before[0].attempt, retry)
             return search.records[before[0].update]
         if update is None or record is None:
             raise RuntimeError("No update is open.")
         attempt = trial.attempt if isinstance(trial, Trial) else record.attempt
-        if attempt != record.attempt or record.status != "asked":
-            if attempt == record.attempt and update.told[index] == told:
-                return None
-            raise ValueError(_refusal(record, attempt))
+        arrays = update.told[index].arrays if index in update.told else None
+        if judged(record, arrays, told, attempt, retry):
+            return None
         outcome = {
             "status": told.status,
             "fault": told.fault,
@@ -299,7 +295,7 @@ class Trials:
                 index = message.trial - update.first if update is not None else -1
                 if update is not None and index in update.records and update.records[index].attempt != message.attempt:
                     raise ValueError(_refusal(update.records[index], message.attempt))
-                self._take(message.trial, _as_kept(message.given), message.retry, message.notes)
+                self._take(message.trial, as_kept(message.given), message.retry, message.notes)
             except ValueError as error:
                 self._search.note(Event(message.trial, "inbox", str(error), "", message.attempt))
                 if self._journal is not None:
@@ -410,7 +406,7 @@ def _number(trial: Any) -> int:
     raise ValueError(f"trial is {trial!r}; give what ask() gave, or its number, which is counted from 0.")
 
 
-def _as_kept(given: dict[str, Any]) -> dict[str, Any]:
+def as_kept(given: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `tell` as they will be kept: a cost as a number, reasons as text.
 
     Raises:
@@ -428,11 +424,36 @@ def _as_kept(given: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def judged(record: TrialRecord, arrays: bytes | None, told: Told, attempt: int, retry: bool) -> bool:
+    """Whether a result was told already, word for word.
+
+    Args:
+        record, arrays: what is known of the trial.
+        told: the result; of which attempt.
+        attempt: that was run.
+        retry: the trial is to be asked again.
+
+    Raises:
+        ValueError: it cannot be taken: another one was told, of another attempt, or a trial that ran is to run again.
+    """
+    if retry and told.fault != "rig":
+        raise ValueError("retry=True runs a trial again that the rig lost; a trial that ran is not repeated.")
+    if attempt == record.attempt:
+        if record.status == "asked":
+            return False
+        if _told(record, arrays) == told:
+            return True
+        words = f"{record.status}: {record.reason}" if record.reason else record.status
+        cost = f", cost {record.cost:.6g}" if record.cost is not None else ""
+        raise ValueError(
+            f"Trial {record.number} was told already, as {words}{cost}; another result of it is not taken."
+        )
+    raise ValueError(_refusal(record, attempt))
+
+
 def _told(record: TrialRecord, arrays: bytes | None) -> Told:
     return Told(record.status, record.fault, record.reason, record.cost, record.stages, arrays)
 
 
 def _refusal(record: TrialRecord, attempt: int) -> str:
-    if attempt != record.attempt:
-        return f"Trial {record.number} was asked again: attempt {record.attempt} counts, not attempt {attempt}."
-    return f"Trial {record.number} was told already, as {record.status}; another result of it is not taken."
+    return f"Trial {record.number} was asked again: attempt {record.attempt} counts, not attempt {attempt}."

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from policysearch.trials import Trial
 
 _MEASURED = ("measured", "measured_error", "incumbent", "incumbent_error", "incumbent_update", "noise")
+#: seconds that a short command waits for a program that owns the run and goes on
+WAIT = 10.0
 #: methods for numbers of a rig: those that perturb parameters
 RIG_METHODS = ("finite_differences", "weight_perturbation", "ars", "pgpe", "cem")
 
@@ -84,7 +86,7 @@ def ask(given: list[str]) -> int:
     parser = _parser("ask", "Ask for the next trial, as JSON. A trial that was not told yet comes again.")
     parser.add_argument("--client", default="", metavar="NAME", help="who runs it, where several do [nobody]")
     arguments = _parse(parser, given)
-    with _opened(arguments.folder) as search:
+    with _opened(arguments.folder, wait=WAIT) as search:
         trial = _next(search, arguments.client)
     print(shared.as_json(_described(trial)))
     return 0
@@ -111,12 +113,15 @@ def tell(given: list[str]) -> int:
     if arguments.rollout is not None:
         told["cost"] = stage_costs.total(Path(arguments.rollout))
     try:
-        with _opened(arguments.folder) as search:
+        with _opened(arguments.folder, wait=0.0) as search:
             record = search.tell(number, **told, retry=arguments.retry, notes=arguments.notes)
             done, halted = search.done, search.halted
     except InUseError as error:
-        _leave(Path(arguments.folder), number, told, arguments.retry, arguments.notes)
-        print(shared.as_json({"update": None, "left": True}) if arguments.json else f"left for its owner: {error}")
+        left = _leave(Path(arguments.folder), number, told, arguments.retry, arguments.notes)
+        if arguments.json:
+            print(shared.as_json({"update": None, "left": left}))
+        else:
+            print(f"left for its owner: {error}" if left else f"trial {number} was told so already")
         return 0
     if arguments.json:
         print(shared.as_json({"update": record, "halted": halted}))
@@ -188,6 +193,10 @@ def summary(run: Run) -> dict[str, Any]:
             for t in trials
             if t.fault is not None
         ][-10:],
+        "left": [{"number": m.trial, "given": m.given} for m in Inbox(run.folder).messages()],
+        "refused": [
+            {"number": event["trial"], "reason": event["reason"]} for event in run.events if event["kind"] == "inbox"
+        ][-10:],
     }
 
 
@@ -221,6 +230,11 @@ def described(found: dict[str, Any]) -> str:
         lines.append(f"not told yet: trial {trial['number']}{who}")
     for trial in found["failures"]:
         lines.append(f"trial {trial['number']} {trial['status']}, by the {trial['fault']}: {trial['reason']}")
+    for left in found["left"]:
+        words = ", ".join(f"{name} {value}" for name, value in left["given"].items())
+        lines.append(f"left for the owner of the run, who takes it with the next ask: trial {left['number']}, {words}")
+    for refused in found["refused"]:
+        lines.append(f"refused, after it was left: a result of trial {refused['number']}. {refused['reason']}")
     return "\n".join(lines)
 
 
@@ -231,7 +245,7 @@ def _cost(found: dict[str, Any], name: str) -> str:
 
 def resume(folder: str, by: str, back_to: str | None, budget: str | None) -> int:
     """`policysearch resume` of a rig's search: hand out trials again; the exit code."""
-    with _opened(folder, budget) as search:
+    with _opened(folder, budget, WAIT) as search:
         halted = search.halted
         if back_to is not None:
             from policysearch.controller import Controller
@@ -374,11 +388,11 @@ def _parse(parser: shared.Parser, given: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _opened(folder: str, budget: str | None = None) -> Search:
+def _opened(folder: str, budget: str | None = None, wait: float | None = None) -> Search:
     shared.prepare_jax()
     from policysearch.search import Search
 
-    return Search.open(folder, budget=budget)
+    return Search.open(folder, budget=budget, wait=wait)
 
 
 def _next(search: Search, client: str) -> Trial:
@@ -402,15 +416,39 @@ def _described(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: str) -> None:
-    """Leave a result for the process that owns the run, after the same checks as far as they need no search."""
-    record = open_run(folder).trials.get(number)
+def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: str) -> bool:
+    """Leave a result for the process that owns the run; False if it was told already.
+
+    Raises:
+        ValueError: its owner would refuse it.
+    """
+    from policysearch.methods import PARAMETER_SPACE
+    from policysearch.specification import Specification
+    from policysearch.told import Told
+    from policysearch.trials import GRADIENT, as_kept, judged
+
+    run = open_run(folder)
+    record = run.trials.get(number)
     if record is None:
         raise ValueError(f"Trial {number} was never asked; those that wait are listed by: policysearch status {folder}")
-    given = {name: value for name, value in told.items() if value is not None}
-    Inbox(folder).leave(
-        Message(trial=number, attempt=record.attempt, given=given, retry=retry, notes=notes, left=time.time())
-    )
+    given = as_kept({name: value for name, value in told.items() if value is not None})
+    method = run.configuration["method"]
+    if "cost" in given and record.purpose == GRADIENT and method in METHODS and method not in PARAMETER_SPACE:
+        raise ValueError(
+            f"{method} learns from every stage, so that a cost is not enough; Search.tell takes rollout= in Python."
+        )
+    outcome = Told.of(Specification.from_plain(run.configuration["specification"]), None, given)
+    if judged(record, None, outcome, record.attempt, retry):
+        return False
+    if "cost" in given and outcome.cost is None:
+        given = {"failed": outcome.reason}  # JSON has no number that is none
+    message = Message(trial=number, attempt=record.attempt, given=given, retry=retry, notes=grammar.words(notes))
+    message.left = time.time()
+    Inbox(folder).leave(message)
+    later = open_run(folder).trials[number]
+    if later.attempt == record.attempt:  # its owner may have told it meanwhile, and then drops what was left
+        judged(later, None, outcome, record.attempt, retry)
+    return True
 
 
 def _measure(text: str | None) -> tuple[int, int] | None:
