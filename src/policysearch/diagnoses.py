@@ -6,11 +6,13 @@ it; those of a user's own code keep their traceback.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import os
 import sqlite3
 import sys
+from collections.abc import Iterator
 from types import TracebackType
 
 #: what policysearch calls with files and text of its own
@@ -52,6 +54,17 @@ def sentence(error: BaseException) -> str | None:
         return f"a number is too large: {error}."
     meant = not called and isinstance(error, (ValueError, TypeError, OSError, RuntimeError))
     return str(error) if meant else None
+
+
+@contextlib.contextmanager
+def at(path: os.PathLike[str]) -> Iterator[None]:
+    """Give errors of the system that name no file this one, as those of calls on open files."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def _of_system(error: OSError) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from policysearch.diagnoses import at
+
 #: kind of row whose blob may be dropped once it is not among the last few of its kind
 PRUNED = "update"
 #: such blobs that are kept
@@ -90,8 +92,9 @@ class History:
             self._head = os.open(head, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             undo.callback(os.close, self._head)
             self._slot = 0
-            self._write_head()
-            self._write_head()  # both slots have their place on the disk from now on
+            with at(head):
+                self._write_head()
+                self._write_head()  # both slots have their place on the disk from now on
             undo.pop_all()
 
     def append(self, rows: Sequence[Row]) -> None:

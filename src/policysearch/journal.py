@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from policysearch.diagnoses import at
 from policysearch.history import History, Row
 from policysearch.metrics import Metrics
 from policysearch.ownership import Ownership
@@ -318,7 +319,8 @@ def sync_folder(folder: Path) -> None:
     """Return when the disk has the names of what is in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with at(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

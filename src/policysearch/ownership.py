@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from policysearch.diagnoses import at
+
 LOCK = "run.lock"
 #: seconds after which a lock file without a name in it is one that a killed process left
 NAMELESS = 10.0
@@ -54,14 +56,19 @@ class Ownership:
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                if self._locked(descriptor, folder, wait, time.monotonic() - began):
-                    self._write_name(descriptor, brief=wait is not None)
-                    break
+                locked = self._locked(descriptor, folder, wait, time.monotonic() - began)
             except BaseException:
-                os.close(descriptor)  # and the lock with it
+                os.close(descriptor)
                 raise
+            if locked:
+                break
             os.close(descriptor)
         self._descriptor = descriptor
+        try:
+            self._write_name(descriptor, brief=wait is not None)
+        except BaseException:
+            self.release()
+            raise
 
     def _locked(self, descriptor: int, folder: Path, wait: float | None, waited: float) -> bool:
         """Whether the lock is ours; False to try again."""
@@ -86,10 +93,11 @@ class Ownership:
         return self._is_current(descriptor)  # else its holder removed the file between our open and our lock
 
     def _write_name(self, descriptor: int, brief: bool) -> None:
-        os.ftruncate(descriptor, 0)
         since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "brief": brief}
-        os.pwrite(descriptor, msgspec.json.encode(mine), 0)
+        with at(self._path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, msgspec.json.encode(mine), 0)
 
     def release(self) -> None:
         """Let others own the run, and remove the file."""

@@ -383,7 +383,7 @@ class Parameters(Policy):
         held = np.finfo(jnp.zeros(()).dtype)
         for name, given in zip(names, np.stack([values, scales, low, high], 1).tolist(), strict=True):
             for number in given:
-                if math.isfinite(number) and number and not held.tiny <= abs(number) <= held.max:
+                if math.isfinite(number) and number and not float(held.tiny) <= abs(number) <= float(held.max):
                     raise ValueError(f"{name}: {number:g} is beyond numbers of {held.dtype}; choose another unit.")
         self.names, self.log = tuple(names), tuple(name in log for name in names)
         self.parameters = {"values": jnp.asarray(np.zeros(len(names)))}
