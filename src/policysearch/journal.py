@@ -114,6 +114,7 @@ class Journal:
     def _begin(self, keep: bool, count: int) -> None:
         self._keep, self._count, self._events = keep, count, 0
         self._waiting: list[dict[str, Any]] = []
+        self._incumbents: list[Row] = []
         self._metrics = Metrics(self.folder)
         # whether these files hold what the database holds; None of a run that is gone on with: they may
         self._complete: bool | None = True
@@ -204,8 +205,13 @@ class Journal:
         self._history.append([_halt(reason, by)])
 
     def add_incumbent(self, update: int, policy: bytes) -> None:
-        """Keep a policy that is the incumbent from now on, as the bytes of a policy file."""
-        self._history.append([_row("incumbent", {"update": update}, policy)])
+        """Keep a policy that is the incumbent from now on, with the update that is added next.
+
+        Args:
+            update: after which it was the iterate.
+            policy: as the bytes of a policy file.
+        """
+        self._incumbents.append(_row("incumbent", {"update": update}, policy))
 
     def told(self, number: int) -> tuple[TrialRecord, bytes | None] | None:
         """What is on disk of a trial and its arrays, whichever update asked it; None of one never asked."""
@@ -229,7 +235,8 @@ class Journal:
                 # who interrupts an update leaves a state that belongs to no record
                 if counts["updates"] == record["update"]:
                     rows[-1] = _row("update", {"record": record, "counts": counts}, state)
-            self._history.append(rows)
+            self._history.append([*self._incumbents, *rows])
+            self._incumbents.clear()
             written, self._waiting = self._waiting, []
             self._add_metrics(written)
         self._written = time.monotonic()

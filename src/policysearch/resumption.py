@@ -140,7 +140,7 @@ def restore(search: Search, run: Run) -> None:
     if run.counts:
         search.restore(state, run.counts, run.records[: run.counts["updates"]])
         if search.measuring is not None:
-            lost = search.measuring.restore(run.counts["measuring"], run.folder)
+            lost = search.measuring.restore(run.counts["measuring"], run.incumbent, run.folder)
             if lost:
                 search.note(Event(-1, "incumbent", lost, "", 1))
     else:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from policysearch import grammar
+from policysearch import controller_file, grammar
 from policysearch.controller import Controller
 from policysearch.inbox import Inbox
 from policysearch.initial import from_controller
@@ -364,19 +364,21 @@ class Trials:
             search.note(Event(last.number, last.status, last.reason, "", last.attempt))
         measured: dict[str, float] = {}
         if search.measuring is not None:
-            folder = None if self._journal is None else self._journal.folder
-            measured = search.measuring.take(update.measured, update.measurements(), search.updates, folder)
+            measured = search.measuring.take(update.measured, update.measurements(), search.updates)
         return self._kept(search.finish(state, {**info, **measured}, came.stages, 0.0, len(update.measured)))
 
     def _kept(self, record: Record) -> Record:
         search = self._search
         if self._journal is not None:
+            best = search.incumbent
+            if best is not None and best.update == record.get("incumbent_update") == search.updates - 1:
+                self._journal.add_incumbent(best.update, controller_file.content(best.controller))
             self._journal.add(record, lambda: continuation(search))
             self._journal.flush()
             self._journal.add_events(search.updates, search.events)
             self._journal.save(search.policy.controller())
             if search.measuring is not None:
-                search.measuring.tidy(self._journal.folder)
+                search.measuring.save(self._journal.folder)
         return record
 
     def _before(self, number: int) -> tuple[TrialRecord, bytes | None]:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from policysearch.search import Search
     from policysearch.trials import Trial
 
-_MEASURED = ("measured", "measured_error", "incumbent", "incumbent_error", "incumbent_update", "noise")
+_MEASURED = (
+    *("measured", "measured_error", "incumbent", "incumbent_error", "incumbent_update", "noise"),
+    *("difference", "difference_error", "drift", "drift_error"),
+)
 #: seconds that a short command waits for a program that owns the run and goes on
 WAIT = 10.0
 #: methods for numbers of a rig: those that perturb parameters
@@ -170,7 +173,6 @@ def summary(run: Run) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     for record in run.records:
         measured |= {name: value for name, value in record.items() if name in _MEASURED}
-    best = run.folder / f"incumbent-{int(measured.get('incumbent_update', -1))}.safetensors"
     return {
         "folder": str(run.folder),
         "method": known["method"],
@@ -187,7 +189,7 @@ def summary(run: Run) -> dict[str, Any]:
         "snr": last.get("snr"),
         "halted": run.halted,
         **{name: measured.get(name) for name in _MEASURED},
-        "incumbent_parameters": Controller.load(best).values() if best.exists() else None,
+        "incumbent_parameters": _values(run, measured.get("incumbent_update")),
         "failures": [
             {"number": t.number, "status": t.status, "fault": t.fault, "reason": t.reason}
             for t in trials
@@ -198,6 +200,17 @@ def summary(run: Run) -> dict[str, Any]:
             {"number": event["trial"], "reason": event["reason"]} for event in run.events if event["kind"] == "inbox"
         ][-10:],
     }
+
+
+def _values(run: Run, update: float | None) -> dict[str, float] | None:
+    """The parameters of the incumbent, which was the iterate after that update; None where there are none."""
+    from policysearch import controller_file
+    from policysearch.controller import Controller
+
+    if run.incumbent is None or run.incumbent[0] != update:
+        return None
+    policy = Controller(*controller_file.parse(run.incumbent[1], "the incumbent"))
+    return policy.values() if policy.policy == "parameters" else None
 
 
 def described(found: dict[str, Any]) -> str:
@@ -222,7 +235,12 @@ def described(found: dict[str, Any]) -> str:
     if found["incumbent"] is not None:
         values = ", ".join(f"{name} {value:.6g}" for name, value in (found["incumbent_parameters"] or {}).items())
         after = f"incumbent, after update {found['incumbent_update']:.0f}"
-        lines.append(f"{after}: {_cost(found, 'incumbent')}; {values or 'its file is gone'}")
+        lines.append(f"{after}: {_cost(found, 'incumbent')}" + (f"; {values}" if values else ""))
+    if found["drift"] is not None and abs(found["drift"]) > 3 * found["drift_error"]:
+        lines.append(
+            f"drift: the same parameters cost {found['drift']:+.2g} ± {found['drift_error']:.2g} more at each "
+            "measurement, so that costs of different hours do not compare"
+        )
     if found["halted"]:
         lines.append(f"WAITS: {found['halted']}; when the rig is safe: policysearch resume {found['folder']}")
     for trial in found["pending"]:
