@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from policysearch.diagnoses import at
+from policysearch.pages import Pages
 
 #: kind of row whose blob may be dropped once it is not among the last few of its kind
 PRUNED = "update"
@@ -32,8 +33,6 @@ CREATE TABLE history (
 );
 CREATE INDEX of_trial ON history (trial) WHERE trial IS NOT NULL;
 """
-#: rows in succession that cannot be read, behind which no more are looked for
-_MISSING = 1000
 _LAST = "ORDER BY number DESC LIMIT 1"
 _COLUMNS = "number, kind, trial, body, blob, blob_digest, digest"
 
@@ -299,38 +298,16 @@ class Found(NamedTuple):
 
 
 def salvage(path: Path) -> Iterator[Found]:
-    """All rows of a damaged history that can be read, in order; nothing is written."""
-    with reading(path) as connection:
-        connection.text_factory = lambda text: text.decode("utf-8", "replace")
-        last, before, missing = 0, b"", 0
-        for entry in _each(connection):
-            if entry is None:
-                missing += 1
-                if missing > _MISSING:
-                    return
-                continue
-            yield _found(entry, before if entry[0] == last + 1 else None)
-            last, before, missing = entry[0], entry[-1], 0
-
-
-def _each(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...] | None]:
-    """Rows in order, then, where a page cannot be read, each row behind it by its number; None for one that is not."""
-    last = 0
-    try:
-        for entry in connection.execute(f"SELECT {_COLUMNS} FROM history ORDER BY number"):
-            # a number far from its neighbours is damaged itself
-            if last < entry[0] <= last + _MISSING:
-                yield entry
-                last = entry[0]
-        return
-    except (sqlite3.DatabaseError, OverflowError):
-        pass
-    while True:
-        last += 1
-        try:
-            yield connection.execute(f"SELECT {_COLUMNS} FROM history WHERE number = ?", (last,)).fetchone()
-        except (sqlite3.DatabaseError, OverflowError):
-            yield None
+    """All rows of a damaged history that can be found, in order; nothing is written."""
+    last, before = 0, b""
+    for entries in Pages(path).rows(len(_COLUMNS.split(","))):
+        entries = [entry for entry in entries if type(entry[1]) is str]
+        found = [_found(entry, before if entry[0] == last + 1 else None) for entry in entries]
+        if not found:
+            continue
+        chosen = next((each for each in found if each.whole), found[0])
+        yield chosen
+        last, before = chosen.number, entries[found.index(chosen)][-1]
 
 
 def sound(path: Path) -> bool:

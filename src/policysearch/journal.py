@@ -1,4 +1,4 @@
-"""What is on disk of a run: run.sqlite, run.head, config.json, metrics, policy.safetensors, curve.png. No JAX.
+"""What is on disk of a run: run.sqlite, run.head, config.json, metrics, policies, curve.png. No JAX.
 
 The database holds all that happened, as a `History`. The rest is derived from it.
 """
@@ -28,6 +28,7 @@ from policysearch.runs import (
     LINES,
     METRICS,
     POLICY,
+    START,
     Run,
     TrialRecord,
     check,
@@ -104,11 +105,13 @@ class Journal:
             for place in (self.folder, *(place.parent for place in new)):
                 sync_folder(place)
             self._write_configuration(configuration)
+            if start is not None:
+                (self.folder / START).write_bytes(start[0])
             undo.pop_all()
 
     def _remove(self) -> None:
         """Remove what was made of a run that came to nothing."""
-        for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", HEAD, CONFIGURATION):
+        for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", HEAD, CONFIGURATION, START):
             (self.folder / name).unlink(missing_ok=True)
 
     def _begin(self, keep: bool, count: int) -> None:
@@ -336,7 +339,7 @@ def refuse_existing(folder: Path) -> None:
     """Raise FileExistsError if `folder` holds a run, or a file that a run would overwrite."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; a run needs a folder. Choose another one.")
-    for name in (DATABASE, HEAD, POLICY, *EARLIER, CONFIGURATION, METRICS, LINES, CURVE):
+    for name in (DATABASE, HEAD, POLICY, *EARLIER, START, CONFIGURATION, METRICS, LINES, CURVE):
         if (folder / name).exists():
             what = "a run" if name == DATABASE else f"a file {name}, which a run would overwrite"
             raise FileExistsError(f"{folder} already holds {what}. Choose another folder.")

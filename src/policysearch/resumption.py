@@ -134,9 +134,10 @@ def restore(search: Search, run: Run) -> None:
         names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         changes = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in names)
         raise ValueError(f"{run.folder} was started with another method: {changes}. Go on with the same one.")
-    if run.state is None:
+    if run.state is None and run.records:
         raise ValueError(f"{run.folder} has no snapshot to go on from; start anew with --initial {run.folder}.")
-    state = snapshots.decode(run.state, search.state)
+    # before the first update the state is the one that the search was just built with
+    state = search.state if run.state is None else snapshots.decode(run.state, search.state)
     if run.counts:
         search.restore(state, run.counts, run.records[: run.counts["updates"]])
         if search.measuring is not None:

@@ -26,6 +26,8 @@ DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, LINES, CURVE = (
     "metrics.jsonl",
     "curve.png",
 )
+#: the policy that a run starts from, which the database has too
+START = "start.safetensors"
 #: the policies before, the later one first
 EARLIER = ("policy.1.safetensors", "policy.2.safetensors")
 
