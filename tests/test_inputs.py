@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from policysearch import Parameters, Search, Specification, WeightPerturbation, grammar, open_run
+from policysearch import Parameters, Search, Specification, WeightPerturbation, databases, grammar, open_run
 from policysearch.cli import main
 from policysearch.commands.rig import filled
 from policysearch.initial import start
@@ -524,12 +525,10 @@ def test_a_terminal_that_lacks_the_letters_of_a_name_gets_them_spelled_out(tmp_p
 
 def test_errors_of_the_disk_are_no_damage(tmp_path):
     """A folder of another user, or on a disk that fails."""
-    from policysearch import history
-
     for code, words in ((13, "its disk is full"), (10, "reports an error"), (5, "keeps it busy")):
-        error = history.sqlite3.OperationalError("whatever")
+        error = sqlite3.OperationalError("whatever")
         error.sqlite_errorcode = code
-        with pytest.raises(OSError, match=words), history.explained(tmp_path / "run.sqlite"):
+        with pytest.raises(OSError, match=words), databases.explained(tmp_path / "run.sqlite"):
             raise error
     with search_of(tmp_path / "rig") as search:
         search.ask()

@@ -153,6 +153,9 @@ def test_a_file_system_without_locks_is_named_and_nothing_is_left_unread(tmp_pat
         assert f"is on {file_system(tmp_path)}, which" in words
         assert "Keep the run on a local disk" in words
     assert len(os.listdir("/proc/self/fd")) <= open_files
+    assert "gives no lock" in refused(capsys, "new", tmp_path / "other", "--parameters", "kp=1")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not (tmp_path / "run" / ownership.LOCK).exists()
     assert Inbox(tmp_path / "run").messages() == []
     assert "1 asked" in said(capsys, "status", tmp_path / "run")
 

@@ -42,6 +42,8 @@ def sentence(error: BaseException) -> str | None:
     called = _called(error.__traceback__)
     if called is None or not called <= _TRUSTED:
         return None
+    if isinstance(error, FileNotFoundError) and _adrift():
+        return "the working directory was deleted; change to one that exists (cd), and do the same again."
     if isinstance(error, OSError) and error.errno is not None:
         return _of_system(error)
     if isinstance(error, UnicodeError):
@@ -68,8 +70,6 @@ def at(path: os.PathLike[str]) -> Iterator[None]:
 
 
 def _of_system(error: OSError) -> str:
-    if error.errno == errno.ENOENT and error.filename is None and _adrift():
-        return "the working directory was deleted; change to one that exists (cd), and do the same again."
     if error.errno not in _ADVICE and error.filename is None:
         return f"{error.strerror or error}."
     places = " and ".join(

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from policysearch.history import explained, reading
+from policysearch.databases import explained, reading
 
 INBOX = "inbox.sqlite"
 _TABLE = "CREATE TABLE IF NOT EXISTS inbox (number INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL, digest BLOB)"

@@ -18,8 +18,6 @@ from policysearch.diagnoses import at
 LOCK = "run.lock"
 #: seconds after which a lock file without a name in it is one that a killed process left
 NAMELESS = 10.0
-
-
 #: seconds that a short command waits for other short ones, which come one after the other
 PATIENCE = 60.0
 _POLL = 0.05
@@ -76,6 +74,8 @@ class Ownership:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in _TAKEN:
+                if not os.fstat(descriptor).st_size:
+                    self._path.unlink(missing_ok=True)  # just made; where there are no locks nobody has it
                 raise OSError(
                     f"{folder} is on {file_system(folder)}, which gives no lock on a file ({error.strerror}), so that "
                     "two programs could write into one run. Keep the run on a local disk, or have the share mounted "

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from policysearch.databases import damaged
 from policysearch.grammar import LARGEST
-from policysearch.history import Row, acknowledged, damaged, empty, read
+from policysearch.history import Row, acknowledged, empty, read
 from policysearch.ownership import owner
 
 if TYPE_CHECKING:
