@@ -352,7 +352,8 @@ def _row(kind: str, content: dict[str, Any], blob: bytes | None = None, trial: i
         ValueError: it could not be; the sentence says what is wrong with it.
     """
     try:
-        return check(Row(kind, _ENCODER.encode(content), blob, trial))
+        number = None if trial is None else int(trial)  # SQLite keeps numbers of NumPy as bytes
+        return check(Row(kind, _ENCODER.encode(content), blob, number))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"This cannot be kept ({kind}): {error}. Nothing was written.") from error
 
