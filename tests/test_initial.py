@@ -95,3 +95,32 @@ def test_an_rbf_policy_keeps_its_actions_when_its_scaling_moves():
     )
     points = jnp.asarray(np.random.default_rng(1).normal(size=(10, 3)))
     np.testing.assert_allclose(moved.mode(points), policy.mode(points), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"kp": 1, "kp": 2}', "'kp' is given twice"),
+        (b'{"kp": "1.5"}', "kp is no array of numbers: text"),
+        (b'{"kp": true}', "kp is no array of numbers: text, or true"),
+        (b'{"kp": NaN}', "is not JSON: NaN is no number"),
+        (b'{"kp": Infinity}', "is not JSON: Infinity is no number"),
+        (b'{"kp": 1e999}', "kp is not finite"),
+        (b'{"kp": 1_0}', "is not JSON"),
+        (b'{"kp": 1,5}', "is not JSON"),
+        (b'{"kp ": 1}', "the parameters are kp"),
+        (b'{"KP": 1}', "the parameters are kp"),
+        (b"\xff", "is not JSON"),
+        (b"", "is not JSON"),
+    ],
+)
+def test_a_file_of_values_that_has_no_reading_is_refused(tmp_path, content, words):
+    (tmp_path / "initial.json").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        start(Parameters(["kp"], [1.0]), tmp_path / "initial.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_file_of_values_is_read_in_every_encoding_that_says_so(tmp_path, encoding):
+    (tmp_path / "initial.json").write_bytes('{"θ": 2.5}'.encode(encoding))
+    assert start(Parameters(["θ"], [1.0]), tmp_path / "initial.json").values() == {"θ": 2.5}

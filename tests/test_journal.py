@@ -462,3 +462,35 @@ def test_a_reader_knows_owners_that_are_alive_and_takes_no_lock(tmp_path):
     assert ownership.owner(tmp_path) is None
     lock.write_text("{not JSON")
     assert ownership.owner(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"client": 5},
+        {"update": "0"},
+        {"asked": None},
+        {"number": 2**70},
+        {"number": -1},
+        {"client": "\ud800"},
+        {"purpose": object()},
+    ],
+)
+def test_no_row_is_written_that_could_not_be_read_back(tmp_path, change):
+    run = Journal(tmp_path / "run", {"task": "lqr"}, keep=True)
+    run.add_asked(runs.TrialRecord(number=0, update=0, index=0))
+    with pytest.raises(ValueError, match=r"This cannot be kept \(asked\)"):
+        run.add_asked(runs.TrialRecord(**({"number": 1, "update": 0, "index": 1} | change)))
+    with pytest.raises(ValueError, match=r"This cannot be kept \(told\)"):
+        run.add_told(runs.TrialRecord(number=0, update=0, index=0, status=5), None)
+    run.close()
+    assert list(open_run(run.folder).trials) == [0]
+
+
+def test_numbers_and_names_of_numpy_are_written_as_plain_ones(tmp_path):
+    run = Journal(tmp_path / "run", {"seed": np.int64(7), "scale": np.array([1.0, 2.0]), "place": tmp_path}, keep=True)
+    run.add_asked(runs.TrialRecord(number=np.int64(0), update=0, index=0, client=np.str_("b"), asked=np.float64(1.5)))
+    run.close()
+    found = open_run(run.folder)
+    assert found.configuration == {"seed": 7, "scale": [1.0, 2.0], "place": str(tmp_path)}
+    assert (found.trials[0].client, found.trials[0].asked) == ("b", 1.5)

@@ -189,7 +189,14 @@ def test_only_logarithmic_numbers_are_exponentiated():
         ({"scale": [1.0, 0.0]}, "scale positive"),
         ({"initial": [np.nan, 1.0]}, "initial must be finite"),
         ({"names": ["a", "a"]}, "must be distinct"),
-        ({"bounds": {"a": (1.0, 1.0)}}, "outside its bounds"),
+        ({"bounds": {"a": (1.0, 1.0)}}, "its lower bound 1 is not below its upper bound 1"),
+        ({"bounds": {"a": (5.0, 0.0)}}, "its lower bound 5 is not below its upper bound 0"),
+        ({"bounds": {"a": (np.nan, 5.0)}}, "its lower bound is nan"),
+        ({"bounds": {"a": (0.0, 5.0)}, "log": ["a"]}, "bound it above 0"),
+        ({"names": ["a", "b c"]}, "is named 'b c'; a name is letters"),
+        ({"names": ["a", "\ufb01"]}, "has the normal form 'fi'"),
+        ({"initial": [1e300, 1.0]}, "beyond numbers of float32"),
+        ({"scale": [1.0, 1e-60]}, "beyond numbers of float32"),
     ],
 )
 def test_named_numbers_that_make_no_sense_are_refused(options, words):

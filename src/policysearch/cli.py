@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from policysearch import interruption
+from policysearch.diagnoses import sentence
 from policysearch.settings import unknown
 
 #: command → its module below policysearch, and in it a function(arguments) → exit code, main if unnamed; what it does
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     shown, warnings.showwarning = warnings.showwarning, _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of any script, on terminals of any encoding
     try:
         with interruption.raising():
             return _dispatch(given)
@@ -62,11 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader of a pipe (head) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        if "--debug" in given or not _meant_for_users(error):
+    except Exception as error:
+        said = sentence(error)
+        if said is None and not isinstance(error, (ValueError, TypeError, OSError, RuntimeError)):
+            raise
+        if "--debug" in given or said is None:
             traceback.print_exc()
-            return 2 if _meant_for_users(error) else 1
-        print(f"policysearch: {error}", file=sys.stderr)
+            return 1 if said is None else 2
+        print(f"policysearch: {said}", file=sys.stderr)
         return 2
     finally:
         warnings.showwarning = shown
@@ -104,14 +111,6 @@ def _overview() -> str:
             "  policysearch train double-integrator",
         ]
     )
-
-
-def _meant_for_users(error: BaseException) -> bool:
-    """Whether policysearch itself raised it, in words; the errors of others keep their traceback."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return last is not None and last.tb_frame.f_globals.get("__name__", "").split(".")[0] == "policysearch"
 
 
 def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:

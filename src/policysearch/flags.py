@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from policysearch import grammar
 from policysearch.settings import METHODS, PolicySettings, Settings, allowed
 
 #: fields whose flag has another name
@@ -137,13 +138,9 @@ def _convert(flag: str, value: Any, hint: Any) -> Any:
     if kind not in (int, float):
         return value
     try:
-        number = float(value)
+        return grammar.whole(flag, value) if kind is int else grammar.number(flag, value)
     except ValueError:
-        number = None
-    if number is None or (kind is int and number != number // 1):
-        raise ValueError(f"--{flag} is {value!r}; it must be {allowed(hint)}.")
-    # large counts are easier to type as 1e6
-    return int(number) if kind is int else number
+        raise ValueError(f"--{flag} is {grammar.shown(value)}; it must be {allowed(hint)}.") from None
 
 
 def documentation(struct: type[Settings]) -> dict[str, str]:

@@ -10,9 +10,14 @@ import contextlib
 import hashlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from policysearch.databases import damaged, explained, reading
+from policysearch.diagnoses import at
+from policysearch.pages import Pages
 
 #: kind of row whose blob may be dropped once it is not among the last few of its kind
 PRUNED = "update"
@@ -27,8 +32,7 @@ CREATE TABLE history (
 );
 CREATE INDEX of_trial ON history (trial) WHERE trial IS NOT NULL;
 """
-#: rows in succession that cannot be read, behind which no more are looked for
-_MISSING = 1000
+_LAST = "ORDER BY number DESC LIMIT 1"
 _COLUMNS = "number, kind, trial, body, blob, blob_digest, digest"
 
 
@@ -46,7 +50,7 @@ class Row(NamedTuple):
 
 
 class History:
-    """Adds rows; those of one call are on disk together, or none of them is.
+    """Adds rows; those of one call are on disk together, or none of them is. Any thread may call, one at a time.
 
     Args:
         path: of the database.
@@ -58,24 +62,38 @@ class History:
     """
 
     def __init__(self, path: Path, head: Path, *, create: bool):
-        if create:
-            path.touch(exist_ok=False)  # of two that start at once, the second one fails here
         self.path = path
-        self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "locking_mode=NORMAL"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        if create:
-            self._connection.executescript(f"BEGIN; {_TABLE} COMMIT;")
-        last = self._connection.execute("SELECT number, digest FROM history ORDER BY number DESC LIMIT 1").fetchone()
-        self._number: int = 0 if last is None else last[0]
-        self._digest: bytes = b"" if last is None else last[1]
-        rows = self._connection.execute(
-            "SELECT number FROM history WHERE kind = ? AND blob IS NOT NULL ORDER BY number", (PRUNED,)
-        )
-        self._with_blob = [number for (number,) in rows]
-        self._head = os.open(head, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._slot = 0
-        self._write_head()
+        self._lock = threading.RLock()
+        with contextlib.ExitStack() as undo:
+            if create:
+                path.touch(exist_ok=False)  # of two that start at once, the second one fails here
+                for made in (
+                    path,
+                    *(path.with_name(f"{path.name}-{tail}") for tail in ("wal", "shm", "journal")),
+                    head,
+                ):
+                    undo.callback(made.unlink, missing_ok=True)
+            with explained(path):
+                self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+                undo.callback(self._connection.close)
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "locking_mode=NORMAL"):
+                    self._connection.execute(f"PRAGMA {pragma}")
+                if create:
+                    self._connection.executescript(f"BEGIN; {_TABLE} COMMIT;")
+                last = self._connection.execute(f"SELECT number, digest FROM history {_LAST}").fetchone()
+                self._number: int = 0 if last is None else last[0]
+                self._digest: bytes = b"" if last is None else last[1]
+                rows = self._connection.execute(
+                    "SELECT number FROM history WHERE kind = ? AND blob IS NOT NULL ORDER BY number", (PRUNED,)
+                )
+                self._with_blob = [number for (number,) in rows]
+            self._head = os.open(head, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            undo.callback(os.close, self._head)
+            self._slot = 0
+            with at(head):
+                self._write_head()
+                self._write_head()  # both slots have their place on the disk from now on
+            undo.pop_all()
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows, and return when the disk has them.
@@ -83,20 +101,23 @@ class History:
         Raises:
             OSError: the disk does not take them (it is full, say); then nothing was added.
         """
-        number, previous, added = self._number, self._digest, []
-        for row in rows:
-            number += 1
-            blob_digest = None if row.blob is None else hashlib.sha256(row.blob).digest()
-            previous = _digest(previous, row.kind, row.trial, row.body, blob_digest)
-            added.append((number, row.kind, row.trial, row.body, row.blob, blob_digest, previous))
-        heavy = self._with_blob + [entry[0] for entry in added if entry[1] == PRUNED and entry[4] is not None]
-        with self._transaction():
-            self._connection.executemany(f"INSERT INTO history ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", added)
-            old = [(number,) for number in heavy[:-KEPT]]
-            self._connection.executemany("UPDATE history SET blob = NULL WHERE number = ?", old)
-        self._with_blob = heavy[-KEPT:]
-        self._number, self._digest = number, previous
-        self._write_head()
+        with self._lock:
+            number, previous, added = self._number, self._digest, []
+            for row in rows:
+                number += 1
+                blob_digest = None if row.blob is None else hashlib.sha256(row.blob).digest()
+                previous = _digest(previous, row.kind, row.trial, row.body, blob_digest)
+                added.append((number, row.kind, row.trial, row.body, row.blob, blob_digest, previous))
+            heavy = self._with_blob + [entry[0] for entry in added if entry[1] == PRUNED and entry[4] is not None]
+            with self._transaction():
+                self._connection.executemany(f"INSERT INTO history ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", added)
+                old = [(number,) for number in heavy[:-KEPT]]
+                self._connection.executemany("UPDATE history SET blob = NULL WHERE number = ?", old)
+            self._with_blob = heavy[-KEPT:]
+            self._number, self._digest = number, previous
+            # the rows are there: a head that is behind them only checks fewer
+            with contextlib.suppress(OSError):
+                self._write_head()
 
     def of_kind(self, kind: str) -> Iterator[bytes]:
         """The bodies of all rows of a kind, in order, as they are."""
@@ -105,24 +126,19 @@ class History:
 
     def of_trial(self, trial: int) -> list[Row]:
         """What was written about a trial, in order."""
-        try:
-            found = self._connection.execute(
-                "SELECT kind, body, blob, trial FROM history WHERE trial = ? ORDER BY number", (trial,)
-            )
-            return [Row(*row) for row in found]
-        except sqlite3.DatabaseError as error:
-            raise damaged(self.path, error) from error
+        query = "SELECT kind, body, blob, trial FROM history WHERE trial = ? ORDER BY number"
+        with self._lock, explained(self.path):
+            return [Row(*row) for row in self._connection.execute(query, (trial,))]
 
     def close(self) -> None:
         """End the writing; one database file is left without companions, which can be copied as it is."""
-        try:
+        with self._lock, contextlib.ExitStack() as last:
+            last.callback(os.close, self._head)
+            last.callback(self._connection.close)
             # where somebody is reading, the companions stay
             with contextlib.suppress(sqlite3.OperationalError):
                 self._connection.execute("PRAGMA journal_mode=DELETE")
-        finally:
-            self._connection.close()
             os.fsync(self._head)
-            os.close(self._head)
 
     def _write_head(self) -> None:
         # two slots in turn, so that a torn write leaves the other one; not synced, because a head that is behind the
@@ -134,7 +150,7 @@ class History:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
+        with explained(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -143,10 +159,6 @@ class History:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path} cannot be written: {error}.") from error
-        except sqlite3.DatabaseError as error:
-            raise damaged(self.path, error) from error
 
 
 def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
@@ -161,6 +173,7 @@ def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
         every: give all rows, in order; otherwise of those about trials only the ones after the last update, at the end.
 
     Raises:
+        OSError: it cannot be read.
         ValueError: something is damaged; the row and the file are named.
     """
     known = _read_head(head)  # before the database, which may only have more rows than this
@@ -171,20 +184,12 @@ def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
         ):
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        with explained(path), reading(path) as connection:
             yield from _checked(connection, known, every)
-    except (sqlite3.DatabaseError, OverflowError, UnicodeDecodeError) as error:
+    except (OverflowError, UnicodeDecodeError) as error:
         raise damaged(path, error) from error
     except _DamageError as error:
         raise damaged(path, error) from None
-
-
-def damaged(path: Path, what: object) -> ValueError:
-    """The error that says what is wrong with a database, and what can be done."""
-    words = " ".join(str(what).split())
-    return ValueError(
-        f"{path} is damaged: {words}. Restore it from a copy, or keep what is whole: policysearch repair {path.parent}"
-    )
 
 
 class Found(NamedTuple):
@@ -196,43 +201,21 @@ class Found(NamedTuple):
 
 
 def salvage(path: Path) -> Iterator[Found]:
-    """All rows of a damaged history that can be read, in order; nothing is written."""
-    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-        connection.text_factory = lambda text: text.decode("utf-8", "replace")
-        last, before, missing = 0, b"", 0
-        for entry in _each(connection):
-            if entry is None:
-                missing += 1
-                if missing > _MISSING:
-                    return
-                continue
-            yield _found(entry, before if entry[0] == last + 1 else None)
-            last, before, missing = entry[0], entry[-1], 0
-
-
-def _each(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...] | None]:
-    """Rows in order, then, where a page cannot be read, each row behind it by its number; None for one that is not."""
-    last = 0
-    try:
-        for entry in connection.execute(f"SELECT {_COLUMNS} FROM history ORDER BY number"):
-            # a number far from its neighbours is damaged itself
-            if last < entry[0] <= last + _MISSING:
-                yield entry
-                last = entry[0]
-        return
-    except (sqlite3.DatabaseError, OverflowError):
-        pass
-    while True:
-        last += 1
-        try:
-            yield connection.execute(f"SELECT {_COLUMNS} FROM history WHERE number = ?", (last,)).fetchone()
-        except (sqlite3.DatabaseError, OverflowError):
-            yield None
+    """All rows of a damaged history that can be found, in order; nothing is written."""
+    last, before = 0, b""
+    for entries in Pages(path).rows(len(_COLUMNS.split(","))):
+        entries = [entry for entry in entries if type(entry[1]) is str]
+        found = [_found(entry, before if entry[0] == last + 1 else None) for entry in entries]
+        if not found:
+            continue
+        chosen = next((each for each in found if each.whole), found[0])
+        yield chosen
+        last, before = chosen.number, entries[found.index(chosen)][-1]
 
 
 def sound(path: Path) -> bool:
     """Whether the database's own structure is, its index among it; `read` checks the rows."""
-    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+    with reading(path) as connection:
         try:
             return connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
         except sqlite3.DatabaseError:
@@ -260,7 +243,7 @@ def acknowledged(head: Path) -> int:
 def empty(path: Path) -> bool:
     """Whether a database surely holds no row: it was just made, or its maker ended then."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        with reading(path) as connection:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             return not tables or connection.execute("SELECT 1 FROM history LIMIT 1").fetchone() is None
     except sqlite3.Error:

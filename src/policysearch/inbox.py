@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from policysearch.databases import explained, reading
+
 INBOX = "inbox.sqlite"
 _TABLE = "CREATE TABLE IF NOT EXISTS inbox (number INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL, digest BLOB)"
 
@@ -48,57 +50,75 @@ class Inbox:
         self._path = folder / INBOX
 
     def leave(self, message: Message) -> None:
-        """Add a result, and return when the disk has it.
+        """Add a result, and return when the disk has it; one that waits already is not added again.
 
         Raises:
             OSError: the disk does not take it.
-            ValueError: the file is damaged.
+            ValueError: another result of the same attempt waits already, or the file is damaged.
         """
         body = msgspec.json.encode(message)
-        try:
-            with self._open() as connection:
+        with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")  # of two results that are left at once, one is the first
+            try:
+                for other in self._waiting(connection):
+                    if (other.trial, other.attempt) != (message.trial, message.attempt):
+                        continue
+                    if (other.given, other.retry) != (message.given, message.retry):
+                        words = ", ".join(f"{name} {value}" for name, value in other.given.items())
+                        raise ValueError(
+                            f"A result of trial {message.trial} waits for the owner of the run already: {words}; "
+                            "another one is not taken."
+                        )
+                    return
                 values = (body, hashlib.sha256(body).digest())
                 connection.execute("INSERT INTO inbox (body, digest) VALUES (?, ?)", values)
-        except sqlite3.DatabaseError as error:
-            raise self._damage(error) from error
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> list[Message]:
         """What waits, in the order in which it was left.
 
         Raises:
+            OSError: it cannot be read.
             ValueError: the file is damaged.
         """
         if not self._path.exists():
-            return
-        try:
-            with self._open() as connection:
-                found = connection.execute("SELECT number, body, digest FROM inbox ORDER BY number").fetchall()
-            for number, body, digest in found:
-                if type(body) is not bytes or hashlib.sha256(body).digest() != digest:
-                    raise ValueError(f"result {number} is not what was written")
+            return []
+        with explained(self._path, self._damage), reading(self._path) as connection:
+            (made,) = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'inbox'").fetchone()
+            return self._waiting(connection) if made else []
+
+    def _waiting(self, connection: sqlite3.Connection) -> list[Message]:
+        found = []
+        for number, body, digest in connection.execute("SELECT number, body, digest FROM inbox ORDER BY number"):
+            if type(body) is not bytes or hashlib.sha256(body).digest() != digest:
+                raise self._damage(self._path, f"result {number} is not what was written")
+            try:
                 message = _DECODER.decode(body)
-                message.number = number
-                yield message
-        except (sqlite3.DatabaseError, msgspec.DecodeError, ValueError) as error:
-            raise self._damage(error) from error
+            except msgspec.DecodeError as error:
+                raise self._damage(self._path, error) from error
+            message.number = number
+            found.append(message)
+        return found
 
     def forget(self, message: Message) -> None:
         """Remove a result that was taken."""
         with self._open() as connection:
             connection.execute("DELETE FROM inbox WHERE number = ?", (message.number,))
 
-    def _damage(self, error: Exception) -> ValueError:
-        return ValueError(f"{self._path} is damaged: {error}. Move it away, and tell the last results again.")
+    @staticmethod
+    def _damage(path: Path, error: object) -> ValueError:
+        return ValueError(f"{path} is damaged: {error}. Move it away, and tell the last results again.")
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self._path, timeout=30.0, isolation_level=None)
-        try:
+        with (
+            explained(self._path, self._damage),
+            contextlib.closing(sqlite3.connect(self._path, timeout=30.0, isolation_level=None)) as connection,
+        ):
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute(_TABLE)
             yield connection
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self._path} cannot be written: {error}.") from error
-        finally:
-            connection.close()

@@ -6,16 +6,16 @@ p observations, m actions, f features. Gains and named numbers are given in phys
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 
-from policysearch import controller_file
+from policysearch import controller_file, grammar
 from policysearch.controller import Controller
 from policysearch.normalize import Scaling
 from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
@@ -146,6 +146,8 @@ def _gain(policy: LinearGaussian, initial: dict[str, Any]) -> LinearGaussian:
 def _numbers(name: str, given: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """Finite numbers, of a shape if one is given."""
     try:
+        if np.asarray(given).dtype.kind in "USb":
+            raise TypeError("text, or true and false, are none")
         numbers = np.asarray(given, float)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"The initial {name} is no array of numbers: {error}.") from None
@@ -168,12 +170,26 @@ def _read(path: Path) -> Any:
     if size > LARGEST:
         raise ValueError(f"{path} has {size} bytes; initial values take up to {LARGEST}.")
     try:
-        content = msgspec.json.decode(path.read_bytes())
+        content = json.loads(path.read_bytes(), object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is a {type(content).__name__}; give an object.")
     return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object each of whose names is given once."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in content if names.count(name) > 1)
+        raise ValueError(f"{grammar.shown(twice)} is given twice")
+    return content
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
 
 
 def _shapes(policy: Policy) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""What is on disk of a run: run.sqlite, run.head, config.json, metrics, policy.safetensors, curve.png. No JAX.
+"""What is on disk of a run: run.sqlite, run.head, config.json, metrics, policies, curve.png. No JAX.
 
 The database holds all that happened, as a `History`. The rest is derived from it.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from policysearch.diagnoses import at
 from policysearch.history import History, Row
 from policysearch.metrics import Metrics
 from policysearch.ownership import Ownership
@@ -27,8 +28,10 @@ from policysearch.runs import (
     LINES,
     METRICS,
     POLICY,
+    START,
     Run,
     TrialRecord,
+    check,
     find,
     keep_record,
     replayed,
@@ -83,27 +86,38 @@ class Journal:
         refuse_existing(self.folder)
         self._made = not self.folder.exists()
         new = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._owner = Ownership(self.folder)
-        try:
+        with contextlib.ExitStack() as undo:  # of a run that cannot be begun nothing stays
+            for place in reversed(new):
+                undo.callback(_remove_empty, place)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._owner = Ownership(self.folder)
+            undo.callback(self._owner.release)
             refuse_existing(self.folder)
             self._history = History(self.folder / DATABASE, self.folder / HEAD, create=True)
-        except BaseException:
-            self._owner.release()
-            raise
-        self._begin(keep, 0)
-        rows = [Row("configuration", msgspec.json.encode(dict(configuration)))]
-        if start is not None:
-            rows += [Row("policy", b"{}", start[0]), Row("state", b"{}", start[1])]
-        self._history.append(rows)
-        # a file is not lost with the power once its folder is synced, nor is that one once its own is
-        for place in (self.folder, *(place.parent for place in new)):
-            sync_folder(place)
-        self._write_configuration(configuration)
+            undo.callback(self._remove)
+            undo.callback(self._history.close)
+            self._begin(keep, 0)
+            rows = [_row("configuration", dict(configuration))]
+            if start is not None:
+                rows += [Row("policy", b"{}", start[0]), Row("state", b"{}", start[1])]
+            self._history.append(rows)
+            # a file is not lost with the power once its folder is synced, nor is that one once its own is
+            for place in (self.folder, *(place.parent for place in new)):
+                sync_folder(place)
+            self._write_configuration(configuration)
+            if start is not None:
+                (self.folder / START).write_bytes(start[0])
+            undo.pop_all()
+
+    def _remove(self) -> None:
+        """Remove what was made of a run that came to nothing."""
+        for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", HEAD, CONFIGURATION, START):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _begin(self, keep: bool, count: int) -> None:
         self._keep, self._count, self._events = keep, count, 0
         self._waiting: list[dict[str, Any]] = []
+        self._incumbents: list[Row] = []
         self._metrics = Metrics(self.folder)
         # whether these files hold what the database holds; None of a run that is gone on with: they may
         self._complete: bool | None = True
@@ -112,12 +126,16 @@ class Journal:
         self._written = -INTERVAL
 
     def _write_configuration(self, configuration: Mapping[str, Any]) -> None:
-        text = msgspec.json.format(msgspec.json.encode(dict(configuration)), indent=2)
+        text = msgspec.json.format(_ENCODER.encode(dict(configuration)), indent=2)
         (self.folder / CONFIGURATION).write_bytes(text + b"\n")
 
     @classmethod
-    def reopen(cls, folder: str | os.PathLike[str]) -> tuple[Journal, Run]:
+    def reopen(cls, folder: str | os.PathLike[str], wait: float | None = None) -> tuple[Journal, Run]:
         """Own and go on with a run, after every row of it was checked.
+
+        Args:
+            folder: of the run.
+            wait: see `Ownership`.
 
         Returns:
             What writes, and what is on disk; of the trials only those of the update that is still open.
@@ -131,15 +149,15 @@ class Journal:
         find(folder)
         journal = cls.__new__(cls)
         journal.folder, journal._made = folder.absolute(), False
-        journal._owner = Ownership(journal.folder)
-        try:
+        with contextlib.ExitStack() as undo:
+            journal._owner = Ownership(journal.folder, wait)
+            undo.callback(journal._owner.release)
             run = replayed(folder, every=False)
             journal._history = History(journal.folder / DATABASE, journal.folder / HEAD, create=False)
-        except BaseException:
-            journal._owner.release()
-            raise
-        journal._begin(True, len(run.records))
-        journal._complete = None
+            undo.callback(journal._history.close)
+            journal._begin(True, len(run.records))
+            journal._complete = None
+            undo.pop_all()
         return journal, run
 
     def add(self, record: Mapping[str, float], continuation: Callable[[], Continuation] | None = None) -> None:
@@ -162,7 +180,7 @@ class Journal:
             update: number of the update that they belong to.
             events: all of this process so far, as named tuples such as `samplers.jobs.Event`.
         """
-        new = [Row("event", msgspec.json.encode({"update": update, **e._asdict()})) for e in events[self._events :]]
+        new = [_row("event", {"update": update, **e._asdict()}) for e in events[self._events :]]
         if new:
             self._history.append(new)
             self._events = len(events)
@@ -189,6 +207,15 @@ class Journal:
         """Keep why the search waits, or, with reason "", that it goes on and who said so."""
         self._history.append([_halt(reason, by)])
 
+    def add_incumbent(self, update: int, policy: bytes) -> None:
+        """Keep a policy that is the incumbent from now on, with the update that is added next.
+
+        Args:
+            update: after which it was the iterate.
+            policy: as the bytes of a policy file.
+        """
+        self._incumbents.append(_row("incumbent", {"update": update}, policy))
+
     def told(self, number: int) -> tuple[TrialRecord, bytes | None] | None:
         """What is on disk of a trial and its arrays, whichever update asked it; None of one never asked."""
         trials: dict[Any, TrialRecord] = {}
@@ -199,19 +226,20 @@ class Journal:
 
     def amend(self, configuration: Mapping[str, Any]) -> None:
         """Change some of the configuration, such as the budget, from now on."""
-        self._history.append([Row("configuration", msgspec.json.encode(dict(configuration)))])
+        self._history.append([_row("configuration", dict(configuration))])
 
     def flush(self) -> None:
         """Write what waits, and return when the disk has it."""
         if self._waiting:
-            rows = [Row("update", msgspec.json.encode({"record": record})) for record in self._waiting]
+            rows = [_row("update", {"record": record}) for record in self._waiting]
             if self._continuation is not None:
                 counts, state = self._continuation()
                 record = self._waiting[-1]
                 # who interrupts an update leaves a state that belongs to no record
                 if counts["updates"] == record["update"]:
-                    rows[-1] = Row("update", msgspec.json.encode({"record": record, "counts": counts}), state)
-            self._history.append(rows)
+                    rows[-1] = _row("update", {"record": record, "counts": counts}, state)
+            self._history.append([*self._incumbents, *rows])
+            self._incumbents.clear()
             written, self._waiting = self._waiting, []
             self._add_metrics(written)
         self._written = time.monotonic()
@@ -265,7 +293,7 @@ class Journal:
             result: JSON-able values by name.
         """
         self.flush()
-        self._history.append([Row("result", msgspec.json.encode(dict(result)))])
+        self._history.append([_row("result", dict(result))])
 
     def close(self) -> None:
         """End the run's writing and its ownership; a second call does nothing.
@@ -284,20 +312,25 @@ class Journal:
             finally:
                 self._history.close()
             if not self._count and not self._keep:
-                for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", HEAD, CONFIGURATION):
-                    (self.folder / name).unlink(missing_ok=True)
+                self._remove()
         finally:
             self._owner.release()
         if not self._count and not self._keep and self._made:
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                self.folder.rmdir()
+            _remove_empty(self.folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder, unless somebody else has put something there."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:
     """Return when the disk has the names of what is in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with at(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -306,19 +339,44 @@ def refuse_existing(folder: Path) -> None:
     """Raise FileExistsError if `folder` holds a run, or a file that a run would overwrite."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; a run needs a folder. Choose another one.")
-    for name in (DATABASE, HEAD, POLICY, *EARLIER, CONFIGURATION, METRICS, LINES, CURVE):
+    for name in (DATABASE, HEAD, POLICY, *EARLIER, START, CONFIGURATION, METRICS, LINES, CURVE):
         if (folder / name).exists():
             what = "a run" if name == DATABASE else f"a file {name}, which a run would overwrite"
             raise FileExistsError(f"{folder} already holds {what}. Choose another folder.")
 
 
+def _row(kind: str, content: dict[str, Any], blob: bytes | None = None, trial: int | None = None) -> Row:
+    """A row that will be read back as it was written.
+
+    Raises:
+        ValueError: it could not be; the sentence says what is wrong with it.
+    """
+    try:
+        number = None if trial is None else int(trial)  # SQLite keeps numbers of NumPy as bytes
+        return check(Row(kind, _ENCODER.encode(content), blob, number))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"This cannot be kept ({kind}): {error}. Nothing was written.") from error
+
+
+def _plain(value: Any) -> Any:
+    """What JSON knows of a value that it does not know."""
+    if hasattr(value, "tolist"):
+        return value.tolist()  # numbers and arrays of NumPy and JAX
+    if isinstance(value, (str, os.PathLike)):
+        return str(value)
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+
+
 def _about(trial: TrialRecord, kind: str, names: Sequence[str], arrays: bytes | None = None) -> Row:
     content = {name: getattr(trial, name) for name in names}
-    return Row(kind, msgspec.json.encode(content), arrays, trial.number)
+    return _row(kind, content, arrays, trial.number)
 
 
 def _halt(reason: str, by: str = "") -> Row:
-    return Row("halt", msgspec.json.encode({"reason": reason, "by": by, "when": time.time()}))
+    return _row("halt", {"reason": reason, "by": by, "when": time.time()})
 
 
 def provenance() -> dict[str, Any]:

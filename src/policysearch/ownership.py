@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import socket
 import time
 from pathlib import Path
 
 import msgspec
 
+from policysearch.diagnoses import at
+
 LOCK = "run.lock"
 #: seconds after which a lock file without a name in it is one that a killed process left
 NAMELESS = 10.0
+#: seconds that a short command waits for other short ones, which come one after the other
+PATIENCE = 60.0
+_POLL = 0.05
+#: what `flock` answers where somebody else has the lock
+_TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 class InUseError(RuntimeError):
@@ -25,9 +34,12 @@ class Ownership:
 
     Args:
         folder: of the run; it exists.
+        wait: seconds to wait for an owner that goes on, for a short command, which itself ends soon. Others of its kind
+            are waited for up to `PATIENCE` seconds. None for an owner that goes on, and does not wait.
 
     Raises:
         InUseError: another process, or another search of this one, owns the run; its pid and host are named.
+        OSError: nothing can be written there, or its file system, which is named, gives no locks.
 
     Example:
         >>> import tempfile
@@ -36,30 +48,60 @@ class Ownership:
         >>> owner.release()
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, wait: float | None = None):
         self._path = folder / LOCK
+        began = time.monotonic()
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = _holder(descriptor)
+                locked = self._locked(descriptor, folder, wait, time.monotonic() - began)
+            except BaseException:
                 os.close(descriptor)
-                raise InUseError(
-                    f"{folder} is in use by {holder}. Wait until that ends, or end it; reading (policysearch status) "
-                    "needs no ownership."
-                ) from error
-            if self._is_current(descriptor):
+                raise
+            if locked:
                 break
-            os.close(descriptor)  # its holder removed the file between our open and our lock
+            os.close(descriptor)
         self._descriptor = descriptor
-        os.ftruncate(descriptor, 0)
-        mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        os.pwrite(descriptor, msgspec.json.encode(mine), 0)
+        try:
+            self._write_name(descriptor, brief=wait is not None)
+        except BaseException:
+            self.release()
+            raise
+
+    def _locked(self, descriptor: int, folder: Path, wait: float | None, waited: float) -> bool:
+        """Whether the lock is ours; False to try again."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                if not os.fstat(descriptor).st_size:
+                    self._path.unlink(missing_ok=True)  # just made; where there are no locks nobody has it
+                raise OSError(
+                    f"{folder} is on {file_system(folder)}, which gives no lock on a file ({error.strerror}), so that "
+                    "two programs could write into one run. Keep the run on a local disk, or have the share mounted "
+                    "with locks (NFS: version 4, or a running lockd)."
+                ) from error
+            content = os.pread(descriptor, 4096, 0)
+            longest = 0.0 if wait is None else PATIENCE if _is_brief(content) else wait
+            if waited >= longest:
+                raise InUseError(
+                    f"{folder} is in use by {_named(content)}. Wait until that ends, or end it; reading (policysearch "
+                    "status) needs no ownership."
+                ) from error
+            time.sleep(_POLL)
+            return False
+        return self._is_current(descriptor)  # else its holder removed the file between our open and our lock
+
+    def _write_name(self, descriptor: int, brief: bool) -> None:
+        since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "brief": brief}
+        with at(self._path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, msgspec.json.encode(mine), 0)
 
     def release(self) -> None:
         """Let others own the run, and remove the file."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # the folder is gone, or has become read-only
             self._path.unlink()
         os.close(self._descriptor)
 
@@ -94,9 +136,24 @@ def owner(folder: Path) -> str | None:
     return _named(content)
 
 
-def _holder(descriptor: int) -> str:
-    """Process and host, as the holder wrote them."""
-    return _named(os.pread(descriptor, 4096, 0))
+def file_system(folder: Path) -> str:
+    """Kind, source and place of the file system that holds a folder, where the system tells (Linux)."""
+    found, longest = "a file system", -1
+    place = os.path.realpath(folder)
+    with contextlib.suppress(OSError), open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
+        for line in mounts:
+            source, point, kind, *_ = (re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), w) for w in line.split(" "))
+            if os.path.commonpath([place, point]) == point and len(point) >= longest:
+                found, longest = f"a file system of type {kind} ({source} at {point})", len(point)
+    return found
+
+
+def _is_brief(content: bytes) -> bool:
+    """Whether a holder is a short command; one that has not written its name yet may be."""
+    try:
+        return not content or bool(msgspec.json.decode(content).get("brief"))
+    except (msgspec.DecodeError, AttributeError):
+        return False
 
 
 def _named(content: bytes) -> str:

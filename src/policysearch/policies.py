@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from policysearch.controller import Controller
 from policysearch.distributions import Categorical, Distribution, Gaussian
+from policysearch.grammar import Parameter
 from policysearch.interface import Interface
 from policysearch.normalize import Scaling
 
@@ -351,7 +352,8 @@ class Parameters(Policy):
         log: names that are searched on a logarithmic scale; their initial values must be positive.
 
     Raises:
-        ValueError: initial outside bounds, non-positive scale, unknown names, a log of a non-positive number.
+        ValueError: initial outside bounds, non-positive scale, unknown names, a log of a non-positive number, or a
+            name that is none (see `grammar.name`).
 
     Example:
         >>> policy = Parameters(["kp", "kd"], [1.0, 0.1], bounds={"kp": (0, 5)}, scale=[0.5, 0.05])
@@ -390,10 +392,12 @@ class Parameters(Policy):
         if not np.all(np.isfinite(values)) or not np.all(np.isfinite(scales) & (scales > 0)):
             raise ValueError(f"initial must be finite and scale positive; got {values} and {scales}.")
         for name, value, lo, hi in zip(names, values, low, high, strict=True):
-            if not lo <= value <= hi or not lo < hi:
-                raise ValueError(f"{name} starts at {value:g}, outside its bounds ({lo:g}, {hi:g}).")
-            if name in log and value <= 0:
-                raise ValueError(f"{name} is searched on a logarithmic scale but starts at {value:g}; start above 0.")
+            Parameter(name, value, lo, hi, name in log).checked()
+        held = np.finfo(jnp.zeros(()).dtype)
+        for name, given in zip(names, np.stack([values, scales, low, high], 1).tolist(), strict=True):
+            for number in given:
+                if math.isfinite(number) and number and not float(held.tiny) <= abs(number) <= float(held.max):
+                    raise ValueError(f"{name}: {number:g} is beyond numbers of {held.dtype}; choose another unit.")
         self.names, self.log = tuple(names), tuple(name in log for name in names)
         self.parameters = {"values": jnp.asarray(np.zeros(len(names)))}
         self.scaling, self.interface = None, Interface()

@@ -2,7 +2,8 @@
 
 Row i is whole if its digest follows from its content and the digest in row i − 1. Kept are the rows up to the last one
 that holds a snapshot of the state, without those that are not whole, and those behind it up to the first that is not:
-a search goes on from its last snapshot, and nothing that follows depends on trials and records of before.
+a search goes on from its last snapshot, and nothing that follows depends on trials and records of before. What the run
+began with is in files beside the database too.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from typing import Any
 
 import msgspec
 
+from policysearch import controller_file
 from policysearch.history import PRUNED, History, Row, acknowledged, read, salvage, sound
 from policysearch.journal import sync_folder
 from policysearch.ownership import Ownership
-from policysearch.runs import DATABASE, HEAD, find
+from policysearch.runs import CONFIGURATION, DATABASE, EARLIER, HEAD, POLICY, START, find
 
 #: rows that are written at once
 _BATCH = 500
@@ -62,7 +64,10 @@ def repair(folder: str | os.PathLike[str]) -> str:
         source = path if begun is None else begun
         plan = _plan(source, acknowledged(head))
         if plan is None:
-            raise ValueError(f"{path} cannot be repaired: its first row cannot be read. Restore it from a copy.")
+            raise ValueError(
+                f"{path} cannot be repaired: nothing is whole that a search could go on from. Restore it from a copy, "
+                f"or start anew from the last policy: --initial {folder}"
+            )
         new, new_head = folder / f".{DATABASE}.repaired", folder / f".{HEAD}.repaired"
         for left in (new, new_head, *folder.glob(f"{new.name}-*")):
             left.unlink(missing_ok=True)
@@ -85,8 +90,8 @@ class _Plan:
 
     end: number of the first row behind which nothing is. snapshot: number of the last row that holds a snapshot, or 0.
     total: rows that there were, as far as is known; kept, unread: those of them that are kept, or cannot be read.
-    start: whether a search can go on. trials, updates: of which something is gone. halted: why the search waits, if a
-    row that is not kept says so.
+    start: whether a search can go on. spare: rows of the start that are not whole, from files, by the names of these.
+    trials, updates: of which something is gone. halted: why the search waits, if a row that is not kept says so.
     """
 
     end: int
@@ -95,6 +100,7 @@ class _Plan:
     kept: int = 0
     unread: int = 0
     start: bool = True
+    spare: dict[str, Row] = field(default_factory=dict)
     halted: str = ""
     trials: set[int] = field(default_factory=set)
     updates: set[int] = field(default_factory=set)
@@ -111,13 +117,16 @@ class _Plan:
         if not self.start:
             gone.append("the start of the search, so that it can be read and not gone on with")
         words = " and ".join(gone) or "nothing that was about a trial or an update"
+        taken = f" Taken from files beside it: {', '.join(self.spare)}." if self.spare else ""
         waits = f" The search waits: {self.halted}." if self.halted else ""
-        return f"Kept {self.kept} of {self.total} rows; gone: {words}. The damaged database is now {name}.{waits}"
+        return (
+            f"Kept {self.kept} of {self.total} rows; gone: {words}. The damaged database is now {name}.{taken}{waits}"
+        )
 
 
 def _plan(path: Path, known: int) -> _Plan | None:
     """Decide what is kept; None if nothing can be."""
-    last = first = snapshot = 0
+    last = first = snapshot = first_whole = 0
     begun = dropped = False
     essential: set[str] = set()
     bad: list[int] = []
@@ -127,24 +136,58 @@ def _plan(path: Path, known: int) -> _Plan | None:
             last = number
             if not whole:
                 continue
+            first_whole = first_whole or number
             begun = begun or row.kind in ("asked", PRUNED)
-            if number == 1 or (not begun and row.kind in ("state", "policy")):
+            if number <= 3 and not begun:
                 essential.add(row.kind)
             if row.kind == PRUNED:
                 first = first or number
                 if row.blob is not None:
                     snapshot = number
                 dropped = dropped or (not bad and row.blob is None and "counts" in _decoded(row))
-    if "configuration" not in essential:
+    spare = _spare(path.parent, essential, snapshot > 0)
+    taken = {row.kind for row in spare.values()}
+    if "configuration" not in essential | taken:
         return None
-    end = next((number for number in bad if number > snapshot), last + 1)
+    # the start is rows 1 to 3; the state in the last of them follows from the other two
+    replaced = {number for number, kind in ((1, "configuration"), (2, "policy")) if kind in taken}
+    if START in spare or not essential.isdisjoint(("policy", "state")):
+        replaced.add(3)
+    essential |= taken
+    end = next((number for number in bad if number > snapshot and number not in replaced), last + 1)
     if not snapshot and dropped:
         # updates, but no state to go on from: back to the start, with what was told of the first one
         end = first
+    if not 0 < first_whole < end:
+        return None
     total = max(last, known)
-    plan = _Plan(end, snapshot, total, start="policy" in essential and (snapshot > 0 or "state" in essential))
+    plan = _Plan(end, snapshot, total, start="policy" in essential, spare=spare)
     _tell_gone(path, plan)
     return plan
+
+
+def _spare(folder: Path, whole: set[str], moved: bool) -> dict[str, Row]:
+    """Rows of the start that are not whole, from files, by the names of these.
+
+    Args:
+        folder: of the run.
+        whole: kinds of the rows that are.
+        moved: the values come from a snapshot, so that every policy of the search has what is needed of the first one:
+            its kind, sizes and constants.
+    """
+    found = {}
+    if "configuration" not in whole:
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            content = msgspec.json.decode((folder / CONFIGURATION).read_bytes(), type=dict[str, Any])
+            found[CONFIGURATION] = Row("configuration", msgspec.json.encode(content))
+    if "policy" not in whole:
+        for name in (START, *((POLICY, *EARLIER) if moved else ())):
+            with contextlib.suppress(OSError, ValueError):
+                content = (folder / name).read_bytes()
+                controller_file.parse(content, name)
+                found[name] = Row("policy", b"{}", content)
+                break
+    return found
 
 
 def _kept(path: Path, plan: _Plan) -> Iterator[Row]:
@@ -152,9 +195,14 @@ def _kept(path: Path, plan: _Plan) -> Iterator[Row]:
     asked: set[int] = set()
     waiting: dict[int, None] = {}  # in order
     updates = 0
+    spare = sorted(plan.spare.values(), key=lambda row: row.kind)  # the configuration is the first row
+    if spare and spare[0].kind == "configuration":
+        yield spare.pop(0)
     for number, row, whole in salvage(path):
         if number >= plan.end:
             break
+        if number > 1 and spare:
+            yield spare.pop()
         if not whole:
             continue
         if row.kind == "asked" and row.trial is not None:
@@ -179,6 +227,7 @@ def _kept(path: Path, plan: _Plan) -> Iterator[Row]:
             waiting.clear()
         plan.kept += 1
         yield row
+    yield from spare
     if plan.halted:
         yield Row("halt", msgspec.json.encode({"reason": plan.halted, "by": "", "when": time.time()}))
 

@@ -88,14 +88,14 @@ def start_of(search: Search) -> tuple[bytes, bytes]:
 
 
 def reopened(
-    kind: type[Search], folder: Path, method: Method | None, budget: str | int | None
+    kind: type[Search], folder: Path, method: Method | None, budget: str | int | None, wait: float | None = None
 ) -> tuple[Search, Journal, Run]:
     """The search in a folder with its parameters and counts; its open update is still to be restored.
 
     Raises:
         ValueError: see `Search.open`.
     """
-    writer, run = Journal.reopen(folder)
+    writer, run = Journal.reopen(folder, wait)
     try:
         known = run.configuration
         if known.get("trials") != RIG:
@@ -141,13 +141,14 @@ def restore(search: Search, run: Run) -> None:
             f"{run.folder} was started with another method: {', '.join(changes[:MOST_NAMED])}{more}. Go on with the "
             "same one."
         )
-    if run.state is None:
+    if run.state is None and run.records:
         raise ValueError(f"{run.folder} has no snapshot to go on from; start anew with --initial {run.folder}.")
-    state = snapshots.decode(run.state, search.state)
+    # before the first update the state is the one that the search was just built with
+    state = search.state if run.state is None else snapshots.decode(run.state, search.state)
     if run.counts:
         search.restore(state, run.counts, run.records[: run.counts["updates"]])
         if search.measuring is not None:
-            lost = search.measuring.restore(run.counts["measuring"], run.folder)
+            lost = search.measuring.restore(run.counts["measuring"], run.incumbent, run.folder)
             if lost:
                 search.note(Event(-1, "incumbent", lost, "", 1))
     else:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policysearch.history import Row, acknowledged, damaged, empty, read
+from policysearch.databases import damaged
+from policysearch.grammar import LARGEST
+from policysearch.history import Row, acknowledged, empty, read
 from policysearch.ownership import owner
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, LINES, CURVE = (
     "metrics.jsonl",
     "curve.png",
 )
+#: the policy that a run starts from, which the database has too
+START = "start.safetensors"
 #: the policies before, the later one first
 EARLIER = ("policy.1.safetensors", "policy.2.safetensors")
 
@@ -63,13 +66,62 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     notes: str = ""
     purpose: str = "gradient"
 
-    def add(self, later: Mapping[str, Any]) -> None:
+    def add(self, later: _Told) -> None:
         """Take over what was written later about the same trial."""
-        for name, value in later.items():
-            setattr(self, name, value)
+        for name in _Told.__struct_fields__:
+            value = getattr(later, name)
+            if value is not msgspec.UNSET:
+                setattr(self, name, value)
 
 
-_ASKED = msgspec.json.Decoder(TrialRecord)
+class _Told(msgspec.Struct, kw_only=True):
+    """What is written of a trial once it was told; of what a row leaves out nothing changes."""
+
+    status: str | msgspec.UnsetType = msgspec.UNSET
+    fault: str | msgspec.UnsetType | None = msgspec.UNSET
+    reason: str | msgspec.UnsetType = msgspec.UNSET
+    cost: float | msgspec.UnsetType | None = msgspec.UNSET
+    stages: int | msgspec.UnsetType = msgspec.UNSET
+    told: float | msgspec.UnsetType | None = msgspec.UNSET
+    attempt: int | msgspec.UnsetType = msgspec.UNSET
+    retry: bool | msgspec.UnsetType = msgspec.UNSET
+    notes: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Halt(msgspec.Struct):
+    reason: str
+    by: str = ""
+    when: float = 0.0
+
+
+class _Update(msgspec.Struct):
+    record: dict[str, Any]
+    counts: dict[str, Any] | None = None
+
+
+#: what reads the body of a row, by its kind; `check` lets nothing be written that these do not read
+_READERS: dict[str, msgspec.json.Decoder[Any]] = {
+    "asked": msgspec.json.Decoder(TrialRecord),
+    "told": msgspec.json.Decoder(_Told),
+    "halt": msgspec.json.Decoder(_Halt),
+    "update": msgspec.json.Decoder(_Update),
+    **{
+        kind: msgspec.json.Decoder(dict[str, Any])
+        for kind in ("configuration", "policy", "state", "incumbent", "event", "result")
+    },
+}
+
+
+def check(row: Row) -> Row:
+    """The row itself.
+
+    Raises:
+        ValueError: it could not be read back; nothing was written.
+    """
+    _READERS[row.kind].decode(row.body)
+    if row.trial is not None and not 0 <= row.trial <= LARGEST:
+        raise ValueError(f"a trial has number {row.trial}")
+    return row
 
 
 @dataclass(frozen=True)
@@ -80,7 +132,8 @@ class Run:
     or {} of a run that has not finished. events: what went wrong with trials, with the number of their `update`.
     trials: those that a caller ran, by number. start: the first policy as the bytes of a policy file. state: the last
     snapshot of the search's state, which belongs to the update `updates`; counts: what was counted till then. halted:
-    why no trial is handed out, or "".
+    why no trial is handed out, or "". incumbent: after which update the last policy that became the incumbent was the
+    iterate, and its policy file as bytes; None before there is one.
     """
 
     folder: Path
@@ -94,6 +147,7 @@ class Run:
     state: bytes | None = None
     counts: dict[str, Any] = field(default_factory=dict)
     halted: str = ""
+    incumbent: tuple[int, bytes] | None = None
 
     def controller(self) -> Controller:
         """The policy found, as NumPy.
@@ -201,24 +255,26 @@ def replayed(folder: Path, every: bool) -> Run:
                 if every:
                     arrays.clear()
                 continue
-            content = msgspec.json.decode(row.body)
+            if row.kind not in _READERS:
+                raise ValueError(f"{path} has rows of kind {row.kind!r}; update policysearch to read it.")
+            content = _READERS[row.kind].decode(row.body)
             if row.kind == "configuration":
                 run["configuration"].update(content)
             elif row.kind in ("policy", "state"):
                 run["start" if row.kind == "policy" else "state"] = row.blob
+            elif row.kind == "incumbent":
+                run["incumbent"] = (content["update"], row.blob)
             elif row.kind == "halt":
-                run["halted"] = content["reason"]
+                run["halted"] = content.reason
             elif row.kind == "event":
                 run["events"].append(content)
             elif row.kind == "result":
                 run["result"] = content
-            elif row.kind == "update":
-                keep_record(run["records"], content["record"])
-                run["result"] = {}
-                if "counts" in content:
-                    run["counts"], run["state"] = content["counts"], row.blob
             else:
-                raise ValueError(f"{path} has rows of kind {row.kind!r}; update policysearch to read it.")
+                keep_record(run["records"], content.record)
+                run["result"] = {}
+                if content.counts is not None:
+                    run["counts"], run["state"] = content.counts, row.blob
     except (msgspec.DecodeError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
     return Run(**run, trials=trials, arrays=arrays)
@@ -226,10 +282,11 @@ def replayed(folder: Path, every: bool) -> Run:
 
 def take(row: Row, trials: dict[Any, TrialRecord], arrays: dict[Any, bytes | None]) -> None:
     """Bring what is known of a trial up to date with a row about it."""
+    content = _READERS[row.kind].decode(row.body)
     if row.kind == "asked":
-        trials[row.trial] = _ASKED.decode(row.body)
+        trials[row.trial] = content
     else:
-        trials[row.trial].add(msgspec.json.decode(row.body))
+        trials[row.trial].add(content)
         arrays[row.trial] = row.blob
 
 

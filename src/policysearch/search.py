@@ -6,11 +6,13 @@ A search is the one mutable object: seed, counts, state. Everything it computes 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -37,8 +39,25 @@ if TYPE_CHECKING:
 HOPELESS = 10
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _alone(method: Callable[Concatenate[Search, P], R]) -> Callable[Concatenate[Search, P], R]:
+    """A method that waits until no other thread is in one of these."""
+
+    @functools.wraps(method)
+    def called(self: Search, *arguments: P.args, **options: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *arguments, **options)
+
+    return called
+
+
 class Search:
     """A policy search that goes on until its budget is spent or it is stopped.
+
+    Any thread may use it (a callback of a GUI, of ROS, of a web server): calls that change it take turns.
 
     Args:
         task: a task object, a built-in name, a Gymnasium id, `module:attr`, `file.py:attr`, a Python cost g(θ), or a
@@ -85,6 +104,7 @@ class Search:
         measure: tuple[int, int] | None = None,
         veto: Veto | None = None,
     ):
+        self._lock = threading.RLock()
         if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}.")
         plant: Any = task if isinstance(task, Specification) else resolve(task)
@@ -153,6 +173,7 @@ class Search:
         method: Method | None = None,
         budget: str | int | None = None,
         veto: Veto | None = None,
+        wait: float | None = None,
     ) -> Search:
         """Go on with a search that keeps its trials in a folder, exactly where it ended or was killed.
 
@@ -164,6 +185,7 @@ class Search:
             method: the same `Method` again, if it was composed by hand; no code is read from the folder.
             budget: another one from now on.
             veto: the same again, if there was one.
+            wait: seconds to wait for another owner, for a short program, which itself ends soon; None not to wait.
 
         Raises:
             FileNotFoundError: there is no run.
@@ -172,9 +194,13 @@ class Search:
         """
         from policysearch import resumption
 
-        search, journal, run = resumption.reopened(cls, Path(folder), method, budget)
+        search, journal, run = resumption.reopened(cls, Path(folder), method, budget, wait)
         search._journal, search.veto = journal, veto
-        search._desk.restore(run.trials, run.arrays, run.halted)
+        try:
+            search._desk.restore(run.trials, run.arrays, run.halted)
+        except BaseException:
+            search.close()
+            raise
         return search
 
     def _given(self, method: str | Settings | Method | None) -> Settings | Method:
@@ -223,6 +249,7 @@ class Search:
         return self.state.policy
 
     @property
+    @_alone
     def events(self) -> list[Event]:
         """What went wrong so far with trials on worker processes and with directions, as it happened."""
         new = getattr(self._sampler, "events", [])[self._drained :]
@@ -230,6 +257,7 @@ class Search:
         self._events += new
         return list(self._events)
 
+    @_alone
     def note(self, event: Event) -> None:
         """Add to the events."""
         self._events = [*self.events, event]
@@ -253,6 +281,7 @@ class Search:
             if on_update is not None:
                 on_update(record)
 
+    @_alone
     def update(self) -> Record:
         """One update on the task's own sampler; returns its record."""
         if self._sampler is None:
@@ -275,6 +304,7 @@ class Search:
         """End after the current update."""
         self.reason = self.reason or reason
 
+    @_alone
     def evaluate(self, rollouts: int | None = None, seed: int | None = None) -> Evaluation:
         """The current iterate on fresh seeds, those of the search's own unless another seed is given."""
         pool, controller = getattr(self._sampler, "workers", self._workers), self.policy.controller()
@@ -299,6 +329,7 @@ class Search:
             seconds=self.elapsed,
         )
 
+    @_alone
     def close(self) -> None:
         """End worker processes and the ownership of a folder."""
         if self._journal is not None:
@@ -315,10 +346,12 @@ class Search:
         self.close()
 
     @property
+    @_alone
     def pending(self) -> list[Trial]:
         """Trials that were asked and not told yet."""
         return self._desk.pending
 
+    @_alone
     def ask(self, client: str = "") -> Trial:
         """The next trial that nobody was asked yet; with a folder it is on disk first.
 
@@ -332,6 +365,7 @@ class Search:
         self._start_clock()
         return self._desk.ask(client)
 
+    @_alone
     def tell(
         self,
         trial: Trial | int,
@@ -386,16 +420,19 @@ class Search:
         return self._desk.tell(trial, given, retry, notes, terminated)
 
     @property
+    @_alone
     def halted(self) -> str:
         """Why no trial is handed out; "" while they are."""
         return self._desk.halted
 
+    @_alone
     def halt(self, reason: str) -> None:
         """Hand out no trial until `release`, in this process or another."""
         if not reason:
             raise ValueError("A search is halted for a reason; give one.")
         self._desk.halt(reason)
 
+    @_alone
     def release(self, by: str = "") -> None:
         """Hand out trials again after a safety stop or `halt`.
 
@@ -409,6 +446,7 @@ class Search:
         """The policy with the least measured cost so far, measured again each time; None without `measure`."""
         return None if self.measuring is None else self.measuring.incumbent
 
+    @_alone
     def go_back(self, controller: Controller | None = None, reason: str = "went back") -> Record:
         """Give up the open update and go on from another policy; the learning rate's memory of steps starts anew.
 

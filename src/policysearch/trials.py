@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
+from policysearch import controller_file, grammar
 from policysearch.controller import Controller
 from policysearch.inbox import Inbox
 from policysearch.initial import from_controller
@@ -27,7 +28,7 @@ from policysearch.samplers.jobs import Event, HostRollouts, Jobs, gather
 from policysearch.snapshots import continuation
 from policysearch.specification import OK, Specification
 from policysearch.streams import Purpose, environment_seed, stream
-from policysearch.told import Told
+from policysearch.told import ENDS, Told
 
 if TYPE_CHECKING:
     from policysearch.search import Record, Search
@@ -201,7 +202,7 @@ class Trials:
 
     def ask(self, client: str) -> Trial:
         """See `Search.ask`."""
-        search = self._search
+        search, client = self._search, grammar.client(client)
         self.receive()
         while True:
             self._refuse_halted()
@@ -244,27 +245,31 @@ class Trials:
         self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str, terminated: bool | None = None
     ) -> Record | None:
         """See `Search.tell`."""
+        self.receive()  # what was left first counts
+        return self._take(trial, as_kept(given), retry, grammar.words(notes), terminated)
+
+    def _take(
+        self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str, terminated: bool | None = None
+    ) -> Record | None:
         search, update = self._search, self._open
-        number = trial.number if isinstance(trial, Trial) else int(trial)
+        number = trial.number if isinstance(trial, Trial) else _number(trial)
+        if not isinstance(retry, (bool, np.bool_)):
+            raise ValueError(f"retry is {retry!r}; it must be True or False.")
         index = number - update.first if update is not None else -1
         record = update.records.get(index) if update is not None else None
         before = None if record is not None else self._before(number)
         known = record if record is not None else before[0] if before is not None else None
         learning = known is None or known.purpose == GRADIENT
         told = Told.of(search.specification, search.method if learning else None, given, terminated)
-        if retry and told.fault != "rig":
-            raise ValueError("retry=True runs a trial again that the rig lost; a trial that ran is not repeated.")
         if before is not None:
-            if _told(*before) != told:
-                raise ValueError(_refusal(before[0], before[0].attempt))
+            judged(before[0], before[1], told, before[0].attempt, retry)
             return search.records[before[0].update]
         if update is None or record is None:
             raise RuntimeError("No update is open.")
         attempt = trial.attempt if isinstance(trial, Trial) else record.attempt
-        if attempt != record.attempt or record.status != "asked":
-            if attempt == record.attempt and update.told[index] == told:
-                return None
-            raise ValueError(_refusal(record, attempt))
+        arrays = update.told[index].arrays if index in update.told else None
+        if judged(record, arrays, told, attempt, retry):
+            return None
         asked = update.trial(index, search.specification)
         told.refuse_applied(asked.controller, asked.noise)
         outcome = {
@@ -273,7 +278,7 @@ class Trials:
             "reason": told.reason,
             "cost": told.cost,
             "stages": told.stages,
-            "retry": retry,
+            "retry": bool(retry),
             "notes": notes,
             "told": time.time(),
         }
@@ -297,7 +302,7 @@ class Trials:
                 index = message.trial - update.first if update is not None else -1
                 if update is not None and index in update.records and update.records[index].attempt != message.attempt:
                     raise ValueError(_refusal(update.records[index], message.attempt))
-                self.tell(message.trial, message.given, message.retry, message.notes)
+                self._take(message.trial, as_kept(message.given), message.retry, message.notes)
             except ValueError as error:
                 self._search.note(Event(message.trial, "inbox", str(error), "", message.attempt))
                 if self._journal is not None:
@@ -306,6 +311,7 @@ class Trials:
 
     def halt(self, reason: str) -> None:
         """Hand out no trial till `release`."""
+        reason = grammar.words(reason)
         if self._journal is not None:
             self._journal.add_halt(reason)
         self.halted = reason
@@ -313,12 +319,14 @@ class Trials:
     def release(self, by: str) -> None:
         """Hand out trials again."""
         if self._journal is not None:
-            self._journal.add_halt("", by)
+            self._journal.add_halt("", grammar.words(by))
         self.halted = ""
 
     def go_back(self, controller: Controller, reason: str) -> Record:
         """Give up the open update, and go on from another policy; see `Search.go_back`."""
+        self.receive()
         search, update = self._search, self._open
+        reason = grammar.words(reason)
         asked = [] if update is None else list(update.records.values())
         old = search.state.policy
         policy = from_controller(controller).with_interface(old.interface)
@@ -363,19 +371,21 @@ class Trials:
             search.note(Event(last.number, last.status, last.reason, "", last.attempt))
         measured: dict[str, float] = {}
         if search.measuring is not None:
-            folder = None if self._journal is None else self._journal.folder
-            measured = search.measuring.take(update.measured, update.measurements(), search.updates, folder)
+            measured = search.measuring.take(update.measured, update.measurements(), search.updates)
         return self._kept(search.finish(state, {**info, **measured}, came.stages, 0.0, len(update.measured)))
 
     def _kept(self, record: Record) -> Record:
         search = self._search
         if self._journal is not None:
+            best = search.incumbent
+            if best is not None and best.update == record.get("incumbent_update") == search.updates - 1:
+                self._journal.add_incumbent(best.update, controller_file.content(best.controller))
             self._journal.add(record, lambda: continuation(search))
             self._journal.flush()
             self._journal.add_events(search.updates, search.events)
             self._journal.save(search.policy.controller())
             if search.measuring is not None:
-                search.measuring.tidy(self._journal.folder)
+                search.measuring.save(self._journal.folder)
         return record
 
     def _before(self, number: int) -> tuple[TrialRecord, bytes | None]:
@@ -394,11 +404,65 @@ class Trials:
         return before
 
 
+def _number(trial: Any) -> int:
+    """The number of a trial.
+
+    Raises:
+        ValueError: none that a trial has.
+    """
+    if isinstance(trial, (int, np.integer)) and not isinstance(trial, bool) and 0 <= trial <= grammar.LARGEST:
+        return int(trial)
+    raise ValueError(f"trial is {trial!r}; give what ask() gave, or its number, which is counted from 0.")
+
+
+def as_kept(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `tell` as they will be kept: a cost as a number, reasons as text.
+
+    Raises:
+        ValueError: a cost that is no number.
+    """
+    kept = {name: value if value is None or name not in ENDS else grammar.words(value) for name, value in given.items()}
+    cost = kept.get("cost")
+    if cost is not None:
+        try:
+            if isinstance(cost, (str, bytes, bool)):
+                raise TypeError
+            kept["cost"] = float(cost)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"cost is {cost!r}; it must be a number.") from None
+    return kept
+
+
+def judged(record: TrialRecord, arrays: bytes | None, told: Told, attempt: int, retry: bool) -> bool:
+    """Whether a result was told already, word for word.
+
+    Args:
+        record, arrays: what is known of the trial.
+        told: the result; of which attempt.
+        attempt: that was run.
+        retry: the trial is to be asked again.
+
+    Raises:
+        ValueError: it cannot be taken: another one was told, of another attempt, or a trial that ran is to run again.
+    """
+    if retry and told.fault != "rig":
+        raise ValueError("retry=True runs a trial again that the rig lost; a trial that ran is not repeated.")
+    if attempt == record.attempt:
+        if record.status == "asked":
+            return False
+        if _told(record, arrays) == told:
+            return True
+        words = f"{record.status}: {record.reason}" if record.reason else record.status
+        cost = f", cost {record.cost:.6g}" if record.cost is not None else ""
+        raise ValueError(
+            f"Trial {record.number} was told already, as {words}{cost}; another result of it is not taken."
+        )
+    raise ValueError(_refusal(record, attempt))
+
+
 def _told(record: TrialRecord, arrays: bytes | None) -> Told:
     return Told(record.status, record.fault, record.reason, record.cost, record.stages, arrays)
 
 
 def _refusal(record: TrialRecord, attempt: int) -> str:
-    if attempt != record.attempt:
-        return f"Trial {record.number} was asked again: attempt {record.attempt} counts, not attempt {attempt}."
-    return f"Trial {record.number} was told already, as {record.status}; another result of it is not taken."
+    return f"Trial {record.number} was asked again: attempt {record.attempt} counts, not attempt {attempt}."

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from policysearch import flags
+from policysearch import flags, grammar
 from policysearch.commands import shared
 from policysearch.comparison.entrants import named
 from policysearch.settings import METHODS, RIVALS, Budget, PolicySettings, checked
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 def _seeds(text: str) -> list[int]:
     """Seeds from a count or a list."""
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [grammar.whole("--seeds", part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--seeds is {text!r}; it must be a whole number, or several as in 3,5,8.") from None
     if "," not in text:

@@ -8,7 +8,7 @@ from typing import Any
 from policysearch import flags
 from policysearch.commands import shared
 from policysearch.journal import Journal
-from policysearch.runs import Run
+from policysearch.runs import Run, open_run
 from policysearch.settings import Budget
 
 
@@ -38,12 +38,11 @@ def main(given: list[str]) -> int:
         Budget.parse(arguments.budget)
 
     directory = Path.cwd()  # code of the user's may go elsewhere
-    record, run = Journal.reopen(arguments.folder)
-    if "trials" in run.configuration:
+    if "trials" in open_run(arguments.folder).configuration:
         from policysearch.commands import rig as trials
 
-        record.close()
         return trials.resume(arguments.folder, arguments.by, arguments.back_to, arguments.budget)
+    record, run = Journal.reopen(arguments.folder)
     try:
         if arguments.by or arguments.back_to is not None:
             raise ValueError(f"--by and --back-to are for searches on a rig; {run.folder} is of a simulated task.")

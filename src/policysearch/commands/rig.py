@@ -6,17 +6,14 @@ The folder holds the whole search between two commands. `status` reads it withou
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import re
-import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policysearch import flags
+from policysearch import flags, grammar, stage_costs
 from policysearch.commands import shared
 from policysearch.inbox import Inbox, Message
 from policysearch.ownership import InUseError
@@ -27,8 +24,12 @@ if TYPE_CHECKING:
     from policysearch.search import Search
     from policysearch.trials import Trial
 
-_MEASURED = ("measured", "measured_error", "incumbent", "incumbent_error", "incumbent_update", "noise")
-PARAMETERS = "NAME=INITIAL, NAME=INITIAL:LOW:HIGH, or NAME=INITIAL:LOW:HIGH:log"
+_MEASURED = (
+    *("measured", "measured_error", "incumbent", "incumbent_error", "incumbent_update", "noise"),
+    *("difference", "difference_error", "drift", "drift_error"),
+)
+#: seconds that a short command waits for a program that owns the run and goes on
+WAIT = 10.0
 #: methods for numbers of a rig: those that perturb parameters
 RIG_METHODS = ("finite_differences", "weight_perturbation", "ars", "pgpe", "cem")
 
@@ -50,28 +51,28 @@ def new(given: list[str]) -> int:
     shared.refuse_scalars(extras, "It logs the updates of: policysearch run DIR --tensorboard -- COMMAND.")
     flags.refuse_unknown(extras, parser)
     if arguments.folder is None or not arguments.parameters:
-        raise ValueError(f"new what? Give DIR and --parameters {PARAMETERS}. See: policysearch new --help")
+        raise ValueError(f"new what? Give DIR and --parameters {grammar.PARAMETER}. See: policysearch new --help")
     flags.refuse_foreign(arguments, arguments.method)
     settings: Settings = method_settings(arguments.method, flags.given(arguments, METHODS[arguments.method]))
     seed = shared.number("--seed", arguments.seed, int)
     failure_cost = shared.number("--failure-cost", arguments.failure_cost, float)
     if arguments.budget is not None:
         Budget.parse(arguments.budget)
-    numbers = [_parameter(text) for text in arguments.parameters]
-    scales = _scales(arguments.scales or [], numbers)
+    numbers = [grammar.parameter(text) for text in arguments.parameters]
+    names = [number.name for number in numbers]
+    scales = _scales(_named(arguments.scales, names, "--scales"), numbers)
+    largest = _named(arguments.largest_step, names, "--largest-step")
     shared.prepare_jax()
     from policysearch.policies import Parameters
     from policysearch.search import Search
     from policysearch.specification import Specification
 
-    names = [number["name"] for number in numbers]
-    largest = _named(arguments.largest_step or [], names, "--largest-step")
     policy = Parameters(
         names,
-        [number["initial"] for number in numbers],
-        bounds={number["name"]: number["bounds"] for number in numbers},
+        [number.initial for number in numbers],
+        bounds={number.name: (number.low, number.high) for number in numbers},
         scale=scales,
-        log=[number["name"] for number in numbers if number["log"]],
+        log=[number.name for number in numbers if number.log],
     )
     rig = Specification(name=Path(arguments.folder).resolve().name, repeatable=False)
     options = {"budget": arguments.budget, "seed": seed, "failure_cost": failure_cost, "folder": arguments.folder}
@@ -87,7 +88,7 @@ def ask(given: list[str]) -> int:
     parser = _parser("ask", "Ask for the next trial, as JSON. A trial that was not told yet comes again.")
     parser.add_argument("--client", default="", metavar="NAME", help="who runs it, where several do [nobody]")
     arguments = _parse(parser, given)
-    with _opened(arguments.folder) as search:
+    with _opened(arguments.folder, wait=WAIT) as search:
         trial = _next(search, arguments.client)
     print(shared.as_json(_described(trial)))
     return 0
@@ -112,14 +113,17 @@ def tell(given: list[str]) -> int:
     told: dict[str, Any] = {name: getattr(arguments, name) for name in ("failed", "safety_stop", "lost", "abandoned")}
     told["cost"] = shared.number("--cost", arguments.cost, float)
     if arguments.rollout is not None:
-        told["cost"] = _total(Path(arguments.rollout))
+        told["cost"] = stage_costs.total(Path(arguments.rollout))
     try:
-        with _opened(arguments.folder) as search:
+        with _opened(arguments.folder, wait=0.0) as search:
             record = search.tell(number, **told, retry=arguments.retry, notes=arguments.notes)
             done, halted = search.done, search.halted
     except InUseError as error:
-        _leave(Path(arguments.folder), number, told, arguments.retry, arguments.notes)
-        print(shared.as_json({"update": None, "left": True}) if arguments.json else f"left for its owner: {error}")
+        left = _leave(Path(arguments.folder), number, told, arguments.retry, arguments.notes)
+        if arguments.json:
+            print(shared.as_json({"update": None, "left": left}))
+        else:
+            print(f"left for its owner: {error}" if left else f"trial {number} was told so already")
         return 0
     if arguments.json:
         print(shared.as_json({"update": record, "halted": halted}))
@@ -171,7 +175,6 @@ def summary(run: Run) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     for record in run.records:
         measured |= {name: value for name, value in record.items() if name in _MEASURED}
-    best = run.folder / f"incumbent-{int(measured.get('incumbent_update', -1))}.safetensors"
     return {
         "folder": str(run.folder),
         "method": known["method"],
@@ -188,13 +191,28 @@ def summary(run: Run) -> dict[str, Any]:
         "snr": last.get("snr"),
         "halted": run.halted,
         **{name: measured.get(name) for name in _MEASURED},
-        "incumbent_parameters": Controller.load(best).values() if best.exists() else None,
+        "incumbent_parameters": _values(run, measured.get("incumbent_update")),
         "failures": [
             {"number": t.number, "status": t.status, "fault": t.fault, "reason": t.reason}
             for t in trials
             if t.fault is not None
         ][-10:],
+        "left": [{"number": m.trial, "given": m.given} for m in Inbox(run.folder).messages()],
+        "refused": [
+            {"number": event["trial"], "reason": event["reason"]} for event in run.events if event["kind"] == "inbox"
+        ][-10:],
     }
+
+
+def _values(run: Run, update: float | None) -> dict[str, float] | None:
+    """The parameters of the incumbent, which was the iterate after that update; None where there are none."""
+    from policysearch import controller_file
+    from policysearch.controller import Controller
+
+    if run.incumbent is None or run.incumbent[0] != update:
+        return None
+    policy = Controller(*controller_file.parse(run.incumbent[1], "the incumbent"))
+    return policy.values() if policy.policy == "parameters" else None
 
 
 def described(found: dict[str, Any]) -> str:
@@ -219,7 +237,12 @@ def described(found: dict[str, Any]) -> str:
     if found["incumbent"] is not None:
         values = ", ".join(f"{name} {value:.6g}" for name, value in (found["incumbent_parameters"] or {}).items())
         after = f"incumbent, after update {found['incumbent_update']:.0f}"
-        lines.append(f"{after}: {_cost(found, 'incumbent')}; {values or 'its file is gone'}")
+        lines.append(f"{after}: {_cost(found, 'incumbent')}" + (f"; {values}" if values else ""))
+    if found["drift"] is not None and abs(found["drift"]) > 3 * found["drift_error"]:
+        lines.append(
+            f"drift: the same parameters cost {found['drift']:+.2g} ± {found['drift_error']:.2g} more at each "
+            "measurement, so that costs of different hours do not compare"
+        )
     if found["halted"]:
         lines.append(f"WAITS: {found['halted']}; when the rig is safe: policysearch resume {found['folder']}")
     for trial in found["pending"]:
@@ -227,6 +250,11 @@ def described(found: dict[str, Any]) -> str:
         lines.append(f"not told yet: trial {trial['number']}{who}")
     for trial in found["failures"]:
         lines.append(f"trial {trial['number']} {trial['status']}, by the {trial['fault']}: {trial['reason']}")
+    for left in found["left"]:
+        words = ", ".join(f"{name} {value}" for name, value in left["given"].items())
+        lines.append(f"left for the owner of the run, who takes it with the next ask: trial {left['number']}, {words}")
+    for refused in found["refused"]:
+        lines.append(f"refused, after it was left: a result of trial {refused['number']}. {refused['reason']}")
     return "\n".join(lines)
 
 
@@ -237,7 +265,7 @@ def _cost(found: dict[str, Any], name: str) -> str:
 
 def resume(folder: str, by: str, back_to: str | None, budget: str | None) -> int:
     """`policysearch resume` of a rig's search: hand out trials again; the exit code."""
-    with _opened(folder, budget) as search:
+    with _opened(folder, budget, WAIT) as search:
         halted = search.halted
         if back_to is not None:
             from policysearch import controller_file
@@ -263,15 +291,7 @@ def filled(command: Sequence[str], values: dict[str, float]) -> list[str]:
         >>> filled(["./trial.sh", "--kp={kp}"], {"kp": 1.5})
         ['./trial.sh', '--kp=1.5']
     """
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise ValueError(
-                f"{match[0]} in {shlex.join(command)} is no parameter; known are {', '.join(map(str, values))}."
-            )
-        return repr(values[match[1]])
-
-    return [re.sub(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", value, word) for word in command]
+    return grammar.filled(command, values)
 
 
 def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
@@ -282,10 +302,11 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
         description="Start a search of named numbers on a rig; ask, tell, run and status go on with it.",
     )
     parser.add_argument("folder", nargs="?", metavar="DIR", help="a new folder")
-    parser.add_argument("--parameters", nargs="+", metavar="P", help=PARAMETERS)
+    parser.add_argument("--parameters", nargs="+", action="extend", metavar="P", help=grammar.PARAMETER)
     parser.add_argument(
         "--scales",
         nargs="+",
+        action="extend",
         metavar="NAME=S",
         help="what one unit of the search is, in the parameter's unit, or as an exponent of e where log "
         "[half the range; without one the initial value]",
@@ -297,6 +318,7 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     parser.add_argument(
         "--largest-step",
         nargs="+",
+        action="extend",
         metavar="NAME=S",
         help="of an update, in the parameter's unit, or a factor where log [none]",
     )
@@ -326,11 +348,11 @@ def _parse(parser: shared.Parser, given: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _opened(folder: str, budget: str | None = None) -> Search:
+def _opened(folder: str, budget: str | None = None, wait: float | None = None) -> Search:
     shared.prepare_jax()
     from policysearch.search import Search
 
-    return Search.open(folder, budget=budget)
+    return Search.open(folder, budget=budget, wait=wait)
 
 
 def _next(search: Search, client: str) -> Trial:
@@ -354,82 +376,63 @@ def _described(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: str) -> None:
-    """Leave a result for the process that owns the run, after the same checks as far as they need no search."""
-    record = open_run(folder).trials.get(number)
+def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: str) -> bool:
+    """Leave a result for the process that owns the run; False if it was told already.
+
+    Raises:
+        ValueError: its owner would refuse it.
+    """
+    from policysearch.methods import PARAMETER_SPACE
+    from policysearch.specification import Specification
+    from policysearch.told import Told
+    from policysearch.trials import GRADIENT, as_kept, judged
+
+    run = open_run(folder)
+    record = run.trials.get(number)
     if record is None:
         raise ValueError(f"Trial {number} was never asked; those that wait are listed by: policysearch status {folder}")
-    given = {name: value for name, value in told.items() if value is not None}
-    Inbox(folder).leave(
-        Message(trial=number, attempt=record.attempt, given=given, retry=retry, notes=notes, left=time.time())
-    )
+    given = as_kept({name: value for name, value in told.items() if value is not None})
+    method = run.configuration["method"]
+    if "cost" in given and record.purpose == GRADIENT and method in METHODS and method not in PARAMETER_SPACE:
+        raise ValueError(
+            f"{method} learns from every stage, so that a cost is not enough; Search.tell takes rollout= in Python."
+        )
+    outcome = Told.of(Specification.from_plain(run.configuration["specification"]), None, given)
+    if judged(record, None, outcome, record.attempt, retry):
+        return False
+    if "cost" in given and outcome.cost is None:
+        given = {"failed": outcome.reason}  # JSON has no number that is none
+    message = Message(trial=number, attempt=record.attempt, given=given, retry=retry, notes=grammar.words(notes))
+    message.left = time.time()
+    Inbox(folder).leave(message)
+    later = open_run(folder).trials[number]
+    if later.attempt == record.attempt:  # its owner may have told it meanwhile, and then drops what was left
+        judged(later, None, outcome, record.attempt, retry)
+    return True
 
 
 def _measure(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     words = text.split(":")
-    if len(words) != 2 or not all(word.isdigit() for word in words):
+    if len(words) != 2:
         raise ValueError(f"--measure is {text!r}; it must look like 5:4, after every 5 updates by 4 trials.")
-    return int(words[0]), int(words[1])
+    return grammar.whole("--measure EVERY", words[0]), grammar.whole("--measure TRIALS", words[1])
 
 
-def _parameter(text: str) -> dict[str, Any]:
-    """kp=1.0:0:5:log as name, initial, bounds and log."""
-    name, _, rest = text.partition("=")
-    words = rest.split(":")
-    log = len(words) == 4 and words.pop() == "log"
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError:
-        numbers = []
-    if not name.isidentifier() or len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers[:1])):
-        raise ValueError(f"{text!r} is no parameter; it must look like {PARAMETERS}, such as kp=1.0:0:5.")
-    low, high = numbers[1:] or (-math.inf, math.inf)
-    return {"name": name, "initial": numbers[0], "bounds": (low, high), "log": log}
-
-
-def _scales(given: list[str], numbers: list[dict[str, Any]]) -> list[float]:
+def _scales(chosen: dict[str, float], numbers: list[grammar.Parameter]) -> list[float]:
     """What one unit of the search is for each number: as given, else half its range."""
-    chosen = _named(given, [number["name"] for number in numbers], "--scales")
     scales = []
     for number in numbers:
-        low, high = number["bounds"]
-        if number["log"]:
+        low, high = number.low, number.high
+        if number.log:
             rule = math.log(high / low) / 2 if 0 < low < high < math.inf else 1.0
         else:
-            rule = (high - low) / 2 if math.isfinite(high - low) else abs(number["initial"]) or 1.0
-        scales.append(chosen.get(number["name"], rule))
+            rule = (high - low) / 2 if math.isfinite(high - low) else abs(number.initial) or 1.0
+        scales.append(chosen.get(number.name, rule))
     return scales
 
 
-def _named(given: Sequence[str], names: Sequence[str], flag: str) -> dict[str, float]:
+def _named(given: Sequence[str] | None, names: Sequence[str], flag: str) -> dict[str, float]:
     """NAME=NUMBER of known names."""
-    chosen: dict[str, float] = {}
-    for text in given:
-        name, _, value = text.partition("=")
-        if name not in names:
-            raise ValueError(unknown("parameter", name, list(names)))
-        number = shared.number(f"{flag} {name}", value, float)
-        if number is not None:
-            chosen[name] = number
-    return chosen
-
-
-def _total(path: Path) -> float:
-    """Sum of the column `cost` of a CSV file.
-
-    Raises:
-        ValueError: no such column, no rows, or a cell that is no number.
-    """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or rows[0].get("cost") is None:
-        raise ValueError(f"{path} has no rows with a column `cost`; write a header line, then a line a stage.")
-    total = 0.0
-    for line, row in enumerate(rows, 2):
-        try:
-            total += float(row["cost"])
-        except (TypeError, ValueError):
-            raise ValueError(f"{path}, line {line}: the cost is {row['cost']!r}; it must be a number.") from None
-    return total
+    return grammar.named(flag, given or [], names, lambda name: unknown("parameter", name, list(names)))

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import msgspec
 
+from policysearch import grammar
+
 if TYPE_CHECKING:
     from policysearch.report.tensorboard import TensorBoard
 
@@ -111,11 +113,9 @@ def task(name: str, options: dict[str, Any], deadline: float | None = None) -> A
 
 def number(flag: str, text: str | None, kind: type) -> Any:
     """The number that a flag got as text, None if it was not given; ValueError if it is none."""
-    try:
-        return None if text is None else kind(text)
-    except ValueError:
-        words = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{flag} is {text!r}; it must be {words}.") from None
+    if text is None:
+        return None
+    return grammar.whole(flag, text) if kind is int else grammar.number(flag, text)
 
 
 def scalars_place(given: str | None, folder: Path) -> str | None:

@@ -115,7 +115,7 @@ def _meet(env: Any, recipe: Recipe, calls: Callable[[str], None]) -> Met:
         observation_names=tuple(label for part in found for label in part.names()) if composed else (),
         one_hot=discrete,
         horizon=int(horizon),
-        dt=float(dt) if isinstance(dt, (int, float)) and 0 < dt < math.inf else None,
+        dt=float(dt) if isinstance(dt, (int, float)) and 0 < dt < float("inf") else None,
         discount=recipe.discount,
         repeatable=declared and not difference,
         reward=True,
