@@ -128,11 +128,11 @@ def fingerprint(*paths: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-def mapped() -> None:
+def mapped(modules: list[str]) -> None:
     """Notes for each test file which test runs which line, and how long it takes; again after a change of either."""
     (COPY / "map").mkdir(parents=True, exist_ok=True)
     sources = sorted((COPY / "src").rglob("*.py"))
-    for name in SETTINGS["tests"]:
+    for name in guards(modules):
         file, note = COPY / "tests" / name, COPY / "map" / name
         print_, data, durations = note.with_suffix(".sha256"), note.with_suffix(".coverage"), note.with_suffix(".json")
         now = fingerprint(file, COPY / "tests" / "conftest.py", *sources)
@@ -155,13 +155,19 @@ def mapped() -> None:
         print(f"mapped {name}", flush=True)
 
 
-class Map:
-    """Which tests run a line, and their durations."""
+def guards(modules: list[str]) -> list[str]:
+    """Test files of these modules, each once."""
+    names = [f"test_{name}.py" for module in modules for name in SETTINGS["guards"][module]]
+    return [name for name in dict.fromkeys(names) if (COPY / "tests" / name).exists()]
 
-    def __init__(self):
+
+class Map:
+    """Which tests of a module's guards run a line, and their durations."""
+
+    def __init__(self, module: str):
         self.seconds: dict[str, float] = {}
         self.by_line: dict[str, dict[int, set[str]]] = {}
-        for name in SETTINGS["tests"]:
+        for name in guards([module]):
             here = json.loads((COPY / "map" / name).with_suffix(".json").read_text())
             self.seconds |= here
             data = coverage.CoverageData(str((COPY / "map" / name).with_suffix(".coverage")))
@@ -256,14 +262,14 @@ def mutants(module: str, sample: int | None, database: WorkDB) -> Iterator[tuple
         yield job, mutation, mutated, lines[differ[0]].strip(), new[differ[0]].strip()
 
 
-def explore(module: str, sample: int | None, fresh: bool, map_: Map) -> tuple[int, int, int, list[str]]:
+def explore(module: str, sample: int | None, fresh: bool) -> tuple[int, int, int, list[str]]:
     """How many mutants there were, were killed and are known to change nothing; and the others in words."""
     path = COPY / "src" / "policysearch" / f"{module}.py"
     source, original = path.read_text(), path.stat()
     file = COPY / f"{module}.{fingerprint(path)[:12]}.sqlite"
     new = not file.exists()
     known = [row for row in SETTINGS["equivalent"] if row["module"] == module]
-    left = Left(source)
+    left, map_ = Left(source), Map(module)
     killed = equivalent = count = 0
     survivors = []
     with use_db(str(file)) as database:
@@ -315,10 +321,11 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="test those again that were killed by an earlier run")
     given = parser.parse_args()
     copied()
-    mapped()
-    map_, table, all_survivors = Map(), [], []
-    for module in given.modules or SETTINGS["modules"]:
-        count, killed, equivalent, survivors = explore(module, given.sample, given.fresh, map_)
+    modules = given.modules or list(SETTINGS["guards"])
+    mapped(modules)
+    table, all_survivors = [], []
+    for module in modules:
+        count, killed, equivalent, survivors = explore(module, given.sample, given.fresh)
         table.append((module, count, killed, equivalent, len(survivors)))
         all_survivors += survivors
     print("\n".join(all_survivors))
