@@ -93,23 +93,42 @@ def pytested(arguments: list[str], plugins: tuple[object, ...] = (), bytecode: b
     return int(pytest.main([*FLAGS, *arguments], plugins=list(plugins)))
 
 
-class Watched:
-    """Compiles all anew for each test, so that the test runs every line that it rests on; notes how long each takes."""
+class Covered:
+    """Notes which test runs which lines of the core; compiles all anew for each, so that it runs what it rests on."""
 
-    def __init__(self, file: Path | None):
-        self.file, self.durations = file, {}
+    def __init__(self, file: Path):
+        core = [f"*/policysearch/{module}.py" for module in SETTINGS["guards"]]
+        self.coverage = coverage.Coverage(data_file=str(file), include=core, config_file=False)
+        self.coverage.start()
 
+    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item):
-        if self.file is None:
-            jax.clear_caches()
+        self.coverage.switch_context(f"{item.nodeid}|setup")
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        jax.clear_caches()
+        self.coverage.switch_context(f"{item.nodeid}|run")
+        return (yield)
+
+    def pytest_sessionfinish(self):
+        self.coverage.stop()
+        self.coverage.save()
+
+
+class Timed:
+    """Notes how long each test takes."""
+
+    def __init__(self, file: Path):
+        self.file, self.durations = file, {}
 
     def pytest_runtest_logreport(self, report):
         if report.outcome != "skipped":
             self.durations[report.nodeid] = self.durations.get(report.nodeid, 0.0) + report.duration
 
     def pytest_sessionfinish(self):
-        if self.file:
-            self.file.write_text(json.dumps(self.durations))
+        self.file.write_text(json.dumps(self.durations))
 
 
 def copied() -> None:
@@ -141,12 +160,10 @@ def mapped(modules: list[str]) -> None:
         data.unlink(missing_ok=True)
 
         def cover(file=file, data=data) -> int:
-            os.environ["COVERAGE_FILE"] = str(data)
-            arguments = ["--cov=policysearch", "--cov-context=test", "--cov-report=", f"tests/{file.name}"]
-            return pytested(arguments, (Watched(None),), bytecode=True)
+            return pytested([f"tests/{file.name}"], (Covered(data),), bytecode=True)
 
         def clock(file=file, durations=durations) -> int:
-            return pytested([f"tests/{file.name}"], (Watched(durations),))
+            return pytested([f"tests/{file.name}"], (Timed(durations),))
 
         for run in (cover, clock):
             if code := forked(run, 900):
@@ -173,7 +190,7 @@ class Map:
             data = coverage.CoverageData(str((COPY / "map" / name).with_suffix(".coverage")))
             data.read()
             for file in data.measured_files():
-                lines = self.by_line.setdefault(Path(file).name if "samplers" not in file else file, {})
+                lines = self.by_line.setdefault(Path(file).name, {})
                 for line, contexts in data.contexts_by_lineno(file).items():
                     for context in contexts:
                         test, _, phase = context.partition("|")

@@ -300,5 +300,6 @@ def test_18_16_causal_and_total_cost_forms_agree_and_the_causal_one_varies_less(
     assert within(total, exact)
     assert np.all(to_go.var(0) < total.var(0) / 2)
     stages = score.dense(per_stage=True).reshape(20_000, 21, 2)
+    np.testing.assert_allclose(total, rollouts.costs.sum(1)[:, None] * stages.sum(1), rtol=1e-9, atol=1e-9)
     inner = jnp.einsum("nk,nkd->nd", rollouts.costs, jnp.cumsum(stages, 1))
     np.testing.assert_allclose(to_go, inner, rtol=1e-10, atol=1e-10 * np.abs(inner).max())

@@ -58,7 +58,12 @@ def named(given, policy):
 
 @pytest.mark.parametrize("method", ["finite_differences", "weight_perturbation", "ars"])
 def test_18_17_parameter_space_methods_reach_the_minimum_of_a_plain_cost(method):
-    assert train("bowl", method, budget=4000).evaluation.solved
+    result = train("bowl", method, budget=4000)
+    found = np.asarray(result.policy.vector())
+    bowl = Bowl()
+    assert bowl.expected_cost(found) < 0.01 * bowl.expected_cost(np.ones(10))
+    assert np.linalg.norm(bowl.gradient(found)) < 0.1 * np.linalg.norm(bowl.gradient(np.ones(10)))
+    assert result.evaluation.cost_mean == pytest.approx(bowl.expected_cost(found), rel=1e-4)
 
 
 def exponential(values, key):
