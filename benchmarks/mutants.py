@@ -14,6 +14,8 @@ import os
 
 os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
 os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "MPLBACKEND": "agg"}
+# plugins take as long to start as many a test
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 
 import argparse
 import ast
@@ -49,9 +51,7 @@ from cosmic_ray.work_db import WorkDB, use_db  # noqa: E402
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkResult  # noqa: E402
 
 SETTINGS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
-FLAGS = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "-m", "not slow"]
-# what is imported before the fork cannot be instrumented by pytest, and need not be
-FLAGS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+FLAGS = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "-m", "not slow", "-o", "addopts=--strict-markers"]
 #: seconds of the tests that a mutant is given at most, by their own duration; how much longer they may take
 MOST, PATIENCE = SETTINGS["seconds"], 6
 
@@ -268,8 +268,9 @@ def mutants(module: str, sample: int | None, database: WorkDB) -> Iterator[tuple
         if wanted and not left.out(mutation, lines):
             chosen.append((item.job_id, mutation))
     chosen.sort(key=lambda pair: (pair[1].start_pos, pair[1].operator_name, pair[1].occurrence))
-    if sample is not None and sample < len(chosen):
-        chosen = random.Random(SETTINGS["seed"]).sample(chosen, sample)
+    # larger samples contain the smaller ones
+    random.Random(SETTINGS["seed"]).shuffle(chosen)
+    chosen = chosen[:sample]
     for job, mutation in chosen:
         mutated = mutate_code(source, plugins.get_operator(mutation.operator_name)(), mutation.occurrence)
         new = mutated.split("\n")
