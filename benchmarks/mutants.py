@@ -143,19 +143,20 @@ def copied() -> None:
     shutil.copy2(HERE / "pyproject.toml", COPY / "pyproject.toml")
 
 
-def fingerprint(*paths: Path) -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+def fingerprint(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def mapped(modules: list[str]) -> None:
-    """Notes for each test file which test runs which line, and how long it takes; again after a change of either."""
+def mapped(module: str) -> None:
+    """Notes for each guard of a module which test runs which line, and how long it takes; again after a change."""
     (COPY / "map").mkdir(parents=True, exist_ok=True)
-    sources = sorted((COPY / "src").rglob("*.py"))
-    for name in guards(modules):
+    core = {name: fingerprint(COPY / "src" / "policysearch" / f"{name}.py") for name in SETTINGS["guards"]}
+    for name in guards(module):
         file, note = COPY / "tests" / name, COPY / "map" / name
-        print_, data, durations = note.with_suffix(".sha256"), note.with_suffix(".coverage"), note.with_suffix(".json")
-        now = fingerprint(file, COPY / "tests" / "conftest.py", *sources)
-        if print_.exists() and print_.read_text() == now:
+        known, data, durations = (note.with_suffix(f".{end}") for end in ("known.json", "coverage", "json"))
+        now = core | {"test": fingerprint(file), "conftest": fingerprint(COPY / "tests" / "conftest.py")}
+        then = json.loads(known.read_text()) if known.exists() else {}
+        if all(then.get(key) == now[key] for key in (module, "test", "conftest")):
             continue
         data.unlink(missing_ok=True)
 
@@ -166,16 +167,16 @@ def mapped(modules: list[str]) -> None:
             return pytested([f"tests/{file.name}"], (Timed(durations),))
 
         for run in (cover, clock):
-            if code := forked(run, 900):
+            if code := forked(run, 3600):
                 sys.exit(f"{name} fails without a mutant (exit code {code}):\n{(COPY / 'output.txt').read_text()}")
-        print_.write_text(now)
+        known.write_text(json.dumps(now))
         print(f"mapped {name}", flush=True)
 
 
-def guards(modules: list[str]) -> list[str]:
-    """Test files of these modules, each once."""
-    names = [f"test_{name}.py" for module in modules for name in SETTINGS["guards"][module]]
-    return [name for name in dict.fromkeys(names) if (COPY / "tests" / name).exists()]
+def guards(module: str) -> list[str]:
+    """Test files that guard a module."""
+    names = [f"test_{name}.py" for name in SETTINGS["guards"][module]]
+    return [name for name in names if (COPY / "tests" / name).exists()]
 
 
 class Map:
@@ -184,7 +185,7 @@ class Map:
     def __init__(self, module: str):
         self.seconds: dict[str, float] = {}
         self.by_line: dict[str, dict[int, set[str]]] = {}
-        for name in guards([module]):
+        for name in guards(module):
             here = json.loads((COPY / "map" / name).with_suffix(".json").read_text())
             self.seconds |= here
             data = coverage.CoverageData(str((COPY / "map" / name).with_suffix(".coverage")))
@@ -339,10 +340,9 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="test those again that were killed by an earlier run")
     given = parser.parse_args()
     copied()
-    modules = given.modules or list(SETTINGS["guards"])
-    mapped(modules)
     table, all_survivors = [], []
-    for module in modules:
+    for module in given.modules or SETTINGS["guards"]:
+        mapped(module)
         count, killed, equivalent, survivors = explore(module, given.sample, given.fresh)
         table.append((module, count, killed, equivalent, len(survivors)))
         all_survivors += survivors

@@ -22,6 +22,8 @@ from policysearch.score import PolicyScore, Score
 
 #: signal-to-noise ratio above which a gradient estimate counts as clear
 CLEAR = 3.0
+
+
 #: attempts to shorten a step that goes too far
 MOST_SHRINKS = 20
 
