@@ -136,6 +136,13 @@ def test_wrong_requests_are_refused_with_the_reason():
         perturbations(0, 0, [0], 2049, "orthogonal")
 
 
+def test_orthogonal_rows_are_made_up_to_the_largest_size(monkeypatch):
+    monkeypatch.setattr("policysearch.streams.LARGEST_ORTHOGONAL", 3)
+    assert perturbations(0, 0, [0], 3, "orthogonal").shape == (1, 3)
+    with pytest.raises(ValueError, match="of 4 parameters were asked; at most 3"):
+        perturbations(0, 0, [0], 4, "orthogonal")
+
+
 def test_jax_shapes_the_same_normals_alike():
     jax = pytest.importorskip("jax")
     z = np.random.default_rng(0).normal(size=(6, 3))
