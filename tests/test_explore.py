@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.explore import ActionNoise, Coordinates, ParameterNoise, choice, positive, positive_number
 from policysearch.policies import LinearGaussian
 from policysearch.rollouts import Rollouts
 
@@ -21,6 +21,12 @@ def test_action_noise_asks_for_independent_trials():
 def test_an_update_of_so_many_stages_takes_few_numbers_of_whole_rollouts(length, least, rollouts):
     sized = ActionNoise(10, stages=2000, least=least).sized(length)
     assert (sized.rollouts, sized.stages, sized.least) == (rollouts, 2000, least)
+
+
+def test_rollouts_that_end_at_once_are_as_many_as_there_can_be():
+    assert ActionNoise(10, stages=3).sized(0.0).rollouts == 4
+    assert ActionNoise(10, stages=2000).sized(0.0).rollouts == 64
+    assert ActionNoise(10, stages=2000).least == 4
 
 
 def test_a_number_of_rollouts_stays_what_it_is():
@@ -50,6 +56,10 @@ def test_references_run_theta_itself_on_the_environments_they_are_compared_on():
     assert np.flatnonzero(one.reference).tolist() == [3]
     # its loss drops no direction
     assert one.pair.tolist() == [0, 1, 2, 3]
+    assert one.environment.tolist() == [0, 1, 2, 0]
+    apart = ParameterNoise(3, 0.1, two_sided=False, common=False, reference="one").layout(7)
+    assert apart.environment.tolist() == [0, 1, 2, 3]
+    assert ParameterNoise(2, 0.1, reference="each").layout(7).sign.tolist() == [1, -1, 0, 1, -1, 0]
 
 
 @pytest.mark.parametrize(("central", "trials"), [(True, 2 * 4), (False, 4 + 1)])
@@ -58,6 +68,49 @@ def test_finite_differences_take_2d_or_d_plus_1_trials(central, trials):
     repeated = Coordinates(0.1, central=central, repeats=3).layout(4)
     assert repeated.size == 3 * trials
     assert len(set(repeated.environment)) == 3
+
+
+def test_a_lost_central_trial_takes_its_partner_along_and_a_forward_one_its_whole_repeat():
+    central = Coordinates(0.1, repeats=2).layout(3)
+    assert central.pair.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert central.sign.tolist() == [1, -1] * 6
+    assert central.perturbation.tolist() == [0, 0, 1, 1, 2, 2] * 2
+    assert central.environment.tolist() == [0] * 6 + [1] * 6
+    forward = Coordinates(0.1, central=False, repeats=2).layout(3)
+    assert forward.pair.tolist() == forward.environment.tolist() == [0] * 4 + [1] * 4
+    assert forward.perturbation.tolist() == [0, 1, 2, -1] * 2
+    assert forward.sign.tolist() == [1, 1, 1, 0] * 2
+    assert (central.pairs, forward.pairs, central.perturbations, forward.perturbations) == (6, 2, 3, 3)
+
+
+def test_by_default_differences_are_central_of_one_repeat_with_a_seed_for_all():
+    layout = Coordinates(0.1).layout(3)
+    assert layout.size == 6
+    assert set(layout.environment) == {0}
+    perturbed = ParameterNoise(2, 0.1)
+    assert perturbed.layout(3).environment.tolist() == [0, 0, 1, 1]
+    assert not perturbed.layout(3).reference.any()
+    assert perturbed.init(3) == ()
+
+
+def test_whole_orthogonal_blocks_are_drawn():
+    assert [ParameterNoise(n, 0.1, "orthogonal").draws(4) for n in (1, 4, 5, 8)] == [4, 4, 8, 8]
+    assert ParameterNoise(5, 0.1, "sphere").draws(4) == 5
+    assert Coordinates(0.1).draws(4) == 4
+
+
+def test_a_learned_spread_starts_where_it_was_set_and_its_state_is_what_is_drawn_with():
+    explore = ParameterNoise(2, 0.5, learned=True)
+    state = explore.init(3)
+    np.testing.assert_allclose(state, np.log([0.5] * 3), rtol=1e-6)
+    np.testing.assert_allclose(explore.rows(jnp.ones((2, 3)), state + jnp.log(2.0)), np.ones((2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(ParameterNoise(2, 0.5).rows(jnp.ones((2, 3))), np.full((2, 3), 0.5))
+
+
+def test_rows_of_a_learned_spread_are_gaussian():
+    for shape in ("sphere", "rademacher", "orthogonal"):
+        with pytest.raises(ValueError, match=f"not '{shape}'"):
+            ParameterNoise(2, 0.5, shape, learned=True)
 
 
 def test_coordinates_move_one_parameter_each_by_its_own_step():
@@ -98,8 +151,32 @@ def test_sampled_actions_have_no_perturbations():
         (lambda: ParameterNoise(1, 0.1, reference="two"), "use one of none, one, each"),
         (lambda: Coordinates(-0.1), "step is -0.1"),
         (lambda: Coordinates(0.1, repeats=0), "repeats is 0"),
+        (lambda: ActionNoise(True), "rollouts is True"),
+        (lambda: positive("rollouts", 2.0), "rollouts is 2.0; it must be a whole number of at least 1"),
+        (lambda: ActionNoise(4, least=0), "least is 0"),
+        (lambda: ParameterNoise(1, [0.1, -1.0]), "std is .*positive and finite"),
+        (lambda: ParameterNoise(1, np.inf), "std is inf; it must be positive and finite"),
+        (lambda: positive_number("x", 0.0), "x is 0.0; it must be positive and finite"),
+        (lambda: positive_number("x", -1e-9, zero=True), "x is -1e-09; it must be at least 0 and finite"),
+        (lambda: positive_number("x", np.inf, zero=True), "x is inf; it must be at least 0 and finite"),
+        (lambda: positive_number("x", np.nan, infinite=True, zero=True), "x is nan; it must be at least 0[.]"),
+        (lambda: positive_number("x", -np.inf, infinite=True), "x is -inf; it must be positive[.]"),
+        (lambda: positive_number("x", np.array([1.0, 0.0]), infinite=True), "it must be positive[.]"),
+        (lambda: choice("x", "c", ("a", "b")), "x is 'c'; use one of a, b[.]"),
     ],
 )
 def test_sizes_and_spreads_that_mean_nothing_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_numbers_at_the_ends_of_what_is_allowed_pass():
+    positive("x", 1)
+    positive("x", np.int64(7))
+    positive_number("x", 1e-300)
+    positive_number("x", np.array([0.0, 1.0]), zero=True)
+    positive_number("x", np.array([1.0, np.inf]), infinite=True)
+    positive_number("x", np.array([0.0, np.inf]), infinite=True, zero=True)
+    choice("x", "b", ("a", "b"))
+    # what is traced was checked before
+    jax.jit(lambda x: positive_number("x", x))(-1.0)

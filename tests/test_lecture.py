@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.credit import CostToGo, TotalCost
+from policysearch import defaults, methods
+from policysearch.credit import CostToGo
 from policysearch.direction import Euclidean
 from policysearch.distributions import Categorical, Gaussian
 from policysearch.explore import ActionNoise
@@ -21,6 +22,7 @@ from policysearch.policies import LinearGaussian, Softmax
 from policysearch.rollouts import OK, Rollouts
 from policysearch.samplers import native
 from policysearch.score import PolicyScore
+from policysearch.settings import GPOMDP, Reinforce
 from policysearch.step import LearningRate
 from policysearch.tasks import build
 from policysearch.tasks.bandit import Bandit
@@ -50,6 +52,12 @@ def plant_rollouts():
 
 def composed(explore, credit, direction=None, step=None):
     return Method(explore, credit, direction or Euclidean(), step or LearningRate(1.0))
+
+
+def named(given):
+    """The method of these settings on the check problem."""
+    policy = LinearGaussian(GAIN, std=STD)
+    return methods.build(given, defaults.problem(PLANT.specification, policy, "action"))
 
 
 def within(samples, exact, errors=5.0):
@@ -100,6 +108,9 @@ def test_18_02_the_gradient_is_the_derivative_of_the_integral():
     exact = Bowl(d=1).gradient([1.3])[0]
     assert jax.grad(J)(theta) == pytest.approx(exact, abs=1e-9)
     assert (J(theta + step) - J(theta - step)) / (2 * step) == pytest.approx(exact, abs=1e-7)
+    logits, means = jnp.array([0.3, -0.2, 0.1, 0.4]), jnp.asarray(Bandit().means)
+    mean_cost = lambda logits: jax.nn.softmax(logits) @ means  # noqa: E731
+    np.testing.assert_allclose(Bandit().gradient(logits), jax.grad(mean_cost)(logits), atol=1e-12)
 
 
 def test_18_03_every_distribution_has_a_logarithm_that_integrates_to_one():
@@ -129,7 +140,12 @@ def test_18_05_scores_are_finite_differences_of_the_density_over_the_density():
     theta = policy.theta()
     differences = [(density(theta + step * e) - density(theta - step * e)) / (2 * step) for e in jnp.eye(4)]
     rows = scores(lambda t, x: policy.with_theta(t).log_prob(*x), (observations, actions), theta)
-    np.testing.assert_allclose(rows, jnp.stack(differences, 1) / density(theta)[:, None], rtol=1e-6)
+    relative = jnp.stack(differences, 1) / density(theta)[:, None]
+    np.testing.assert_allclose(rows, relative, rtol=1e-6)
+    stages = Rollouts(
+        jnp.zeros((5, 1)), jnp.ones((5, 1), bool), jnp.full(5, OK), observations[:, None], actions[:, None]
+    )
+    np.testing.assert_allclose(PolicyScore.of(policy, stages).dense(), relative, rtol=1e-6)
 
 
 def test_18_06_the_order_of_cost_and_density_under_the_integral_is_immaterial():
@@ -185,6 +201,17 @@ def test_18_10_the_sample_mean_divides_by_the_number_of_samples():
     # N + 1 = 3 terms over N = 2
     assert within(3 / 2 * means, 3 / 2 * exact)
     assert not within(3 / 2 * means, exact)
+
+
+def test_18_10_a_method_follows_the_mean_of_cost_times_score_over_its_rollouts():
+    policy, observations = LinearGaussian([[0.5, -1.0]], std=0.6), jax.random.normal(KEY, (7, 1, 2))
+    actions, costs = jax.random.normal(KEY, (7, 1, 1)), jnp.arange(7.0)
+    rollouts = Rollouts(costs[:, None], jnp.ones((7, 1), bool), jnp.full(7, OK), observations, actions)
+    score = PolicyScore.of(policy, rollouts)
+    rows = scores(lambda t, x: policy.with_theta(t).log_prob(*x)[0], (observations, actions), policy.theta())
+    np.testing.assert_allclose(score.gradient(costs, 3), costs @ rows / 7, rtol=1e-12)
+    w, _, _ = Euclidean()(score, costs, score.group_gradients(costs, 3))
+    np.testing.assert_allclose(w, costs @ rows / 7, rtol=1e-12)
 
 
 def test_18_11_the_cost_of_a_rollout_is_the_sum_over_all_its_stages(plant_rollouts):
@@ -266,11 +293,13 @@ def test_18_16_causal_and_total_cost_forms_agree_and_the_causal_one_varies_less(
     rollouts, score, layout = plant_rollouts
     exact = PLANT.gradient(GAIN, STD)["gain"][0]
     np.testing.assert_allclose(exact, GRADIENT, atol=5e-9)
-    to_go = per_rollout(score, CostToGo("none")(rollouts, score, layout, ())[0])
-    total = per_rollout(score, TotalCost("none")(rollouts, score, layout, ((), ()))[0])
+    causal, whole = named(GPOMDP(baseline="none")).credit, named(Reinforce(baseline="none")).credit
+    to_go = per_rollout(score, causal(rollouts, score, layout, ())[0])
+    total = per_rollout(score, whole(rollouts, score, layout, ((), ()))[0])
     assert within(to_go, exact)
     assert within(total, exact)
     assert np.all(to_go.var(0) < total.var(0) / 2)
     stages = score.dense(per_stage=True).reshape(20_000, 21, 2)
+    np.testing.assert_allclose(total, rollouts.costs.sum(1)[:, None] * stages.sum(1), rtol=1e-9, atol=1e-9)
     inner = jnp.einsum("nk,nkd->nd", rollouts.costs, jnp.cumsum(stages, 1))
     np.testing.assert_allclose(to_go, inner, rtol=1e-10, atol=1e-10 * np.abs(inner).max())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from policysearch.credit import CostToGo
-from policysearch.direction import Natural
+from policysearch.direction import Natural, gram
 from policysearch.distributions import Categorical, Gaussian
 from policysearch.explore import ActionNoise
 from policysearch.method import Method
@@ -202,6 +202,11 @@ def test_18_37_kl_is_the_mean_logarithm_of_the_ratio_and_zero_for_equals_only():
     for same, different in ((p.kl(p), p.kl(q)), (one.kl(shifted), one.kl(other))):
         assert same == pytest.approx(0, abs=1e-12)
         assert different > 0.1
+    policy, moved = LinearGaussian([[0.4, -0.3]], std=0.6), LinearGaussian([[0.1, -0.3]], std=0.9)
+    x = jnp.array([[1.0, 2.0], [-0.5, 0.0]])
+    means = (0.4 - 0.1) * x[:, 0]
+    expected = np.log(0.9 / 0.6) + (0.6**2 + means**2) / (2 * 0.9**2) - 0.5
+    np.testing.assert_allclose(policy.kl(moved, x), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -224,6 +229,41 @@ def test_18_38_kl_is_half_the_quadratic_form_of_the_fisher_matrix_up_to_the_thir
         assert np.log2(large / small) == pytest.approx(3, abs=0.1)
 
 
+@pytest.mark.parametrize("kind", ["gain and log std", "logits"])
+def test_18_38_a_kl_step_changes_the_distribution_by_what_its_quadratic_form_predicts_up_to_the_third_order(kind):
+    # actions whose second and fourth moments, or shares, are exactly those of the policy: S'S/n is its Fisher matrix
+    if kind == "logits":
+        policy = Softmax([(np.log([0.1, 0.2, 0.3, 0.4])[:, None], None)])
+        observations, actions = jnp.ones((10, 1, 1)), jnp.repeat(jnp.arange(4), jnp.arange(1, 5))
+        metric, unit = Bandit().fisher(np.log([0.1, 0.2, 0.3, 0.4])), jnp.array([0.3, -0.5, 0.7, 0.2])
+    else:
+        policy = LinearGaussian([[0.4, -0.3]], std=0.6, learned_std=True)
+        observations = jnp.broadcast_to(jnp.array([1.0, 2.0]), (6, 1, 2))
+        actions = -0.2 + 0.6 * np.sqrt(3) * jnp.array([1.0, -1.0, 0, 0, 0, 0])[:, None]
+        gain = np.kron(np.outer([1.0, 2.0], [1.0, 2.0]), 1 / 0.36)
+        metric, unit = (
+            np.block([[gain, np.zeros((2, 1))], [np.zeros((1, 2)), 2 * np.eye(1)]]),
+            jnp.array([0.3, -0.5, 0.7]),
+        )
+    n = len(observations)
+    came = Rollouts(jnp.zeros((n, 1)), jnp.ones((n, 1), bool), jnp.full(n, OK), observations, actions[:, None])
+    score = PolicyScore.of(policy, came)
+    estimate = Estimate(score, jnp.zeros(n), jnp.zeros_like(unit), measure(jnp.ones((2, unit.size))))
+
+    def step(kl):
+        taken = KLStep(kl, memory=None)
+        theta, _, info = eqx.filter_jit(taken)(policy.theta(), unit, estimate, taken.init(unit))
+        delta = np.asarray(theta - policy.theta())
+        assert 0.5 * delta @ metric @ delta == pytest.approx(kl, rel=1e-9)
+        assert float(info["kl_predicted"]) == pytest.approx(kl, rel=1e-9)
+        forward = float(policy.kl(policy.with_theta(theta), observations[0])[0])
+        assert float(info["kl"]) == pytest.approx(forward, rel=1e-9)
+        return abs(forward - kl)
+
+    # a quarter of the KL is half the step
+    assert np.log2(step(1e-5) / step(2.5e-6)) == pytest.approx(3, abs=0.1)
+
+
 def test_18_39_the_fisher_matrix_of_a_linear_policy_is_the_second_moment_of_visited_states(sampled):
     rollouts, policy = sampled
     x = np.asarray(rollouts.observations)
@@ -234,6 +274,24 @@ def test_18_39_the_fisher_matrix_of_a_linear_policy_is_the_second_moment_of_visi
     # of the states at the start alone it is another matrix
     assert np.any(np.abs(np.einsum("ni,nj->ij", x[:, 0], x[:, 0]) / len(x) / STD**2 - exact) > 50 * error)
     assert policy.theta().size == 2
+
+
+def test_18_39_the_analytic_natural_direction_solves_with_the_matrix_of_the_visited_states(sampled):
+    rollouts, policy = sampled
+    few = jax.tree.map(lambda leaf: leaf[:150], rollouts)
+    score, slope = PolicyScore.of(policy, few), jnp.array([2.0, -1.0])
+    w, _, _ = eqx.filter_jit(Natural(fisher="analytic"))(score, few.costs, slope[None])
+    x = np.asarray(few.observations)
+    moments = np.einsum("nti,ntj->nij", x, x) / STD**2
+    np.testing.assert_allclose(w, np.linalg.solve(moments.mean(0), slope), rtol=1e-9)
+    # of the plant's own matrix the direction is as far as 150 rollouts' states are
+    exact = PLANT.horizon * PLANT.fisher(GAIN, STD)
+    error = (moments @ np.asarray(w)).std(0) / np.sqrt(150)
+    assert np.all(np.abs(exact @ w - slope) < 5 * error)
+    assert np.all(error < 0.2 * np.linalg.norm(slope))
+    visited = PLANT.visited(GAIN, STD)
+    means = np.asarray(rollouts.observations).mean(1)
+    assert np.all(np.abs(means.mean(0) - visited.mean) < 5 * means.std(0) / np.sqrt(len(means)))
 
 
 def bandit_score(n):
@@ -251,5 +309,18 @@ def test_18_40_the_mean_square_of_sampled_scores_estimates_the_fisher_matrix(sam
     for s, exact in ((S, PLANT.fisher(GAIN, STD)), (choices[:, None], Bandit().fisher(LOGITS))):
         squares = np.einsum("nti,ntj->nij", s, s) / s.shape[1]
         assert np.all(np.abs(squares.mean(0) - exact) < 5 * squares.std(0) / np.sqrt(20_000))
+    few = jax.tree.map(lambda leaf: leaf[:200], rollouts)
+    score = PolicyScore.of(policy, few)
+    squares = np.einsum("nti,ntj->nij", S[:200], S[:200])
+    matrix = eqx.filter_jit(gram)(score, True) / 200
+    np.testing.assert_allclose(matrix, squares.mean(0), rtol=1e-9)
+    a = few.costs - few.costs.mean(0)
+    gradient = np.einsum("nt,ntd->d", a, S[:200]) / 200
+    w, _, _ = eqx.filter_jit(Natural())(score, a, score.group_gradients(a, 4))
+    np.testing.assert_allclose(w, np.linalg.solve(squares.mean(0), gradient), rtol=1e-9)
+    # and its matrix is the plant's, as nearly as 200 rollouts tell
+    exact = PLANT.horizon * PLANT.fisher(GAIN, STD)
+    error = (squares @ np.asarray(w)).std(0) / np.sqrt(200)
+    assert np.all(np.abs(exact @ w - gradient) < 5 * error)
     # the shift that softmax does not see
     np.testing.assert_allclose(choices @ np.ones(4), 0.0, atol=1e-14)

@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import train
+from policysearch import defaults, estimands, methods, train
 from policysearch.credit import TotalCost
-from policysearch.direction import LeastSquares
 from policysearch.distributions import Gaussian
-from policysearch.explore import Coordinates, ParameterNoise
+from policysearch.explore import ParameterNoise
 from policysearch.likelihood_ratio import likelihood_ratio_gradient
 from policysearch.policies import Parameters
 from policysearch.quality import measure
 from policysearch.rollouts import OK, Rollouts
 from policysearch.samplers import native
 from policysearch.score import PerturbationScore
+from policysearch.settings import FiniteDifferences, WeightPerturbation
+from policysearch.specification import Specification
 from policysearch.step import Estimate, LearningRate
 from policysearch.streams import SHAPES, shape_rows
 from policysearch.tasks.functions import Bowl
@@ -49,9 +50,20 @@ def told(method, values, costs, offsets):
     return np.asarray(state.policy.vector())
 
 
+def named(given, policy):
+    """The method of these settings for a plain cost of named numbers."""
+    specification = Specification(name="cost", action=None, observation_size=0, horizon=1, deterministic=True)
+    return methods.build(given, defaults.problem(specification, policy, "parameter"))
+
+
 @pytest.mark.parametrize("method", ["finite_differences", "weight_perturbation", "ars"])
 def test_18_17_parameter_space_methods_reach_the_minimum_of_a_plain_cost(method):
-    assert train("bowl", method, budget=4000).evaluation.solved
+    result = train("bowl", method, budget=4000)
+    found = np.asarray(result.policy.vector())
+    bowl = Bowl()
+    assert bowl.expected_cost(found) < 0.01 * bowl.expected_cost(np.ones(10))
+    assert np.linalg.norm(bowl.gradient(found)) < 0.1 * np.linalg.norm(bowl.gradient(np.ones(10)))
+    assert result.evaluation.cost_mean == pytest.approx(bowl.expected_cost(found), rel=1e-4)
 
 
 def exponential(values, key):
@@ -63,8 +75,7 @@ def test_18_18_forward_differences_err_by_the_step_and_central_ones_by_its_squar
     task, policy = Function(exponential, (0.0,) * 3), Parameters(["a", "b", "c"], [0.3, -0.2, 0.1])
 
     def error(step):
-        credit = TotalCost("none" if central else "reference")
-        method = composed(Coordinates(step, central), credit, LeastSquares())
+        method = named(FiniteDifferences(step=step, central=central, repeats=1, learning_rate=1.0), policy)
         assert method.layout(policy).size == rollouts
         state, _ = native.compiled_update(task, method, method.init(policy, 1), KEY)
         return np.linalg.norm(-state.policy.theta() - np.exp([0.3, -0.2, 0.1]))
@@ -99,8 +110,8 @@ RATE, SIGMA = 0.05, 0.4
 
 def one_sided(g, baseline="reference"):
     """Δθ of one perturbation BETA."""
-    explore = ParameterNoise(1, SIGMA, two_sided=False, reference="one")
-    method = composed(explore, TotalCost(baseline), step=LearningRate(RATE))
+    given = WeightPerturbation(rollouts=1, std=SIGMA, two_sided=False, baseline=baseline, learning_rate=RATE)
+    method = named(given, Parameters(["x0", "x1"], START_VALUES))
     costs = [g(START_VALUES + BETA), g(START_VALUES)]
     return told(method, START_VALUES, costs, [BETA, np.zeros(2)]) - START_VALUES
 
@@ -120,6 +131,8 @@ def test_18_21_the_linear_model_of_the_cost_errs_by_the_square_of_the_perturbati
 def test_18_22_on_a_linear_cost_the_step_is_the_outer_product_times_the_gradient():
     expected = -RATE / SIGMA**2 * np.outer(BETA, BETA) @ SLOPE
     np.testing.assert_allclose(one_sided(lambda v: SLOPE @ v + 3.0), expected, rtol=1e-12)
+    score = perturbation_score(BETA[None])
+    np.testing.assert_allclose(-RATE * score.rmv(jnp.asarray(BETA[None] @ SLOPE)), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -134,11 +147,17 @@ def test_18_23_perturbations_of_every_shape_have_mean_zero_and_equal_variance(sh
     assert np.abs(blocks(steps).mean(0) + RATE * SLOPE).max() < 5 * (steps.std(0).max() / np.sqrt(30_000) + 1e-12)
 
 
-def test_18_24_the_step_carries_a_minus_sign():
+def test_18_24_the_step_carries_a_minus_sign_and_the_cost_less_the_baseline():
     bowl, theta = Bowl(d=2), np.ones(2)
     beta = SIGMA * np.asarray(jax.random.normal(KEY, (64, 2)))
+    costs = np.array([bowl.expected_cost(theta + b) for b in beta])
+    others = (costs.sum() - costs) / 63
+    for baseline, b in (("leave_one_out", others), ("mean", costs.mean()), ("none", 0.0)):
+        method = composed(ParameterNoise(64, SIGMA, two_sided=False), TotalCost(baseline), step=LearningRate(RATE))
+        step = told(method, theta, costs, beta) - theta
+        np.testing.assert_allclose(step, -RATE / SIGMA**2 * (costs - b) @ beta / 64, rtol=1e-10)
     method = composed(ParameterNoise(64, SIGMA, two_sided=False), TotalCost(), step=LearningRate(RATE))
-    step = told(method, theta, [bowl.expected_cost(theta + b) for b in beta], beta) - theta
+    step = told(method, theta, costs, beta) - theta
     assert bowl.expected_cost(theta + step) < bowl.expected_cost(theta) < bowl.expected_cost(theta - step)
 
 
@@ -149,8 +168,8 @@ def running(costs, rate=0.2):
     rollouts = Rollouts(jnp.asarray(costs)[:, None], jnp.ones((n, 1), bool), jnp.full(n, OK))
     score = explore.score(policy, jnp.ones((n, 1)), rollouts, explore.layout(1))
     credit = TotalCost("running", rate)
-    a, (end, _), _ = credit(rollouts, score, explore.layout(1), credit.init(1))
-    return np.asarray(a), float(end)
+    a, (memory, _), _ = credit(rollouts, score, explore.layout(1), credit.init(1))
+    return np.asarray(a), float(memory.baseline)
 
 
 def test_18_25_the_running_baseline_is_used_before_it_is_updated():
@@ -188,19 +207,34 @@ def test_18_26_the_first_order_model_of_the_step_is_exact_on_linear_costs_only()
     assert not np.allclose(*terms(curved), rtol=0.1)
 
 
+def batches(g, baseline, size=4, count=20_000):
+    """Mean terms −(g − b) β/σ² of Δθ/η of small batches (count, d), with the baseline of a credit, at START_VALUES."""
+    explore = ParameterNoise(size, SIGMA, two_sided=False)
+    credit, layout = TotalCost(baseline), explore.layout(2)
+
+    def batch(beta):
+        came = Rollouts(g(START_VALUES + beta)[:, None], jnp.ones((size, 1), bool), jnp.full(size, OK))
+        score = explore.score(Parameters(["a", "b"], START_VALUES), beta, came, layout)
+        return -score.gradient(credit(came, score, layout, credit.init(1))[0], size)
+
+    return np.asarray(jax.jit(jax.vmap(batch))(SIGMA * jax.random.normal(KEY, (count, size, 2))))
+
+
 def test_18_27_a_baseline_that_knows_nothing_of_the_sample_drops_out_and_a_fitted_one_does_not():
-    g = lambda v: v @ SLOPE  # noqa: E731
+    g = lambda v: v @ SLOPE + 3.0  # noqa: E731
     assert within(perturbed(20_000, g, lambda costs: 1e3)[1], -SLOPE)
-    _, none = perturbed(20_000, g, lambda costs: 0.0)
     _, fitted = perturbed(20_000, g, lambda costs: costs)
-    assert within(none, -SLOPE)
     np.testing.assert_allclose(fitted, 0.0, atol=1e-12)
+    spreads = {}
+    for baseline in ("none", "leave_one_out", "least_variance"):
+        steps = batches(g, baseline)
+        assert within(steps, -SLOPE)
+        spreads[baseline] = steps.var(0).sum()
+    assert spreads["leave_one_out"] < spreads["none"] / 1.5
     # the batch mean, fitted a little, shrinks batches of 4 by a quarter
-    beta = perturbed(20_000, g, lambda costs: 0.0)[0].reshape(-1, 4, 2)
-    costs = (START_VALUES + beta) @ SLOPE
-    batch = -((costs - costs.mean(1, keepdims=True))[..., None] * beta).mean(1) / SIGMA**2
-    assert within(batch, -0.75 * SLOPE)
-    assert not within(batch, -SLOPE)
+    mean = batches(g, "mean")
+    assert within(mean, -0.75 * SLOPE)
+    assert not within(mean, -SLOPE)
 
 
 def test_18_28_weight_perturbation_is_the_likelihood_ratio_gradient_of_a_gaussian_over_parameters():
@@ -211,3 +245,16 @@ def test_18_28_weight_perturbation_is_the_likelihood_ratio_gradient_of_a_gaussia
     x = theta + beta
     found = likelihood_ratio_gradient(log_prob, lambda v: bowl.cost(v, None), x, theta, 5.0)
     np.testing.assert_allclose(found.gradient, -steps.mean(0), rtol=1e-9)
+
+
+def test_18_28_what_weight_perturbation_estimates_is_the_gradient_of_the_smoothed_cost():
+    g = lambda v: 0.5 * v[..., 0] ** 4 + v[..., 0] * v[..., 1] ** 2  # noqa: E731
+    slope_of = jax.grad(lambda v: g(v))
+    x, y = START_VALUES
+    # E (x+β)³ = x³ + 3 x σ²; E (y+β)² = y² + σ²
+    exact = np.array([2 * (x**3 + 3 * x * SIGMA**2) + y**2 + SIGMA**2, 2 * x * y])
+    smoothed = estimands.smoothed_gradient(g, lambda v: np.asarray(slope_of(v)), START_VALUES, "gaussian", SIGMA)
+    np.testing.assert_allclose(smoothed, exact, rtol=1e-9)
+    _, steps = perturbed(20_000, g, lambda costs: 2.0)
+    assert within(steps, -exact)
+    assert not within(steps, -slope_of(START_VALUES))

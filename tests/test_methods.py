@@ -36,6 +36,17 @@ def test_ars_takes_the_step_of_the_paper():
     assert method.layout(LinearGaussian([[0.0] * 4])).size == 6
 
 
+def test_ars_scales_what_is_observed_in_its_second_version_and_nothing_else():
+    second, first = (
+        Search("pendulum", settings.ARS(version=v), policy="linear").policy.scaling for v in ("v2-t", "v1-t")
+    )
+    assert second.running
+    assert not first.running
+    np.testing.assert_array_equal(first.scale, np.ones(3))
+    np.testing.assert_array_equal(first.shift, np.zeros(3))
+    assert Search("bowl", settings.ARS(version="v2-t")).policy.scaling is None
+
+
 def test_two_sided_rollouts_come_in_pairs():
     with pytest.raises(ValueError, match="rollouts is 7; two-sided perturbations come in pairs"):
         build(settings.WeightPerturbation(rollouts=7), problem())

@@ -20,6 +20,19 @@ def test_noise_is_the_expected_square_of_the_error_and_snr_is_free_of_its_bias()
     assert float(measured[0].error) == pytest.approx(np.sqrt(noise[0]))
 
 
+@pytest.mark.usefixtures("float64")
+def test_one_gaussian_perturbation_of_a_linear_cost_has_an_snr_of_one_over_d_plus_one():
+    d, m = 5, 400_000
+    beta = np.random.default_rng(0).normal(size=(m, d))
+    terms = beta[:, :1] * beta
+    # the ratio of m of them is m times as large; its standard error is that of the jackknife, of 4000 groups of 100
+    groups = measure(jnp.asarray(terms.reshape(4000, 100, d).mean(1)))
+    assert abs(float(groups.snr) / m - 1 / (d + 1)) < 4 * float(groups.uncertainty) / m
+    assert float(groups.uncertainty) / m < 0.02 / (d + 1)
+    # of the update of Roberts & Tedrake (2009): power along the gradient over power across it
+    assert (terms[:, 0] ** 2).mean() / (terms[:, 1:] ** 2).sum(1).mean() == pytest.approx(3 / (d - 1), rel=0.02)
+
+
 def test_a_single_group_knows_no_noise_and_equal_groups_have_none():
     assert np.isnan(measure(jnp.ones((1, 2))).noise)
     assert np.isnan(measure(jnp.ones((1, 2))).snr)

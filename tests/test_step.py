@@ -5,13 +5,14 @@ import numpy as np
 import optax
 import pytest
 
+from policysearch import settings
 from policysearch.direction import Natural
 from policysearch.explore import ParameterNoise
 from policysearch.policies import LinearGaussian
 from policysearch.quality import Quality
 from policysearch.rollouts import Rollouts
 from policysearch.score import PolicyScore
-from policysearch.step import CLEAR, Estimate, KLStep, LearningRate, Optimizer
+from policysearch.step import CLEAR, Estimate, KLStep, LearningRate, Optimizer, Refit
 
 CLEAR_CUT = Quality(jnp.asarray(1.0), jnp.asarray(jnp.nan))
 
@@ -209,9 +210,93 @@ def test_an_optimiser_descends_and_keeps_its_own_state():
     [
         (lambda: KLStep(0.0), "kl is 0.0"),
         (lambda: KLStep(np.inf), "kl is inf"),
+        (lambda: KLStep(0.1, rate=0.0), "rate is 0.0"),
+        (lambda: KLStep(0.1, settle=-1.0), "settle is -1.0"),
+        (lambda: KLStep(0.1, memory=1.0), "memory is 1.0; it must lie in 0 ≤ memory < 1"),
+        (lambda: KLStep(0.1, memory=-0.1), "memory is -0.1"),
         (lambda: LearningRate(-1.0), "learning rate is -1.0"),
+        (lambda: LearningRate(np.inf), "learning rate is inf"),
+        (lambda: Refit(smoothing=1.0), "smoothing is 1.0; it must lie in 0 ≤ smoothing < 1"),
+        (lambda: Refit(smoothing=-0.1), "smoothing is -0.1"),
+        (lambda: Refit(extra=-0.1), "extra is -0.1"),
+        (lambda: Refit(updates=0.0), "updates is 0.0"),
     ],
 )
 def test_steps_that_are_not_positive_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_the_ends_of_what_is_allowed_are_allowed():
+    assert KLStep(0.1, rate=np.inf, memory=0.0, settle=np.inf).memory == 0.0
+    assert float(Refit(smoothing=0.0, extra=0.0).extra) == 0.0
+
+
+def test_a_refit_left_alone_is_that_of_the_cross_entropy_method():
+    """Nothing is kept; half of the first std is added and falls to nothing in 50 updates (docs/methods.md)."""
+    refit, given = Refit(), settings.CEM()
+    assert (float(refit.smoothing), float(refit.extra)) == (given.smoothing, given.extra) == (0.0, 0.5)
+    assert float(refit.updates) == given.extra_updates == 50
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_extra_noise_of_a_refit_falls_in_a_line_from_its_share_of_the_first_std():
+    refit, first, theta = Refit(0.0, 0.5, 4), np.array([0.2, 2.0]), jnp.zeros(2)
+    point = jnp.concatenate([theta, jnp.log(first)])
+    state, stds = refit.init(point), []
+    for _ in range(6):
+        # w of rollouts that are all alike: no shift, and a variance of nothing
+        point, state, _ = refit(point, jnp.array([0.0, 0.0, 0.5, 0.5]), estimate(perturbed()), state)
+        stds.append(np.exp(point[2:]))
+    np.testing.assert_allclose(stds[:4], 0.5 * first * np.array([[1.0], [0.75], [0.5], [0.25]]), rtol=1e-9)
+    # then what keeps a spread from vanishing for good
+    np.testing.assert_allclose(stds[4:], [1e-6 * first] * 2, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_one_gradient_counts_as_clear_at_most_three_times_its_noise(sampled):
+    """No single ratio counts above 3, so that a step is at most 3/4 of the full one (docs/methods.md)."""
+    score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    full = float(move(KLStep(1e-4, memory=None), w, score)[2]["step_scale"])
+    clear = Quality(jnp.asarray(1e9), jnp.asarray(1.0))
+    assert float(move(KLStep(1e-4), w, score, clear)[2]["step_scale"]) == pytest.approx(0.75 * full, rel=1e-9)
+    # the past has the weight 0.8 unless told otherwise
+    state = move(KLStep(1e-4), w, score, clear)[1]
+    none = Quality(jnp.asarray(1.0), jnp.asarray(1.0))
+    _, state, _ = move(KLStep(1e-4), w, score, none, state)
+    assert float(state[0]) == pytest.approx(0.8 * 3.0, rel=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_search_for_a_length_gives_up_after_twenty_shortenings(sampled):
+    score, _ = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    a = jnp.asarray(np.random.default_rng(1).normal(size=score.mask.shape))
+    uphill = move(KLStep(0.1, memory=None, line_search=True), -score.gradient(a, 1), score, a=a)[2]
+    assert int(uphill["shrinks"]) == 20
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_step_shortened_for_its_kl_ends_just_below_the_limit_and_never_above(sampled):
+    """The KL of a std grows faster than its quadratic form, so a first step is too long."""
+    policy = LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4, learned_std=True)
+    score, _ = given(policy, sampled)
+    w = jnp.zeros(policy.theta().size).at[-1].set(1.0)
+    for kl in (0.3, 1.0):
+        info = move(KLStep(kl, memory=None), w, score)[2]
+        assert int(info["shrinks"]) > 0
+        assert 0.6 * kl < float(info["kl"]) <= 1.05 * kl
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_line_search_shortens_by_three_tenths_until_the_surrogate_falls(sampled):
+    score, _ = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
+    a = jnp.asarray(np.random.default_rng(1).normal(size=score.mask.shape))
+    gradient = score.gradient(a, 1)
+    info = move(KLStep(50.0, memory=None, line_search=True), gradient, score, a=a)[2]
+    found, shrinks = float(info["step_scale"]), int(info["shrinks"])
+    # one shortening less, and it did not fall or its KL was too large
+    before = move(KLStep(50.0, rate=found / 0.7 * (1 - 1e-9), memory=None), gradient, score, a=a)[2]
+    assert shrinks > 0
+    assert int(before["shrinks"]) == 0
+    assert float(before["improvement"]) <= 0
+    assert float(info["improvement"]) > 0

@@ -41,6 +41,51 @@ def test_neither_seed_nor_update_nor_index_nor_purpose_share_numbers():
     assert len({environment_seed(*key) for key in keys}) == len(keys)
 
 
+@pytest.mark.parametrize(
+    ("purpose", "own", "action", "environment"),
+    [
+        ("PERTURBATION", 0.2368582118594773, 0.6959493581166442, 850689729),
+        ("ACTION", 0.10576833708881905, 0.7483490162823696, 1908305465),
+        ("ENVIRONMENT", 0.18565884869021676, 0.10576833708881905, 63940798),
+        ("EVALUATION", 0.1881987616325408, 0.8530955500304118, 180763983),
+        ("REFERENCE", 0.1277493758924959, 0.8253222750687783, 1389133475),
+        ("NORMALISER", 0.5325278687844063, 0.23534731484595162, 1245377173),
+        ("INITIAL", 0.9039569223549166, 0.18357757453424317, 234049803),
+        ("MEASUREMENT", 0.9521717917679999, 0.1286578160196009, 38209509),
+    ],
+)
+def test_numbers_are_those_of_earlier_versions_so_that_an_old_run_goes_on_as_it_began(
+    purpose, own, action, environment
+):
+    key = (7, Purpose[purpose], 2, 3)
+    assert (stream(*key).random(), action_stream(*key).random(), environment_seed(*key)) == (own, action, environment)
+
+
+def test_perturbations_are_those_of_earlier_versions():
+    earlier = {
+        "gaussian": [[-0.320153, -0.980106], [0.806252, -0.314835]],
+        "sphere": [[-0.439121, -1.344311], [1.317339, -0.514411]],
+        "rademacher": [[-1.0, -1.0], [1.0, -1.0]],
+        "orthogonal": [[0.594506, -1.283185], [-1.028481, 0.970684]],
+    }
+    for shape, rows in earlier.items():
+        np.testing.assert_allclose(perturbations(7, 2, [1, 3], 2, shape), rows, atol=1e-6)
+
+
+@pytest.mark.parametrize(("place", "bits"), [(0, 64), (1, 32), (2, 32), (3, 32)])
+def test_numbers_of_a_stream_reach_from_zero_to_the_limit_of_their_kind(place, bits):
+    key = [5, 1, 2, 3]
+    seen = set()
+    for value in (0, (1 << bits) - 1):
+        key[place] = value
+        seen.add(stream(*key).random())
+    assert len(seen) == 2
+    for value in (-1, 1 << bits):
+        key[place] = value
+        with pytest.raises(ValueError, match=f"is {value}; it must lie in 0 … 2\\*\\*{bits} − 1"):
+            stream(*key)
+
+
 def test_neighbouring_seeds_share_no_environment():
     seeds = [{environment_seed(s, Purpose.ENVIRONMENT, 0, i) for i in range(200)} for s in (3, 4)]
     assert not seeds[0] & seeds[1]
@@ -88,7 +133,14 @@ def test_wrong_requests_are_refused_with_the_reason():
     with pytest.raises(ValueError, match="blocks of 3"):
         shape_rows(np.zeros((4, 3)), "orthogonal", np)
     with pytest.raises(ValueError, match='shape="sphere"'):
-        perturbations(0, 0, [0], 100_000, "orthogonal")
+        perturbations(0, 0, [0], 2049, "orthogonal")
+
+
+def test_orthogonal_rows_are_made_up_to_the_largest_size(monkeypatch):
+    monkeypatch.setattr("policysearch.streams.LARGEST_ORTHOGONAL", 3)
+    assert perturbations(0, 0, [0], 3, "orthogonal").shape == (1, 3)
+    with pytest.raises(ValueError, match="of 4 parameters were asked; at most 3"):
+        perturbations(0, 0, [0], 4, "orthogonal")
 
 
 def test_jax_shapes_the_same_normals_alike():

@@ -302,7 +302,7 @@ def pair_used(used: Array, layout: Layout) -> Array:
     return lost[layout.pair] == 0
 
 
-def positive(name: str, value: int) -> None:
+def positive(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is an integer of at least 1."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")

@@ -202,7 +202,7 @@ class KLStep(Step):
 
         def shrink(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
             factor, kl, _, shrinks = carry
-            far = jnp.clip(jnp.sqrt(self.kl / jnp.maximum(kl, self.kl)), 0.5, 0.98)
+            far = jnp.maximum(jnp.sqrt(self.kl / kl), 0.5)
             smaller = factor * jnp.where(kl <= 1.05 * self.kl, 0.7, jnp.where(jnp.isfinite(kl), far, 0.5))
             return smaller, *measure(smaller), shrinks + 1
 
