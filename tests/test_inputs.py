@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from policysearch import Parameters, Search, Specification, WeightPerturbation, databases, grammar, open_run
 from policysearch.cli import main
-from policysearch.commands.rig import filled
+from policysearch.grammar import filled
 from policysearch.initial import start
 
 NEW = ["new", "rig", "--parameters", "kp=1.0:0:5", "--rollouts", "4", "--budget", "40"]

@@ -281,19 +281,6 @@ def resume(folder: str, by: str, back_to: str | None, budget: str | None) -> int
     return 0
 
 
-def filled(command: Sequence[str], values: dict[str, float]) -> list[str]:
-    """A command with the values of parameters in place of their names in braces.
-
-    Raises:
-        ValueError: a name in braces that is no parameter.
-
-    Example:
-        >>> filled(["./trial.sh", "--kp={kp}"], {"kp": 1.5})
-        ['./trial.sh', '--kp=1.5']
-    """
-    return grammar.filled(command, values)
-
-
 def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     parser = shared.Parser(
         prog="policysearch new",

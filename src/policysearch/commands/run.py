@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from policysearch import flags
 from policysearch.commands import shared
 from policysearch.commands.keeper import GRACE_SECONDS, Conduct, Ended, Keeper
-from policysearch.commands.rig import described, filled, summary
+from policysearch.commands.rig import described, summary
 from policysearch.commands.trial_process import RIG_EXIT, forbids, run_trial, settle
+from policysearch.grammar import filled
 from policysearch.interruption import Held
 from policysearch.runs import Run, open_run
 from policysearch.settings import Budget
