@@ -287,7 +287,8 @@ def test_a_run_on_a_full_disk_for_scalars_ends_as_it_would_have(own_folder, monk
     monkeypatch.setattr(module, "open_log", lambda folder: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
     assert main([*BOWL, "--out", "whole", "--json"]) == 0
     assert main([*BOWL, "--out", "full", "--tensorboard", "--json"]) == 0
-    assert "warning: The TensorBoard log in full/tensorboard lacks 12 of 12 updates" in capsys.readouterr().err
+    log = own_folder / "full" / "tensorboard"
+    assert f"warning: The TensorBoard log in {log} lacks 12 of 12 updates" in capsys.readouterr().err
     assert Path("full/policy.safetensors").read_bytes() == Path("whole/policy.safetensors").read_bytes()
     assert len(Path("full/metrics.jsonl").read_text().splitlines()) == 12
 

@@ -126,7 +126,9 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
         if scalars is not None:
             scalars.close()
     text = _block(result, arguments.directory) + (
-        f"\nscalars: tensorboard --logdir {scalars.folder}" if scalars is not None else ""
+        f"\nscalars: tensorboard --logdir {shared.shown(scalars.folder, arguments.directory)}"
+        if scalars is not None
+        else ""
     )
     shared.say(shared.as_json(result) if arguments.json else wrapped(text))
     _draw(folder)
