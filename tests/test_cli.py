@@ -146,7 +146,7 @@ def bowl(tmp_path_factory):
 def test_train_leaves_a_complete_folder(bowl):
     folder, result = bowl
     names = ["config.json", "curve.png", "metrics.csv", "metrics.jsonl", "policy.safetensors", "run.head", "run.sqlite"]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "start.safetensors"]
     run = open_run(folder)
     assert len(run.records) == result["updates"] == 30
     assert run.configuration["task"] == "bowl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,12 +67,10 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     notes: str = ""
     purpose: str = "gradient"
 
-    def add(self, later: _Told) -> None:
+    def add(self, later: Mapping[str, Any]) -> None:
         """Take over what was written later about the same trial."""
-        for name in _Told.__struct_fields__:
-            value = getattr(later, name)
-            if value is not msgspec.UNSET:
-                setattr(self, name, value)
+        for name, value in later.items():
+            setattr(self, name, value)
 
 
 class _Told(msgspec.Struct, kw_only=True):
@@ -86,6 +85,11 @@ class _Told(msgspec.Struct, kw_only=True):
     attempt: int | msgspec.UnsetType = msgspec.UNSET
     retry: bool | msgspec.UnsetType = msgspec.UNSET
     notes: str | msgspec.UnsetType = msgspec.UNSET
+
+    def plain(self) -> dict[str, Any]:
+        """What the row has, by name."""
+        values = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return {name: value for name, value in values if value is not msgspec.UNSET}
 
 
 class _Halt(msgspec.Struct):
@@ -286,7 +290,7 @@ def take(row: Row, trials: dict[Any, TrialRecord], arrays: dict[Any, bytes | Non
     if row.kind == "asked":
         trials[row.trial] = content
     else:
-        trials[row.trial].add(content)
+        trials[row.trial].add(content.plain())
         arrays[row.trial] = row.blob
 
 
