@@ -1,6 +1,7 @@
 """The check of the estimators: it passes what is right, fails what is a tenth wrong, and its closed forms are right."""
 
 import itertools
+import os
 
 import equinox as eqx
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import bias, check, estimands
+from policysearch import LQR, LinearGaussian, bias, check, estimands
 from policysearch.credit import STAGE_BASELINES, CentredRanks, CostToGo, TotalCost
 from policysearch.direction import Euclidean, Natural
 from policysearch.distributions import Categorical, Gaussian
@@ -18,6 +19,9 @@ from policysearch.method import Method
 from policysearch.samplers import native
 from policysearch.step import KLStep, LearningRate
 from policysearch.tasks.bandit import Bandit
+
+#: of the check on a random plant; more by POLICYSEARCH_BATCHES
+BATCHES = int(os.environ.get("POLICYSEARCH_BATCHES", "4000"))
 
 
 class TooLarge(CostToGo):
@@ -175,3 +179,54 @@ def test_the_mean_of_a_batch_shrinks_the_general_gradient_by_exactly_one_share()
         likelihood_ratio_gradient(log_prob, x[:4], x, 0.0)
     with pytest.raises(ValueError, match="baseline is 'median'"):
         likelihood_ratio_gradient(log_prob, x, x, 0.0, "median")
+
+
+def random_plant(seed, p=5, m=3, horizon=10):
+    """A random plant that is not stable by itself, with a policy that nearly holds it."""
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(p, p))
+    A *= 1.02 / np.abs(np.linalg.eigvals(A)).max()
+    root = 0.2 * rng.normal(size=(p, p))
+    plant = LQR(
+        A, 0.4 * rng.normal(size=(p, m)), np.diag(rng.uniform(0.5, 2.0, p)), np.diag(rng.uniform(0.1, 0.5, m)),
+        noise_covariance=root @ root.T, initial_covariance=np.eye(p), horizon=horizon,
+    )  # fmt: skip
+    return estimands.LinearProblem("random", plant, LinearGaussian(-0.1 * rng.normal(size=(m, p)), std=0.4), 0.02, 0.02)
+
+
+def by_moments(plant, K, std):
+    """J of u = K x + std ξ from second moments alone; analytic in K, so that a complex step gives its gradient."""
+    A, B, Q, R = (np.asarray(matrix, float) for matrix in (plant.A, plant.B, plant.Q, plant.R))
+    noise, S, total = np.asarray(plant.noise_root), np.asarray(plant.initial_root), 0.0
+    W, S = noise @ noise.T, S @ S.T
+    for _ in range(plant.horizon):
+        U = K @ S @ K.T + std**2 * np.eye(len(K))
+        total = total + np.trace(Q @ S) + np.trace(R @ U)
+        S = (A + B @ K) @ S @ (A + B @ K).T + std**2 * B @ B.T + W
+    return total
+
+
+def complex_step(plant, K, std):
+    """∂J/∂K, (m · p,)."""
+    found = []
+    for place in np.ndindex(K.shape):
+        moved = K.astype(complex)
+        moved[place] += 1e-30j
+        found.append(by_moments(plant, moved, std).imag / 1e-30)
+    return np.array(found)
+
+
+@pytest.mark.slow
+def test_every_estimator_has_no_bias_on_a_random_plant_of_five_states_and_three_inputs():
+    """About 20 estimators of 15 parameters: |z| < 4 of each, and the χ² of each above 1e-4."""
+    problem = random_plant(11)
+    K = np.asarray(problem.policy.gain, float)
+    np.testing.assert_allclose(problem.gradient(), complex_step(problem.task, K, 0.4), rtol=1e-6)
+    np.testing.assert_allclose(problem.slope(K.ravel()), complex_step(problem.task, K, 0.0), rtol=1e-6)
+    problem.shapes = ("gaussian",)
+    # the standard error of these batches shows a bias of some percent, such as that of a mean that holds its own sample
+    rows = list(bias.measure(problem, bias.catalogue(problem), batches=BATCHES, seed=20))
+    assert {row.method for row in rows} == {"reinforce", "gpomdp", "weight_perturbation", "finite_differences"}
+    for row in rows:
+        assert row.worst < 4, row
+        assert row.probability > 1e-4, row
