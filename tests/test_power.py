@@ -19,11 +19,12 @@ from test_trials import cost, servo
 #: keeps trials, updates and policies in three lives, and says after each call that it came back
 WRITER = """
 import os, sys
-import numpy as np
 from pathlib import Path
+from policysearch import Continuous, Interface
 from policysearch.controller import Controller
 from policysearch.journal import Journal
 from policysearch.runs import TrialRecord
+LIMITED = Interface(limits=Continuous([-1.0], [1.0]))
 folder = Path(sys.argv[1], "runs", "rig")
 def acknowledge(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -43,7 +44,7 @@ for life in range(3):
         run.add({"update": float(update)}, lambda: ({"updates": update}, b"state %d" % update))
         run.flush()
         acknowledge("update", update)
-        run.save(Controller({"policy": "linear_gaussian"}, {"gain": np.array([[float(update)]])}))
+        run.save(Controller({"policy": "linear_gaussian"}, {"gain": [[float(update)]]}, interface=LIMITED))
         acknowledge("saved", update)
     if life < 2:
         run.close()

@@ -249,7 +249,8 @@ class PolicySettings(Settings, frozen=True):
     learned_std: bool | None = None
     """search the action noise too; on for networks"""
     scaling: Literal["auto", "fixed", "running", "rms", "none"] = "auto"
-    """of observations: by typical magnitudes; by running mean and deviation, or root mean square; auto: what fits"""
+    """of observations: by the task's typical magnitudes where known, else running: mean and deviation, or for a law
+    without a constant the root mean square (rms)"""
 
 
 def allowed(hint: Any) -> str:
