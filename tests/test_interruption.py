@@ -43,15 +43,22 @@ def test_a_search_ends_in_order_with_what_it_found(number):
 
 
 def test_a_terminal_that_is_gone_does_not_keep_a_search_from_its_end():
-    child, terminal = pty.fork()
-    if child == 0:
-        os.execv(TRAIN[0], [*TRAIN, "--json"])
+    terminal, theirs = pty.openpty()
+    # a session's leader gets its first terminal to control it, and the hang-up of it
+    leader = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
+    child = subprocess.Popen(
+        [sys.executable, "-c", leader, *TRAIN, "--json"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
     seen = b""
     while b"update" not in seen:
         seen += os.read(terminal, 4096)
     os.close(terminal)  # the kernel hangs up: HUP, and every write fails
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    assert child.wait(120) == 128 + signal.SIGHUP
     assert ended_in_order()
 
 

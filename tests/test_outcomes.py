@@ -76,7 +76,7 @@ def test_perturbed_parameters_that_fail_cost_the_worst_of_their_update(method):
     expected, _ = perturbing(method, "worst")
     for special in ({"failed": "it fell"}, {"safety_stop": "it hit the stop"}, {"cost": float("nan")}):
         theta, counts = perturbing(method, special)
-        assert np.array_equal(theta, expected)
+        np.testing.assert_allclose(theta, expected, rtol=1e-6)  # costs are centred on what came back
         assert counts["failed"] == 1
 
 
@@ -87,7 +87,7 @@ def test_perturbed_parameters_of_which_the_rig_lost_the_trial_are_left_out(metho
     assert not np.array_equal(expected, worst)
     for special in ({"abandoned": "lunch"}, {"timed_out": "60 s"}):
         theta, counts = perturbing(method, special)
-        assert np.array_equal(theta, expected)
+        np.testing.assert_allclose(theta, expected, rtol=1e-6)
         assert counts["lost"] == 1
 
 

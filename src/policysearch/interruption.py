@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: among so many descriptors terminals are looked for: results may have another one than standard output
+DESCRIPTORS = 64
 
 
 class Interrupted(KeyboardInterrupt):
@@ -36,7 +38,7 @@ def exit_code(error: KeyboardInterrupt) -> int:
 @contextlib.contextmanager
 def handled(handle: Callable[[int], None]) -> Iterator[None]:
     """While it lasts, `handle` is called with the number of each request; in the main thread, which alone gets them."""
-    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+    terminals = [descriptor for descriptor in range(1, DESCRIPTORS) if os.isatty(descriptor)]
 
     def receive(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
