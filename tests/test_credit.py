@@ -12,6 +12,7 @@ from policysearch.credit import (
     TOTAL_BASELINES,
     CentredRanks,
     CostToGo,
+    Elites,
     Saturation,
     TopPairs,
     TotalCost,
@@ -586,3 +587,8 @@ def test_action_beyond_its_limits_is_charged_the_square_that_clipping_takes():
         CostToGo(saturation=(weight, centre, np.array([0.0])))
     with pytest.raises(TypeError, match="perturbed rollouts keep none"):
         CostToGo(saturation=(weight, centre, half))(*totals(COSTS, SINGLE)[:2], SINGLE.layout(2), ())
+
+
+def test_only_tuned_numbers_are_leaves_so_that_others_are_the_same_program():
+    parts = TotalCost("running"), CostToGo("value", discounting=(0.9, 0.9), bootstrap=True), TopPairs(2), Elites(3)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((*parts, CentredRanks())))

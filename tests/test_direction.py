@@ -384,3 +384,8 @@ def test_conjugate_gradients_end_at_negative_curvature_with_what_they_had():
     x, _, count, convex = conjugate_gradient(lambda v: -v, jnp.ones(3), 1e-6, 50)
     assert (int(count), bool(convex)) == (1, False)
     np.testing.assert_array_equal(x, np.zeros(3))
+
+
+def test_only_the_damping_is_a_leaf_so_that_another_is_the_same_program():
+    (damping,) = jax.tree.leaves((Natural(cutoff=1e-3, intercept=True), Euclidean(), LeastSquares()))
+    assert isinstance(damping, jax.Array)

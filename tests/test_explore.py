@@ -54,6 +54,7 @@ def test_references_run_theta_itself_on_the_environments_they_are_compared_on():
     assert each.environment.tolist() == each.pair.tolist() == [0, 0, 1, 1, 2, 2]
     one = ParameterNoise(3, 0.1, two_sided=False, reference="one").layout(7)
     assert np.flatnonzero(one.reference).tolist() == [3]
+    assert one.sign.tolist() == [1, 1, 1, 0]
     # its loss drops no direction
     assert one.pair.tolist() == [0, 1, 2, 3]
     assert one.environment.tolist() == [0, 1, 2, 0]
@@ -180,3 +181,8 @@ def test_numbers_at_the_ends_of_what_is_allowed_pass():
     choice("x", "b", ("a", "b"))
     # what is traced was checked before
     jax.jit(lambda x: positive_number("x", x))(-1.0)
+
+
+def test_sizes_and_names_are_no_leaves_so_that_other_numbers_are_the_same_program():
+    parts = ActionNoise(3, 5), ParameterNoise(2, 0.1, reference="one"), Coordinates(0.1)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(parts))

@@ -300,3 +300,30 @@ def test_a_line_search_shortens_by_three_tenths_until_the_surrogate_falls(sample
     assert int(before["shrinks"]) == 0
     assert float(before["improvement"]) <= 0
     assert float(info["improvement"]) > 0
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_step_whose_kl_is_not_finite_is_halved_until_it_is(sampled):
+    policy = LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4, learned_std=True)
+    score, _ = given(policy, sampled)
+    # a std that shrinks by exp(−1000) overflows the KL twice over
+    w = jnp.zeros(policy.theta().size).at[-1].set(1.0)
+    _, _, info = move(KLStep(1e6, memory=None), w, score)
+    assert 2 < int(info["shrinks"]) < 20
+    assert 1e5 < float(info["kl"]) <= 1.05e6
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_kl_of_a_single_stage_is_that_of_the_stage(sampled):
+    policy = LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4)
+    score = PolicyScore.of(policy, sampled(policy, 1, 3, lengths=[1]))
+    _, _, info = move(KLStep(0.01, memory=None), jnp.ones(3), score)
+    theta = policy.theta() - float(info["step_scale"]) * jnp.ones(3)
+    assert float(info["kl"]) == pytest.approx(float(policy.kl(policy.with_theta(theta), score.observations)[0, 0]))
+
+
+def test_only_tuned_numbers_are_leaves_so_that_others_are_the_same_program():
+    parts = KLStep(0.1, line_search=True), Refit(), LearningRate(1), Optimizer(optax.sgd(0.1))
+    leaves = jax.tree.leaves(parts)
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+    assert len(leaves) == 3 + 3 + 1
