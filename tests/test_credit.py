@@ -310,6 +310,14 @@ def test_a_held_action_is_charged_at_every_stage_that_it_acts(discount):
         np.testing.assert_allclose(got[i], expected, atol=1e-12)
 
 
+def test_the_charge_that_is_learned_from_counts_held_stages():
+    (came, score, explore), charge = stages(2, 3, lengths=[3, 2]), Saturation(2.0, jnp.zeros(1), jnp.full(1, 0.5))
+    held = jnp.asarray([[4.0, 4.0, 2.0], [4.0, 1.0, 0.0]])
+    a, _ = advantages(CostToGo("none", saturation=charge), (came._replace(held=held), score, explore))
+    charged = np.where(came.mask, charge.costs(score.actions, held), 0.0)
+    np.testing.assert_allclose(a, to_go(np.asarray(came.costs) + charged) * np.asarray(came.mask), rtol=1e-6)
+
+
 @pytest.mark.parametrize("baseline", STAGE_BASELINES)
 def test_what_all_rollouts_pay_may_be_taken_off_beforehand(baseline):
     given, level = stages(12, 4), jnp.asarray([3.0, 1.0, 2.0, 5.0])

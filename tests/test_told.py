@@ -17,6 +17,9 @@ from policysearch import (
     Specification,
     WeightPerturbation,
 )
+from policysearch.samplers import host
+from policysearch.samplers.jobs import gather
+from policysearch.told import Told
 
 RIG = Specification(name="bench", repeatable=False, deterministic=True)
 PERTURBING = {
@@ -159,3 +162,18 @@ def test_stage_costs_far_from_zero_give_the_same_gradient():
         shifted, above = theta(offset)
         np.testing.assert_allclose(shifted, plain, atol=1e-4)
         assert above - 12 * offset == pytest.approx(cost, rel=1e-5)
+
+
+def test_an_action_counts_for_as_many_stages_as_it_was_held():
+    """The second rollout ends in the middle of an action."""
+    held = Specification(
+        name="held", action=SERVO.action, observation_size=2, observation_scale=(1.0, 1.0), horizon=12, hold=5
+    )
+    episodes = []
+    for length in (12, 7):
+        actions = np.repeat([[0.1], [0.2], [0.3]], 5, axis=0)[:length]
+        told = Told.of(held, None, {"rollout": (np.ones((length, 2)), actions, np.ones(length))})
+        episodes.append(told.episode(held))
+    came = host.to_rollouts(gather(episodes, [], 2), True, held)
+    assert came.held.tolist() == [[5.0, 5.0, 2.0], [5.0, 2.0, 0.0]]
+    assert came.mask.tolist() == [[True, True, True], [True, True, False]]

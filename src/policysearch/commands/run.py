@@ -1,4 +1,4 @@
-"""`policysearch run`: a command for every trial of a search on a machine, till the budget is spent.
+"""`policysearch run`: a command for every trial of a search on a machine, until the budget is spent.
 
 One command runs at a time, and it ends with this process; `keeper` sees to that.
 """

@@ -169,7 +169,7 @@ class Supervisor:
         self._begin({"serial": -1, "shown": []})
 
     def serve(self) -> None:
-        """Do what the driver asks for, till it is gone and nothing is left to end."""
+        """Do what the driver asks for, until it is gone and nothing is left to end."""
         while True:
             while not self._requests:
                 if self._control is None:
@@ -224,7 +224,7 @@ class Supervisor:
             self._turn(None)
 
     def _run(self, command: list[bytes], started: float) -> dict[str, Any]:
-        """Start a program and wait till it ends or must be ended; why, and its exit code if it has one yet."""
+        """Start a program and wait until it ends or must be ended; why, and its exit code if it has one yet."""
         if self._control is None:
             return {"cause": "not started", "code": None}
         known = {"trial": self._request["trial"], "mark": self._request["mark"], "told": self._leashes}
@@ -250,7 +250,7 @@ class Supervisor:
         return {"cause": "exit", "code": self._codes[child]}
 
     def _drain(self, seconds: float) -> None:
-        """Read what the pipes hold, and for so many seconds what still comes till it ends with a number."""
+        """Read what the pipes hold, and for so many seconds what still comes until it ends with a number."""
         until = time.monotonic() + seconds
         while self._pipes:
             ready = select.poll()
@@ -334,7 +334,7 @@ class Supervisor:
         return len(left), sorted(remaining)
 
     def _wait(self, seconds: float) -> dict[int, Process]:
-        """Let time pass till no process is left; those that are then."""
+        """Let time pass until no process is left; those that are then."""
         until, pause = time.monotonic() + seconds, 0.002
         while True:
             remaining = self._processes()
