@@ -140,15 +140,16 @@ def test_the_solver_follows_the_smaller_side():
         Natural(solver="qr")
 
 
-def perturbed(explore, cost, d):
+def perturbed(explore, cost, d, state=()):
     """Score of perturbed parameters and what each costs."""
     layout = explore.layout(d)
     z = np.random.default_rng(0).normal(size=(layout.perturbations, d))
-    offsets = layout.sign[:, None] * np.asarray(explore.rows(jnp.asarray(z)))[layout.perturbation]
+    offsets = layout.sign[:, None] * np.asarray(explore.rows(jnp.asarray(z), state))[layout.perturbation]
     costs = np.array([cost(row) for row in offsets])
     n = layout.size
     came = Rollouts(jnp.asarray(costs[:, None]), jnp.ones((n, 1), bool), jnp.zeros(n, int))
-    return explore.score(LinearGaussian([[0.0] * d]), jnp.asarray(offsets), came, layout), jnp.asarray(costs)
+    score = explore.score(LinearGaussian([[0.0] * d]), jnp.asarray(offsets), came, layout, state)
+    return score, jnp.asarray(costs)
 
 
 def bumpy(theta):
@@ -389,3 +390,48 @@ def test_conjugate_gradients_end_at_negative_curvature_with_what_they_had():
 def test_only_the_damping_is_a_leaf_so_that_another_is_the_same_program():
     (damping,) = jax.tree.leaves((Natural(cutoff=1e-3, intercept=True), Euclidean(), LeastSquares()))
     assert isinstance(damping, jax.Array)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("solver", ["parameter", "sample"])
+def test_the_condition_is_that_of_the_fisher_matrix_on_what_counts(solver, policies, sampled):
+    for name in ("linear", "softmax"):
+        score, a = problem(policies[name](), sampled)
+        values = np.linalg.svd(dense(score), compute_uv=False) ** 2
+        values = values[values > 1e-9 * values[0]]
+        _, info = solve(Natural(solver=solver), score, a)
+        assert float(info["condition"]) == pytest.approx(values[0] / values[-1], rel=1e-6)
+        assert int(info["rank"]) == len(values)
+
+
+@pytest.mark.usefixtures("float64")
+def test_what_is_noise_in_perturbed_parameters_does_not_depend_on_their_units():
+    unit, found = np.array([1.0, 100.0, 0.01]), []
+    for scale in (np.ones(3), unit):
+        explore = ParameterNoise(8, np.array([0.1, 0.2, 0.3]) * scale, learned=True)
+        score, costs = perturbed(explore, lambda x, scale=scale: bumpy(x / scale + 0.3), 3, explore.init(3))
+        groups = score.group_gradients(costs, 4)
+        w, quality, _ = Natural(fisher="analytic")(score, costs, groups)
+        found.append((np.concatenate([w[:3] / scale, w[3:]]), float(quality.snr), float(quality.noise)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_conjugate_gradients_make_three_iterations_at_least_and_go_to_rounding_if_asked():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(8, 8))
+    matrix, b = jnp.asarray(root @ root.T + np.eye(8)), jnp.asarray(rng.normal(size=8))
+    _, _, count, _ = conjugate_gradient(lambda v: matrix @ v, b, 1e9, 50)
+    assert int(count) == DELAY == 3
+    x, residual, count, _ = conjugate_gradient(lambda v: matrix @ v, b, 1e-14, 50)
+    assert float(jnp.linalg.norm(matrix @ x - b) / jnp.linalg.norm(b)) < 1e-13
+    assert float(residual) < 1e-13
+    assert 8 <= int(count) < 50
+    _, residual, count, _ = conjugate_gradient(lambda v: matrix @ v, b, 1e-14, 5)
+    assert int(count) == 5
+    x, residual, count, convex = conjugate_gradient(lambda v: 4 * v, b, 1e-14, 50)
+    np.testing.assert_allclose(x, b / 4, rtol=1e-14)
+    assert (int(count), bool(convex), float(residual)) == (1, True, 0.0)
+    x, residual, count, convex = conjugate_gradient(lambda v: 4 * v, 0 * b, 1e-14, 50)
+    assert (float(jnp.abs(x).max()), int(count), bool(convex), float(residual)) == (0.0, 0, True, 0.0)

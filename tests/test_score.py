@@ -92,6 +92,33 @@ def test_a_row_is_the_derivative_of_the_log_probability(given):
         np.testing.assert_allclose(form["dense stage"].reshape(N, T, -1)[..., index], difference, atol=1e-7)
 
 
+def test_squares_are_the_squared_lengths_of_the_rows(given):
+    score, form = given[0], given[-1]
+    squares = eqx.filter_jit(lambda s: s.squares())(score)
+    np.testing.assert_allclose(squares, (form["dense stage"] ** 2).sum(1).reshape(N, T), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("most", [3, 7, 22, 23, 24, 100])
+def test_of_more_stages_than_wanted_evenly_spread_ones_stand_for_all(most):
+    lengths = np.array([10, 3, 7, 3])
+    mask = np.arange(10)[None, :] < lengths[:, None]
+    number = np.where(mask, np.cumsum(mask).reshape(4, 10) - 1, -1.0)
+    policy = LinearGaussian([[1.0]])
+    stages = jnp.asarray(number)[..., None]
+    score = PolicyScore(
+        policy=policy, observations=stages, actions=0 * stages, mask=jnp.asarray(mask), counted=jnp.ones(4, bool)
+    )
+    seen, weight = score._visited(most)
+    seen, weight = np.asarray(seen)[:, 0][np.asarray(weight) > 0], np.asarray(weight)[np.asarray(weight) > 0]
+    assert len(seen) == min(most, 23)
+    # what is left out between neighbours, and at the end, differs by one at most
+    gaps = np.diff([*seen, 23])
+    assert seen[0] == 0
+    assert gaps.min() >= 1
+    assert gaps.max() - gaps.min() <= 1
+    np.testing.assert_allclose(weight**2, 23 / len(seen))
+
+
 def test_nothing_outside_the_mask_poisons_a_gradient(policies, sampled):
     policy = policies["network"]()
     clean = sampled(policy, N, T, lengths=LENGTHS)
