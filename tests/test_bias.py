@@ -65,6 +65,8 @@ def test_estimates_without_noise_are_right_up_to_rounding_and_no_farther():
     assert (exact.snr, exact.error) == (np.inf, 0.0)
     assert exact.worst < 1e-6
     norm = np.linalg.norm(EXACT)
+    little = row(EXACT + 1e-3 * noise(100))
+    assert little.snr == pytest.approx(norm**2 / (1e-6 * noise(100).var(0, ddof=1).sum()))
     off = row([EXACT + 2e-5 * norm * np.eye(4)[0]] * 10)
     assert off.worst == pytest.approx(2.0, rel=1e-6)
 
@@ -105,6 +107,11 @@ def test_every_sampling_method_makes_ten_rollouts_of_a_batch_so_that_a_bias_of_a
 def test_a_problem_is_checked_by_the_methods_that_it_has_a_truth_for():
     methods = {name: {label[0] for label in bias.catalogue(make())} for name, make in estimands.PROBLEMS.items()}
     sampling = {"reinforce", "gpomdp", "weight_perturbation"}
+    variants = {label[1] for label in bias.catalogue(estimands.PROBLEMS["bowl"]())}
+    # of other laws a lopsided one would show one-sided alone
+    assert variants == {"central", "forward", "gaussian, two-sided"} | {
+        f"{shape}, one-sided" for shape in ("gaussian", "sphere", "rademacher", "orthogonal")
+    }
     assert methods["bowl"] == {"weight_perturbation", "finite_differences"}
     assert methods["bandit"] == sampling
     assert methods["lqr"] == methods["lqr-check"] == sampling | {"finite_differences"}

@@ -11,6 +11,8 @@ from policysearch.rollouts import Rollouts
 def test_action_noise_asks_for_independent_trials():
     layout = ActionNoise(5).layout(3)
     assert layout.size == layout.pairs == len(set(layout.environment)) == 5
+    assert layout.perturbations == 0
+    assert not layout.sign.any()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,15 @@ def test_a_quadratic_value_is_recovered():
 
 
 @pytest.mark.usefixtures("float64")
+def test_a_value_that_is_a_cubic_in_time_is_recovered():
+    observations, _, fold = batch(T=12)
+    time = np.linspace(0, 1, 12)
+    truth = 20 * (time - 0.2) * (time - 0.5) * (time - 0.9) + observations[..., 0]
+    fitted = FIT(observations, truth, jnp.ones(truth.shape), fold)
+    assert np.abs(fitted - truth).max() < 0.15 * truth.std()  # the ridge takes a little
+
+
+@pytest.mark.usefixtures("float64")
 def test_what_is_fitted_does_not_depend_on_the_own_fold():
     observations, truth, fold = batch(n=12)
     moved = np.where((fold == 2)[:, None], truth + 100.0, truth)
