@@ -20,11 +20,12 @@ import numpy as np
 from mujoco.rollout import Rollout
 
 from policysearch import Controller
-from policysearch.presets import preset
+from policysearch.methods.presets import preset
+from policysearch.methods.settings import NaturalGradient
 from policysearch.samplers import host
 from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.search import Search
-from policysearch.settings import NaturalGradient, PolicySettings
+from policysearch.settings import PolicySettings
 from policysearch.streams import environment_seed
 
 #: the share of raw that each task is meant to reach in ARS training; in natural-gradient training it is NATURAL

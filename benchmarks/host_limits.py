@@ -93,8 +93,9 @@ def large(parameters=1_000_000, trials=256, workers=2):
         f"{peak.bytes / 2**20:.0f} MiB at most in all processes, {failed} trials failed"
     )
     del jobs, controller, layers
+    from policysearch.methods.settings import ARS
     from policysearch.search import Search
-    from policysearch.settings import ARS, PolicySettings
+    from policysearch.settings import PolicySettings
 
     policy = PolicySettings(kind="network", hidden=(width, width))
     with Search(task, ARS(directions=trials // 2), policy=policy, workers=workers, budget=10**9) as search:

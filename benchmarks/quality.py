@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from policysearch import quality
+from policysearch.methods.settings import method_settings
 from policysearch.samplers.native import search_update
 from policysearch.search import Search
-from policysearch.settings import method_settings
 
 CASES = [
     ("lqr", "gpomdp", {"rollouts": 64}),

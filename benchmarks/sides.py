@@ -11,9 +11,9 @@ import gymnasium
 import jax
 import numpy as np
 
+from policysearch.methods.settings import method_settings
 from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.search import Search
-from policysearch.settings import method_settings
 from policysearch.tasks import BUILT_IN, build
 from policysearch.tasks.task import clip
 

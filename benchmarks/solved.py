@@ -12,8 +12,8 @@ import warnings
 
 import numpy as np
 
+from policysearch.methods.settings import METHODS, method_settings
 from policysearch.search import Search
-from policysearch.settings import METHODS, method_settings
 from policysearch.tasks import BUILT_IN, build
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from cells import filled, spread
 from reference_ars import PAPER, ReferenceARS
 
-from policysearch.presets import preset
+from policysearch.methods.presets import preset
 from policysearch.search import Search
 from policysearch.streams import Purpose, environment_seed, perturbations
 

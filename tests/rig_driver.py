@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from policysearch import LinearGaussian, Parameters, Search, Specification, WeightPerturbation, controller_file
-from policysearch.settings import method_settings
+from policysearch.methods.settings import method_settings
 from policysearch.specification import Continuous
 
 BUDGET = 24

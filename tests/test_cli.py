@@ -19,8 +19,9 @@ import policysearch
 from policysearch import flags, journal
 from policysearch.cli import main
 from policysearch.controller import Controller
+from policysearch.methods.settings import METHODS
 from policysearch.runs import open_run
-from policysearch.settings import METHODS, PolicySettings
+from policysearch.settings import PolicySettings
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,10 @@ from policysearch.direction import Euclidean
 from policysearch.explore import ParameterNoise
 from policysearch.journal import Journal
 from policysearch.method import Method
+from policysearch.methods.settings import ARS, TRPO, NaturalGradient
 from policysearch.policies import Parameters
 from policysearch.report.comparison import headline
-from policysearch.settings import ARS, TRPO, Budget, NaturalGradient
+from policysearch.settings import Budget
 from policysearch.specification import Specification
 from policysearch.step import LearningRate
 from policysearch.tasks import build

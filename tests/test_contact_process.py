@@ -14,13 +14,13 @@ import pytest
 from policysearch import cli
 from policysearch.controller import Controller
 from policysearch.controller_file import content
+from policysearch.methods.settings import ARS, NaturalGradient
 from policysearch.policies import Parameters
 from policysearch.runs import open_run
 from policysearch.samplers import process
 from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.workers import Workers
 from policysearch.search import Search
-from policysearch.settings import ARS, NaturalGradient
 from policysearch.specification import OK, Specification
 from policysearch.tasks import resolve
 

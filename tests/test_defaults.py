@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import defaults
+from policysearch.methods import rule, start
+from policysearch.methods.settings import method_settings
 from policysearch.policies import LinearGaussian, NeuralGaussian, Softmax
-from policysearch.settings import PolicySettings, method_settings
+from policysearch.settings import PolicySettings
 from policysearch.specification import Continuous, Discrete, Specification
 
 
@@ -16,10 +17,10 @@ def rig(**changes):
 
 
 def test_the_numbers_of_an_update_grow_with_the_parameters_within_limits():
-    numbers = [defaults.Problem(rig(), d, False, 0.1) for d in (1, 8, 1000)]
+    numbers = [rule.Problem(rig(), d, False, 0.1) for d in (1, 8, 1000)]
     assert [p.rollouts for p in numbers] == [10, 20, 64]
     assert [p.directions for p in numbers] == [4, 4, 64]
-    network = defaults.Problem(rig(), 8, True, 0.1)
+    network = rule.Problem(rig(), 8, True, 0.1)
     assert network.rollouts == 64
     assert network.kl < numbers[0].kl
     assert network.damping > numbers[0].damping == 0
@@ -27,58 +28,58 @@ def test_the_numbers_of_an_update_grow_with_the_parameters_within_limits():
 
 def test_a_perturbation_moves_the_action_by_the_same_share_of_its_range():
     policy = LinearGaussian(np.zeros((1, 3)))
-    narrow, wide = (defaults.problem(rig(action=Continuous((-h,), (h,))), policy, "parameter") for h in (1.0, 10.0))
+    narrow, wide = (start.problem(rig(action=Continuous((-h,), (h,))), policy, "parameter") for h in (1.0, 10.0))
     assert wide.effect == pytest.approx(10 * narrow.effect)
     rows = narrow.effect * np.random.default_rng(0).normal(size=(4000, 3))
     # an observation of unit size, (1, 1, 1): four standard errors
-    assert np.std(rows.sum(1)) == pytest.approx(defaults.PARAMETER_EFFECT, rel=4 / np.sqrt(8000))
+    assert np.std(rows.sum(1)) == pytest.approx(start.PARAMETER_EFFECT, rel=4 / np.sqrt(8000))
 
 
 def test_the_method_follows_the_task():
-    assert defaults.default_method(rig(action=None)) == "weight_perturbation"
-    assert defaults.default_method(rig(reward=True)) == "trpo"
-    assert defaults.default_method(rig(reward=True, action=Discrete(2))) == "trpo"
-    assert defaults.default_method(rig(policy="network")) == "trpo"
-    assert defaults.default_method(rig()) == "natural_gradient"
+    assert rule.default_method(rig(action=None)) == "weight_perturbation"
+    assert rule.default_method(rig(reward=True)) == "trpo"
+    assert rule.default_method(rig(reward=True, action=Discrete(2))) == "trpo"
+    assert rule.default_method(rig(policy="network")) == "trpo"
+    assert rule.default_method(rig()) == "natural_gradient"
 
 
 def test_advantages_look_ahead_over_a_tenth_of_a_long_horizon_of_a_simulator():
-    simulator = defaults.Problem(rig(reward=True, horizon=500), 8, True, 0.1)
+    simulator = rule.Problem(rig(reward=True, horizon=500), 8, True, 0.1)
     assert (simulator.discount, simulator.gae_lambda, simulator.rollouts) == (0.98, 0.95, 10)
-    assert defaults.Problem(rig(reward=True, horizon=100), 8, True, 0.1).rollouts == 20
+    assert rule.Problem(rig(reward=True, horizon=100), 8, True, 0.1).rollouts == 20
     for unbiased in (rig(horizon=500), rig(reward=True, horizon=99), rig(reward=True, horizon=500, discount=0.9)):
-        assert defaults.Problem(unbiased, 8, True, 0.1).discount == 1
-    assert defaults.Problem(rig(horizon=500), 8, True, 0.1, biased=True).discount == 0.98
+        assert rule.Problem(unbiased, 8, True, 0.1).discount == 1
+    assert rule.Problem(rig(horizon=500), 8, True, 0.1, biased=True).discount == 0.98
 
 
 def test_simulators_get_a_network_where_actions_are_sampled():
     for method, kind in (("ars", LinearGaussian), ("trpo", NeuralGaussian), ("gpomdp", NeuralGaussian)):
-        assert isinstance(defaults.policy_of(rig(reward=True), None, method_settings(method, {}), 0), kind)
-    choices = defaults.policy_of(rig(reward=True, action=Discrete(2)), None, method_settings("trpo", {}), 0)
+        assert isinstance(start.policy_of(rig(reward=True), None, method_settings(method, {}), 0), kind)
+    choices = start.policy_of(rig(reward=True, action=Discrete(2)), None, method_settings("trpo", {}), 0)
     assert isinstance(choices, Softmax)
     assert choices.depth == 3
-    assert isinstance(defaults.policy_of(rig(), None, method_settings("trpo", {}), 0), LinearGaussian)
-    assert isinstance(defaults.policy_of(rig(reward=True), "linear", method_settings("trpo", {}), 0), LinearGaussian)
+    assert isinstance(start.policy_of(rig(), None, method_settings("trpo", {}), 0), LinearGaussian)
+    assert isinstance(start.policy_of(rig(reward=True), "linear", method_settings("trpo", {}), 0), LinearGaussian)
 
 
 def test_policies_start_at_the_centre_of_the_action_range_with_noise_in_its_unit():
-    linear = defaults.default_policy(rig(), PolicySettings())
+    linear = start.default_policy(rig(), PolicySettings())
     assert isinstance(linear, LinearGaussian)
     np.testing.assert_allclose(linear.mode(jnp.ones(3)), [1.0])
-    np.testing.assert_allclose(np.exp(linear.log_std), [defaults.LINEAR_STD * 3.0], rtol=1e-6)
-    network = defaults.default_policy(rig(), PolicySettings(kind="network", hidden=(4,)))
+    np.testing.assert_allclose(np.exp(linear.log_std), [start.LINEAR_STD * 3.0], rtol=1e-6)
+    network = start.default_policy(rig(), PolicySettings(kind="network", hidden=(4,)))
     assert isinstance(network, NeuralGaussian)
     assert abs(float(network.mode(jnp.ones(3))[0]) - 1.0) < 0.1 * 3.0
-    np.testing.assert_allclose(np.exp(network.log_std), [defaults.NETWORK_STD * 3.0], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(network.log_std), [start.NETWORK_STD * 3.0], rtol=1e-6)
     assert "log_std" in network.parameters
 
 
 def test_discrete_actions_start_with_equal_chances():
-    policy = defaults.default_policy(rig(action=Discrete(4)), PolicySettings())
+    policy = start.default_policy(rig(action=Discrete(4)), PolicySettings())
     assert isinstance(policy, Softmax)
     np.testing.assert_allclose(policy(jnp.ones(3)).logits, np.zeros(4))
     with pytest.raises(ValueError, match="no std to set"):
-        defaults.default_policy(rig(action=Discrete(4)), PolicySettings(std=0.1))
+        start.default_policy(rig(action=Discrete(4)), PolicySettings(std=0.1))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_discrete_actions_start_with_equal_chances():
     ],
 )
 def test_scaling_is_the_users_then_the_methods_then_the_tasks(scale, wish, running, moves, expected):
-    policy = defaults.default_policy(rig(observation_scale=scale), PolicySettings(scaling=wish), running=running)
+    policy = start.default_policy(rig(observation_scale=scale), PolicySettings(scaling=wish), running=running)
     assert policy.scaling.running is moves
     np.testing.assert_allclose(policy.scaling.scale, expected)
 
@@ -115,13 +116,13 @@ def test_scaling_is_the_users_then_the_methods_then_the_tasks(scale, wish, runni
 )
 def test_a_law_without_a_constant_is_scaled_about_zero_unless_a_mean_is_asked(action, wish, bias, centred, running):
     settings = PolicySettings(scaling=wish, bias=bias)
-    scaling = defaults.default_policy(rig(action=action), settings, running=running).scaling
+    scaling = start.default_policy(rig(action=action), settings, running=running).scaling
     assert (scaling.running, scaling.centred) == (True, centred)
 
 
 def test_a_fixed_scaling_needs_a_scale():
     with pytest.raises(ValueError, match="does not say how large"):
-        defaults.default_policy(rig(), PolicySettings(scaling="fixed"))
+        start.default_policy(rig(), PolicySettings(scaling="fixed"))
 
 
 # known parameters

@@ -14,7 +14,7 @@ import pytest
 
 import policysearch
 from policysearch.commands.train import _parser
-from policysearch.settings import METHODS
+from policysearch.methods.settings import METHODS
 
 ROOT = Path(__file__).parents[1]
 #: cells of executed pages are run where the site is built, by test_site.py

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from environments import Steered, in_share
+from policysearch.methods.settings import ARS
 from policysearch.samplers.gymnasium import run_rollout
 from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.process import WorkerProcess
 from policysearch.samplers.worker import BEAT, note
 from policysearch.search import HOPELESS, Search
-from policysearch.settings import ARS
 from policysearch.streams import Purpose, environment_seed
 
 SEEDS = range(3)

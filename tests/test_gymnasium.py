@@ -9,11 +9,11 @@ import pytest
 
 from environments import Drift, Grid, Letters, Picky, Spinner
 from policysearch.controller import Controller
+from policysearch.methods.settings import ARS
 from policysearch.samplers.gymnasium import run_rollout
 from policysearch.samplers.gymnasium_task import GymnasiumTask
 from policysearch.samplers.workers import Workers
 from policysearch.search import HOPELESS, Search
-from policysearch.settings import ARS
 from policysearch.specification import FAILED, OK, Continuous, Discrete
 
 

@@ -11,18 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import defaults, methods
 from policysearch.credit import CostToGo
 from policysearch.direction import Euclidean
 from policysearch.distributions import Categorical, Gaussian
 from policysearch.explore import ActionNoise
 from policysearch.likelihood_ratio import likelihood_ratio_gradient, scores
 from policysearch.method import Method
+from policysearch.methods import table
+from policysearch.methods.settings import GPOMDP, Reinforce
+from policysearch.methods.start import problem
 from policysearch.policies import LinearGaussian, Softmax
 from policysearch.rollouts import OK, Rollouts
 from policysearch.samplers import native
 from policysearch.score import PolicyScore
-from policysearch.settings import GPOMDP, Reinforce
 from policysearch.step import LearningRate
 from policysearch.tasks import build
 from policysearch.tasks.bandit import Bandit
@@ -57,7 +58,7 @@ def composed(explore, credit, direction=None, step=None):
 def named(given):
     """The method of these settings on the check problem."""
     policy = LinearGaussian(GAIN, std=STD)
-    return methods.build(given, defaults.problem(PLANT.specification, policy, "action"))
+    return table.build(given, problem(PLANT.specification, policy, "action"))
 
 
 def within(samples, exact, errors=5.0):

@@ -23,6 +23,9 @@ from policysearch.step import Estimate, KLStep
 from policysearch.tasks import build
 from policysearch.tasks.bandit import Bandit
 
+#: what a step does not look at: direction, groups, rollouts, credit, info
+REST = (None, None, None, (), {})
+
 KEY = jax.random.key(1829)
 GAIN, STD = np.array([[-0.5, -0.8]]), 0.3
 PLANT = build("lqr-check")
@@ -149,7 +152,7 @@ def test_18_35_the_multiplier_gives_the_step_that_a_kl_limit_of_half_the_radius_
     gradient = groups.mean(0)
     w, _, _ = eqx.filter_jit(Natural())(score, a, gradient[None])
     kl = 1e-4
-    taken, estimate = KLStep(kl, memory=None), Estimate(score, a, gradient, measure(groups))
+    taken, estimate = KLStep(kl, memory=None), Estimate(score, a, gradient, measure(groups), *REST)
     moved, _, info = eqx.filter_jit(taken)(policy.theta(), w, estimate, taken.init(gradient))
     S = np.asarray(score.dense())
     step, _ = steepest(np.asarray(gradient), S.T @ S / len(S), 2 * kl)
@@ -248,7 +251,9 @@ def test_18_38_a_kl_step_changes_the_distribution_by_what_its_quadratic_form_pre
     n = len(observations)
     came = Rollouts(jnp.zeros((n, 1)), jnp.ones((n, 1), bool), jnp.full(n, OK), observations, actions[:, None])
     score = PolicyScore.of(policy, came)
-    estimate = Estimate(score, jnp.zeros(n), jnp.zeros_like(unit), measure(jnp.ones((2, unit.size))))
+    estimate = Estimate(
+        score, jnp.zeros(n), jnp.zeros_like(unit), measure(jnp.ones((2, unit.size))), None, None, None, (), {}
+    )
 
     def step(kl):
         taken = KLStep(kl, memory=None)

@@ -9,23 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import defaults, estimands, methods, train
+from policysearch import estimands, train
 from policysearch.credit import TotalCost
 from policysearch.distributions import Gaussian
 from policysearch.explore import ParameterNoise
 from policysearch.likelihood_ratio import likelihood_ratio_gradient
+from policysearch.methods.settings import FiniteDifferences, WeightPerturbation
+from policysearch.methods.start import problem
+from policysearch.methods.table import build
 from policysearch.policies import Parameters
 from policysearch.quality import measure
 from policysearch.rollouts import OK, Rollouts
 from policysearch.samplers import native
 from policysearch.score import PerturbationScore
-from policysearch.settings import FiniteDifferences, WeightPerturbation
 from policysearch.specification import Specification
 from policysearch.step import Estimate, LearningRate
 from policysearch.streams import SHAPES, shape_rows
 from policysearch.tasks.functions import Bowl
 from policysearch.tasks.task import Function
 from test_lecture import composed, within
+
+#: what a step does not look at: direction, groups, rollouts, credit, info
+REST = (None, None, None, (), {})
 
 KEY = jax.random.key(18)
 
@@ -53,7 +58,7 @@ def told(method, values, costs, offsets):
 def named(given, policy):
     """The method of these settings for a plain cost of named numbers."""
     specification = Specification(name="cost", action=None, observation_size=0, horizon=1, deterministic=True)
-    return methods.build(given, defaults.problem(specification, policy, "parameter"))
+    return build(given, problem(specification, policy, "parameter"))
 
 
 @pytest.mark.parametrize("method", ["finite_differences", "weight_perturbation", "ars"])
@@ -96,7 +101,17 @@ def perturbation_score(beta):
 def test_18_19_gradient_descent_converges_below_twice_the_inverse_curvature(rate, converges):
     bowl, theta = Bowl(d=3, condition=10.0), jnp.ones(3)
     step = LearningRate(rate / 10.0)
-    unused = Estimate(perturbation_score(np.ones((2, 3))), jnp.ones(2), jnp.ones(3), measure(jnp.ones((2, 3))))
+    unused = Estimate(
+        perturbation_score(np.ones((2, 3))),
+        jnp.ones(2),
+        jnp.ones(3),
+        measure(jnp.ones((2, 3))),
+        None,
+        None,
+        None,
+        (),
+        {},
+    )
     moved, _, _ = step(theta, jnp.asarray(bowl.gradient(theta)), unused, ())
     np.testing.assert_allclose(moved, 1 - rate / 10 * np.geomspace(1, 10, 3), rtol=1e-12)
     for _ in range(200):

@@ -4,13 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import settings
 from policysearch.credit import CostToGo, TotalCost
-from policysearch.defaults import problem
 from policysearch.direction import Euclidean, LeastSquares, Natural
 from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.method import Method
-from policysearch.methods import build
+from policysearch.methods import settings
+from policysearch.methods.start import problem
+from policysearch.methods.table import build
 from policysearch.normalize import Scaling
 from policysearch.policies import LinearGaussian, Parameters
 from policysearch.samplers.native import Native, compiled_update, purpose_key, sample

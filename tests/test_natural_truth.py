@@ -27,6 +27,9 @@ from policysearch.step import Estimate, KLStep, LearningRate
 from policysearch.tasks import build
 from policysearch.tasks.lqr import LQR
 
+#: what a step does not look at: direction, groups, rollouts, credit, info
+REST = (None, None, None, (), {})
+
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 FISHERS = ("empirical", "analytic")
 #: numbers of rollouts over two decades, and repeats of each
@@ -130,7 +133,7 @@ def test_with_a_fixed_step_the_cost_of_a_linear_plant_converges_linearly_to_the_
         assert excess[0] > 1
         for _ in range(32):
             score, gradient = exact(plant, policy)
-            estimate = Estimate(score, jnp.zeros((1, 3)), gradient, measure(gradient[None]))
+            estimate = Estimate(score, jnp.zeros((1, 3)), gradient, measure(gradient[None]), *REST)
             theta, _, _ = step(policy.theta(), natural(score, gradient), estimate, ())
             policy = policy.with_theta(theta)
             excess.append(plant.expected_cost(np.asarray(policy.gain)) / optimal.cost - 1)

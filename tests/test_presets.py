@@ -1,8 +1,8 @@
 import pytest
 
-from policysearch.presets import preset
+from policysearch.methods.presets import preset
+from policysearch.methods.settings import ARS
 from policysearch.search import Search
-from policysearch.settings import ARS
 
 
 def test_a_preset_gives_the_papers_settings_whatever_the_version_of_the_environment():

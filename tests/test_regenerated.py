@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from policysearch import ARS, PGPE, Specification
-from policysearch.defaults import Problem
-from policysearch.methods import build
+from policysearch.methods.rule import Problem
+from policysearch.methods.table import build
 from policysearch.policies import LinearGaussian
 from policysearch.quality import group_count
 from policysearch.regenerated import Regenerated

@@ -13,9 +13,8 @@ import pytest
 
 from policysearch import journal
 from policysearch.cli import main
-from policysearch.methods import PARAMETER_SPACE
+from policysearch.methods.settings import METHODS
 from policysearch.runs import open_run
-from policysearch.settings import METHODS
 
 KINDS = {
     "plant, natural gradient": ["lqr", "--method", "natural_gradient", "--rollouts", "10", "--budget", "12updates"],
@@ -84,7 +83,7 @@ TASKS = {
         (kind, method)
         for kind in TASKS
         for method in METHODS
-        if kind in ("plant", "simulator") or method in PARAMETER_SPACE
+        if kind in ("plant", "simulator") or METHODS[method].space == "parameter"
     ],
 )
 @pytest.mark.filterwarnings("ignore:Finite differences on a noisy task")
@@ -102,7 +101,7 @@ def test_a_default_run_that_was_killed_ends_with_the_same_policy(monkeypatch, ki
     whole, again = open_run("whole"), open_run("cut")
     assert Path("cut/policy.safetensors").read_bytes() == Path("whole/policy.safetensors").read_bytes()
     assert [r["rollouts"] for r in again.records] == [r["rollouts"] for r in whole.records]
-    if kind == "simulator" and method not in PARAMETER_SPACE:
+    if kind == "simulator" and METHODS[method].space == "action":
         sizes = np.diff([0.0, *(r["rollouts"] for r in whole.records)])
         assert len(set(sizes)) > 1, "the sizes of this search never change, so nothing was tested"
 

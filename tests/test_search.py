@@ -6,16 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import Search, Trial, settings, train
+from policysearch import Search, Trial, train
 from policysearch.advice import FAINT, LOOK
 from policysearch.credit import CostToGo, TotalCost
-from policysearch.defaults import problem
 from policysearch.direction import Euclidean, LeastSquares, Natural
 from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.method import Method
+from policysearch.methods import settings
+from policysearch.methods.start import problem
 from policysearch.policies import LinearGaussian, Parameters
 from policysearch.search import HOPELESS
-from policysearch.settings import Budget
+from policysearch.settings import Budget, PolicySettings
 from policysearch.specification import Continuous, Discrete, Specification
 from policysearch.step import KLStep, LearningRate
 from policysearch.tasks.double_integrator import double_integrator
@@ -202,7 +203,7 @@ def test_an_update_of_sampled_actions_may_lose_every_trial():
 
 @pytest.mark.parametrize("method", [SMALL, PERTURBED], ids=["action", "parameter"])
 def test_running_scaling_follows_what_a_rig_observed(method):
-    search = rig(method, policy=settings.PolicySettings(scaling="running"))
+    search = rig(method, policy=PolicySettings(scaling="running"))
     for _ in range(search.layout.size):
         trial = search.ask()
         search.tell(trial, rollout=play(trial.controller, trial.noise, trial.index))
@@ -315,7 +316,7 @@ def test_a_cost_without_initial_values_asks_for_named_numbers():
         Search(PythonFunction(square), FD)
 
 
-@pytest.mark.parametrize("method", [42, settings.PolicySettings()])
+@pytest.mark.parametrize("method", [42, PolicySettings()])
 def test_what_is_no_method_is_refused(method):
     with pytest.raises(TypeError, match="give a name"):
         rig(method)

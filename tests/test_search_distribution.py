@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import Method, ParameterNoise, settings
+from policysearch import Method, ParameterNoise
 from policysearch.credit import Elites, TotalCost
-from policysearch.defaults import Problem
 from policysearch.direction import Natural
-from policysearch.methods import build
+from policysearch.methods import settings
+from policysearch.methods.rule import Problem
+from policysearch.methods.table import build
 from policysearch.policies import Parameters
 from policysearch.rollouts import OK, Rollouts
 from policysearch.specification import Specification

@@ -4,16 +4,8 @@ import sys
 import msgspec
 import pytest
 
-from policysearch.settings import (
-    ARS,
-    GPOMDP,
-    METHODS,
-    Budget,
-    NaturalGradient,
-    PolicySettings,
-    WeightPerturbation,
-    method_settings,
-)
+from policysearch.methods.settings import ARS, GPOMDP, METHODS, NaturalGradient, WeightPerturbation, method_settings
+from policysearch.settings import Budget, PolicySettings
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -5,14 +5,17 @@ import numpy as np
 import optax
 import pytest
 
-from policysearch import settings
 from policysearch.direction import Natural
 from policysearch.explore import ParameterNoise
+from policysearch.methods import settings
 from policysearch.policies import LinearGaussian
 from policysearch.quality import Quality
 from policysearch.rollouts import Rollouts
 from policysearch.score import PolicyScore
 from policysearch.step import CLEAR, Estimate, KLStep, LearningRate, Optimizer, Refit
+
+#: what a step does not look at: direction, groups, rollouts, credit, info
+REST = (None, None, None, (), {})
 
 CLEAR_CUT = Quality(jnp.asarray(1.0), jnp.asarray(jnp.nan))
 
@@ -21,7 +24,7 @@ def estimate(score, quality=CLEAR_CUT, a=None):
     """An estimate from advantages, of ones unless given."""
     if a is None:
         a = jnp.ones(score.counted.shape)
-    return Estimate(score, a, score.gradient(a, 1), quality)
+    return Estimate(score, a, score.gradient(a, 1), quality, *REST)
 
 
 @eqx.filter_jit

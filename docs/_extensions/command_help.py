@@ -8,7 +8,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from policysearch.cli import COMMANDS, main
-from policysearch.settings import METHODS
+from policysearch.methods.settings import METHODS
 
 WIDTH = 88
 

@@ -32,6 +32,9 @@ from policysearch.score import PolicyScore
 from policysearch.step import Estimate, KLStep
 from policysearch.tasks import build
 
+#: what a step does not look at: direction, groups, rollouts, credit, info
+REST = (None, None, None, (), {})
+
 BLUE, RED, GREY, GREEN = "#1f5fa8", "#c4451c", "#666666", "#2b8a3e"
 NAMES = ("natural_field", "natural_invariance", "natural_angle", "natural_convergence")
 
@@ -323,7 +326,9 @@ def convergence(folder: Path, quick: bool) -> str:
         for _ in range(updates):
             score, gradient = exact(plant, policy)
             w, _ = directions(score, gradient)
-            known = Estimate(score, jnp.zeros(score.mask.shape), gradient, measure(gradient[None]))
+            known = Estimate(
+                score, jnp.zeros(score.mask.shape), gradient, measure(gradient[None]), None, None, None, (), {}
+            )
             theta, _, _ = rate(policy.theta(), w, known, ())
             policy = policy.with_theta(theta)
             excess.append(plant.expected_cost(np.asarray(policy.gain)) / optimal.cost - 1)

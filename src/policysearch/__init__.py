@@ -18,26 +18,25 @@ if TYPE_CHECKING:
     from policysearch.interface import Interface
     from policysearch.likelihood_ratio import likelihood_ratio_gradient
     from policysearch.method import Method
-    from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
-    from policysearch.presets import preset
-    from policysearch.runs import Run, open_run
-    from policysearch.samplers.gymnasium_task import GymnasiumTask
-    from policysearch.search import Result, Search
-    from policysearch.seeds import train_seeds
-    from policysearch.settings import (
+    from policysearch.methods.presets import preset
+    from policysearch.methods.settings import (
         ARS,
         CEM,
         ENAC,
         GPOMDP,
         PGPE,
         TRPO,
-        Budget,
         FiniteDifferences,
         NaturalGradient,
-        PolicySettings,
         Reinforce,
         WeightPerturbation,
     )
+    from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+    from policysearch.runs import Run, open_run
+    from policysearch.samplers.gymnasium_task import GymnasiumTask
+    from policysearch.search import Result, Search
+    from policysearch.seeds import train_seeds
+    from policysearch.settings import Budget, PolicySettings
     from policysearch.specification import Continuous, Discrete, Specification
     from policysearch.step import KLStep, LearningRate, Optimizer, Refit
     from policysearch.tasks import BUILT_IN, resolve

@@ -1,6 +1,6 @@
 """Measures the bias of gradient estimates: many batches of a method on a problem, against its estimand.
 
-B batches, d parameters. z_j = (mean estimate − estimand)_j / standard error_j; `native.sample` and `Method.tell` run.
+B batches, d parameters. z_j = (mean estimate − estimand)_j / standard error_j; `Method.estimate` runs.
 """
 
 from __future__ import annotations
@@ -142,9 +142,7 @@ def measure(
             raise ValueError(
                 f"A {type(method.direction).__name__} direction is no gradient; check it with Euclidean()."
             )
-        # θ − θ' is the direction itself
-        plain = eqx.tree_at(lambda m: m.step, method, LearningRate(1.0))
-        groups.setdefault(_alike(plain.explore), {})[label] = plain
+        groups.setdefault(_alike(method.explore), {})[label] = method
     key = jax.random.key(seed)
     for group in groups.values():
         truths = {label: estimand(problem, method) for label, method in group.items()}
@@ -190,36 +188,20 @@ def _alike(explore: Any) -> Any:
     return structure, tuple(np.asarray(leaf).tobytes() for leaf in leaves)
 
 
-def _batch(task: Any, method: Method, policy: Any, key: PRNGKeyArray) -> tuple[Array | None, Rollouts]:
-    """Offsets and rollouts of one update, as the sampler of JAX tasks makes them."""
-    offset_key, sample_key = jax.random.split(key)
-    layout, offsets = method.layout(policy), None
-    if method.space == "parameter":
-        theta = policy.theta("parameter")
-        z = jax.random.normal(offset_key, (method.explore.draws(theta.size), theta.size), theta.dtype)
-        offsets = method.offsets(method.init(policy, 1), z, layout)
-    return offsets, native.sample(task, method, policy, layout, offsets, sample_key)
-
-
 @eqx.filter_jit
 def _told(task: Any, method: Method, policy: Any, key: PRNGKeyArray, batches: int) -> tuple[Array | None, Rollouts]:
-    return jax.vmap(lambda k: _batch(task, method, policy, k))(jax.random.split(key, batches))
+    state = method.init(policy, 1)
+    return jax.vmap(lambda k: native.batch(task, method, state, k))(jax.random.split(key, batches))
 
 
 @eqx.filter_jit
 def _warmed(method: Method, state: State, offsets: Array | None, rollouts: Rollouts) -> Any:
-    return method.tell(state, offsets, rollouts)[0].credit
+    return method.estimate(state, offsets, rollouts).credit
 
 
 @eqx.filter_jit
 def _estimates(method: Method, state: State, offsets: Array | None, rollouts: Rollouts) -> Float[Array, "B d"]:
-    theta = state.policy.theta(method.space)
-
-    def one(offset: Array | None, rollout: Rollouts) -> Array:
-        moved, _ = method.tell(state, offset, rollout)
-        return theta - moved.policy.theta(method.space)
-
-    return jax.vmap(one)(offsets, rollouts)
+    return jax.vmap(lambda offset, rollout: method.estimate(state, offset, rollout).direction)(offsets, rollouts)
 
 
 def _row(

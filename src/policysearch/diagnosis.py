@@ -16,18 +16,20 @@ import msgspec
 import numpy as np
 from jaxtyping import Array, Float
 
-from policysearch import defaults, samplers
+from policysearch import samplers
 from policysearch.controller import Controller
-from policysearch.credit import CostToGo, Info, TotalCost
+from policysearch.credit import CostToGo, TotalCost
 from policysearch.direction import Euclidean, LeastSquares
 from policysearch.evaluation import fit
 from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.initial import from_controller
 from policysearch.method import Method, State
+from policysearch.methods import start
+from policysearch.methods.settings import GPOMDP, WeightPerturbation
 from policysearch.policies import Parameters, Policy
-from policysearch.settings import GPOMDP, WeightPerturbation
-from policysearch.specification import Specification
-from policysearch.step import Estimate, Step
+from policysearch.rollouts import Rollouts
+from policysearch.specification import FAILED, LOST, Specification
+from policysearch.step import LearningRate
 from policysearch.tasks import resolve
 
 #: batches, of simulators by worker processes and of other tasks
@@ -49,6 +51,8 @@ _FOLLOWED = {
 }
 #: most parameters whose single errors are kept
 COORDINATES = 100
+#: what completes a method of which no step is taken
+UNUSED = LearningRate(1.0)
 #: a ratio of two SNRs that is worth a sentence
 WORTH = 1.5
 
@@ -95,46 +99,36 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return self.rollouts * snr / self.snr if self.snr > 0 else math.inf
 
 
-class _Keep(Step):
-    """Leaves θ where it is, and keeps w as its state."""
-
-    def init(self, theta: Float[Array, " d"]) -> Any:
-        return jnp.zeros_like(theta)
-
-    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Array, Any, Info]:
-        return theta, w, {}
-
-
 def catalogue(specification: Specification, policy: Policy, rollouts: int) -> dict[tuple[str, str, str], Method]:
     """(estimator, variant, baseline) → a method of about so many rollouts, for every estimator that serves a task."""
     found: dict[tuple[str, str, str], Method] = {}
     if specification.action is not None and not isinstance(policy, Parameters):
         noise = ActionNoise(rollouts)
         for baseline in ("none", "leave_one_out"):
-            found["reinforce", "", baseline] = Method(noise, TotalCost(baseline), Euclidean(), _Keep())
+            found["reinforce", "", baseline] = Method(noise, TotalCost(baseline), Euclidean(), UNUSED)
         for baseline in ("none", "leave_one_out", "value"):
-            found["gpomdp", "", baseline] = Method(noise, CostToGo(baseline), Euclidean(), _Keep())
-        problem = defaults.problem(specification, policy, "action")._replace(biased=True)
+            found["gpomdp", "", baseline] = Method(noise, CostToGo(baseline), Euclidean(), UNUSED)
+        problem = start.problem(specification, policy, "action")._replace(biased=True)
         if problem.ahead:
             credit = CostToGo("value", discounting=(problem.discount, problem.gae_lambda), bootstrap=True)
             variant = f"γ {problem.discount:.4g}, λ {problem.gae_lambda:g}, {BIASED}"
-            found["gpomdp", variant, "value"] = Method(noise, credit, Euclidean(), _Keep())
-    problem = defaults.problem(specification, policy, "parameter")
+            found["gpomdp", variant, "value"] = Method(noise, credit, Euclidean(), UNUSED)
+    problem = start.problem(specification, policy, "parameter")
     std, d = problem.effect, problem.d
     shared = [True, False] if problem.common and not specification.deterministic else [problem.common]
     one = ParameterNoise(rollouts, std, two_sided=False, common=False)
-    found["weight_perturbation", "one-sided", "none"] = Method(one, TotalCost("none"), Euclidean(), _Keep())
+    found["weight_perturbation", "one-sided", "none"] = Method(one, TotalCost("none"), Euclidean(), UNUSED)
     found["weight_perturbation", "one-sided", "leave_one_out"] = Method(
-        one, TotalCost("leave_one_out"), Euclidean(), _Keep()
+        one, TotalCost("leave_one_out"), Euclidean(), UNUSED
     )
     for common in shared:
         variant = "two-sided" + (f", {SHARED}" if common and len(shared) > 1 else "")
         pairs = ParameterNoise(max(1, rollouts // 2), std, two_sided=True, common=common)
-        found["weight_perturbation", variant, ""] = Method(pairs, TotalCost("none"), Euclidean(), _Keep())
+        found["weight_perturbation", variant, ""] = Method(pairs, TotalCost("none"), Euclidean(), UNUSED)
         if 2 * d <= rollouts:
             central = Coordinates(std, True, common, rollouts // (2 * d))
             variant = variant.replace("two-sided", "central")
-            found["finite_differences", variant, ""] = Method(central, TotalCost("none"), LeastSquares(), _Keep())
+            found["finite_differences", variant, ""] = Method(central, TotalCost("none"), LeastSquares(), UNUSED)
     return found
 
 
@@ -183,7 +177,7 @@ def diagnose(
         policy = from_controller(policy)
     # the kind of policy that methods which sample actions start from, in both spaces
     sampling = GPOMDP() if specification.action is not None else WeightPerturbation()
-    at = defaults.policy_of(plant, policy, sampling, seed)
+    at = start.policy_of(plant, policy, sampling, seed)
     if methods is None:
         methods = catalogue(specification, at, rollouts)
     rows = []
@@ -191,7 +185,7 @@ def diagnose(
     count = batches or (BATCHES if specification.reward else COMPILED_BATCHES)
     try:
         for (estimator, variant, baseline), method in methods.items():
-            plain = eqx.tree_at(lambda m: m.step, method, _Keep())
+            plain = eqx.tree_at(lambda m: m.step, method, UNUSED)
             estimates = _estimates(runner, plain, at, specification.draws, count)
             row = _row((estimator, variant, baseline), plain, at, estimates)
             rows.append(row)
@@ -203,17 +197,26 @@ def diagnose(
 
 
 def _estimates(runner: Any, method: Method, policy: Policy, horizon: int, batches: int) -> Float[np.ndarray, "B d"]:
-    state: State = method.init(policy, horizon)
-    found = []
+    state, found = method.init(policy, horizon), []
     # a baseline that is carried from update to update starts from a batch that is used for nothing else
     for _ in range(batches + 1):
-        state, info, _ = runner.update(method, state, method.layout(policy).size)
-        if int(info["skipped"]):
-            raise ValueError(f"A batch had no usable trial ({int(info['failed'])} failed, {int(info['lost'])} lost).")
-        found.append(np.asarray(state.step, np.float64))
-        # the observation scaling follows the rollouts; here it stays
-        state = eqx.tree_at(lambda s: s.policy, state, policy)
+        offsets, rollouts = runner.sample(method, state)
+        direction, state, usable = _estimate(method, state, offsets, rollouts)
+        if not usable:
+            ends = np.asarray(rollouts.outcome)
+            failed, lost = np.sum(ends == FAILED), np.sum(ends == LOST)
+            raise ValueError(f"A batch had no usable trial ({failed} failed, {lost} lost).")
+        found.append(np.asarray(direction, np.float64))
     return np.stack(found[1:])
+
+
+@eqx.filter_jit
+def _estimate(method: Method, state: State, offsets: Any, rollouts: Rollouts) -> tuple[Array, State, Array]:
+    """The direction of an update, the state after it at the same policy, and whether any trial counts."""
+    estimate = method.estimate(state, offsets, rollouts)
+    after = State(state.policy, state.explore, estimate.credit, state.step, state.update + 1)
+    usable = jnp.all(jnp.isfinite(estimate.direction)) & jnp.any(estimate.score.counted)
+    return estimate.direction, after, usable
 
 
 def _row(words: tuple[str, str, str], method: Method, policy: Policy, estimates: Float[np.ndarray, "B d"]) -> Row:

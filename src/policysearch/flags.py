@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from policysearch import grammar
-from policysearch.settings import METHODS, PolicySettings, Settings, allowed
+from policysearch.methods.settings import METHODS
+from policysearch.settings import PolicySettings, Settings, allowed
 
 #: fields whose flag has another name
 RENAMED: dict[tuple[type[Settings], str], str] = {(PolicySettings, "kind"): "policy"}

@@ -1,9 +1,10 @@
 """`Method`: explore + credit + direction + step, with pure init, layout and tell. See `methods` for the named ones.
 
-S = explore.score(policy, offsets, rollouts)     a linear operator, nothing formed yet
-a = credit(rollouts, S)                          (n, T): a row a stage; (n,): a row a rollout
-w = direction(S, a)                              (d,)
-θ = step(θ, w, S, a)
+estimate   S = explore.score(policy, offsets, rollouts)    a linear operator, nothing formed yet
+           a = credit(rollouts, S)                         (n, T): one per stage; (n,): one per rollout
+           w = direction(S, a)                             (d,)
+advance    θ = step(θ, w)
+report     a flat dict of scalars
 """
 
 from __future__ import annotations
@@ -118,59 +119,41 @@ class Method(eqx.Module):
             The next state, equal to the old one but for its counter if nothing usable came back or the new parameters
             would not be finite (`skipped` is 1 then); and a flat dict of scalars.
         """
-        policy, layout = state.policy, self.layout(state.policy)
-        told = rollouts.outcome
-        rollouts = settle(rollouts, jnp.asarray(self.failure_cost))
-        score = self.explore.score(policy, offsets, rollouts, layout, state.explore)
-        a, credit_state, credit_info = self.credit(rollouts, score, layout, state.credit)
-        theta = policy.theta(self.space)
-        groups = score.group_gradients(a, quality.group_count(score.size, theta.size))
+        estimate = self.estimate(state, offsets, rollouts)
+        after, moved = self.advance(state, estimate)
+        return after, self.report(state, estimate, rollouts) | moved
+
+    def estimate(self, state: State, offsets: Array | Regenerated | None, rollouts: Rollouts) -> Estimate:
+        """Score, advantages, gradient, direction and quality; moves nothing. For the arguments see `tell`."""
+        layout = self.layout(state.policy)
+        settled = settle(rollouts, jnp.asarray(self.failure_cost))
+        score = self.explore.score(state.policy, offsets, settled, layout, state.explore)
+        a, credit, credit_info = self.credit(settled, score, layout, state.credit)
+        groups = score.group_gradients(a, quality.group_count(score.size, state.policy.theta(self.space).size))
         gradient = groups.mean(0)
         w, followed, direction_info = self.direction(score, a, groups)
-        # a learned spread is searched beside θ, but how good the gradient is, is said of θ alone
-        measured = quality.measure(groups[:, : theta.size])
+        return Estimate(score, a, gradient, followed, w, groups, settled, credit, credit_info | direction_info)
+
+    def advance(self, state: State, estimate: Estimate) -> tuple[State, Info]:
+        """The next state: θ a step along the direction, observation scaling updated; and what that step reports."""
+        policy, score = state.policy, estimate.score
+        theta = policy.theta(self.space)
         point = _point(theta, state.explore)
-        after, step_state, step_info = self.step(point, w, Estimate(score, a, gradient, followed), state.step)
+        after, step_state, step_info = self.step(point, estimate.direction, estimate, state.step)
         moved, spread = after[: theta.size], after[theta.size :]
         excess = jnp.max(jnp.abs(moved - theta) / self.largest_step)
         moved = jnp.where(excess > 1, theta + (moved - theta) / excess, moved)
 
         ok = jnp.all(jnp.isfinite(after)) & jnp.any(score.counted)
         keep = lambda new, old: jnp.where(ok, new, old)  # noqa: E731
-        total, counted = rollouts.costs.sum(1), score.counted
-        n = score.count
-        mean = jnp.where(counted, total, 0.0).sum() / n
-        variance = jnp.where(counted, (total - mean) ** 2, 0.0).sum() / jnp.maximum(n - 1, 1)
+        carry = lambda new, old: _tree_where(ok, new, old)  # noqa: E731
+        next_policy = self._rescaled(policy.with_theta(keep(moved, theta), self.space), policy, estimate.rollouts)
         info = {
-            "cost": jnp.where(jnp.any(counted), mean, jnp.nan),
-            "cost_sem": jnp.sqrt(variance / n),
-            "gradient_norm": jnp.linalg.norm(gradient[: theta.size]),
-            "gradient_error": measured.error,
-            "snr": measured.snr,
-            "snr_error": measured.uncertainty,
-            "cosine": measured.cosine,
-            "effective_rollouts": measured.effective * n,
-            "needed_rollouts": jnp.where(measured.snr > 0, n / jnp.maximum(measured.snr, 1e-30), jnp.nan),
             "step_norm": jnp.where(ok, jnp.linalg.norm(moved - theta), 0.0),
-            "failed": jnp.sum((rollouts.outcome != OK) & (told != LOST)),
-            "lost": jnp.sum(told == LOST),
             "skipped": jnp.where(ok, 0, 1),
             "limited": jnp.where(excess > 1, 1, 0),
-            **credit_info,
-            **direction_info,
             **step_info,
         }
-        next_policy = policy.with_theta(keep(moved, theta), self.space)
-        if policy.scaling is not None and policy.scaling.running:
-            seen = rollouts.statistics
-            if seen is None and rollouts.observations is not None:
-                seen = normalize.statistics(rollouts.observations, rollouts.mask & rollouts.used[:, None])
-            if seen is not None:
-                scaling = policy.scaling.merge(*seen)
-                # in action space a step is as long as its KL says, so the scaling must not move the policy as well
-                keeps = self.space == "action"
-                next_policy = next_policy.rescaled(scaling) if keeps else next_policy.with_scaling(scaling)
-        carry = lambda new, old: _tree_where(ok, new, old)  # noqa: E731
         if spread.size:
             info["std"] = jnp.exp(jnp.mean(spread))
         elif self.space == "action" and "log_std" in next_policy.parameters:
@@ -178,11 +161,48 @@ class Method(eqx.Module):
         next_state = State(
             next_policy,
             keep(spread, state.explore) if spread.size else state.explore,
-            carry(credit_state, state.credit),
+            carry(estimate.credit, state.credit),
             carry(step_state, state.step),
             state.update + 1,
         )
         return next_state, info
+
+    def _rescaled(self, moved: Policy, asked: Policy, rollouts: Rollouts) -> Policy:
+        """The moved policy, its observation scaling updated by what the asked one saw, if it follows that."""
+        if asked.scaling is None or not asked.scaling.running:
+            return moved
+        seen = rollouts.statistics
+        if seen is None and rollouts.observations is not None:
+            seen = normalize.statistics(rollouts.observations, rollouts.mask & rollouts.used[:, None])
+        if seen is None:
+            return moved
+        scaling = asked.scaling.merge(*seen)
+        # in action space a step is as long as its KL says, so the scaling must not move the policy as well
+        return moved.rescaled(scaling) if self.space == "action" else moved.with_scaling(scaling)
+
+    def report(self, state: State, estimate: Estimate, told: Rollouts) -> Info:
+        """Scalars by name: cost, how good the gradient is, and how many trials failed or were lost of those told."""
+        score, rollouts, d = estimate.score, estimate.rollouts, state.policy.theta(self.space).size
+        # a learned spread is searched beside θ, but how good the gradient is, is said of θ alone
+        measured = quality.measure(estimate.groups[:, :d])
+        total, counted = rollouts.costs.sum(1), score.counted
+        n = score.count
+        mean = jnp.where(counted, total, 0.0).sum() / n
+        variance = jnp.where(counted, (total - mean) ** 2, 0.0).sum() / jnp.maximum(n - 1, 1)
+        return {
+            "cost": jnp.where(jnp.any(counted), mean, jnp.nan),
+            "cost_sem": jnp.sqrt(variance / n),
+            "gradient_norm": jnp.linalg.norm(estimate.gradient[:d]),
+            "gradient_error": measured.error,
+            "snr": measured.snr,
+            "snr_error": measured.uncertainty,
+            "cosine": measured.cosine,
+            "effective_rollouts": measured.effective * n,
+            "needed_rollouts": jnp.where(measured.snr > 0, n / jnp.maximum(measured.snr, 1e-30), jnp.nan),
+            "failed": jnp.sum((rollouts.outcome != OK) & (told.outcome != LOST)),
+            "lost": jnp.sum(told.outcome == LOST),
+            **estimate.info,
+        }
 
 
 def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -> str:

@@ -12,16 +12,15 @@ import jax
 import msgspec
 
 from policysearch import advice, controller_file, journal, snapshots
-from policysearch.chosen import chosen
 from policysearch.controller import Controller
 from policysearch.identity import described, differences
 from policysearch.initial import from_controller
 from policysearch.journal import Journal
 from policysearch.method import Method
+from policysearch.methods.settings import METHODS, MethodSettings, method_settings, plain
 from policysearch.policies import Policy
 from policysearch.runs import Run
 from policysearch.samplers.jobs import Event
-from policysearch.settings import METHODS, Settings, method_settings
 from policysearch.specification import Specification
 
 if TYPE_CHECKING:
@@ -53,7 +52,6 @@ def begin(search: Search, folder: Path) -> Journal:
         "method": search.method_name,
         "given": plain(search.given),
         "settings": search.settings,
-        "chosen": chosen(search.given, search.method),
         "parts": described(search.method),
         "budget": str(search.budget),
         "seed": search.seed,
@@ -63,11 +61,6 @@ def begin(search: Search, folder: Path) -> Journal:
         **journal.provenance(),
     }
     return Journal(folder, configuration, start=start_of(search), keep=True)
-
-
-def plain(given: Settings | Method) -> dict[str, Any]:
-    """Settings as the user gave them, by name; a method composed by hand has none."""
-    return msgspec.structs.asdict(given) if isinstance(given, Settings) else {}
 
 
 def start_of(search: Search) -> tuple[bytes, bytes]:
@@ -134,7 +127,7 @@ def restore(search: Search, run: Run) -> None:
     """
     if "parts" not in run.configuration:
         raise ValueError(f"{run.folder} is of an older version; start anew with --initial {run.folder}.")
-    changes = differences(run.configuration["parts"], _as_read(described(search.method)))
+    changes = _changes(search, run.configuration)
     if changes:
         more = f", and {len(changes) - MOST_NAMED} more" if len(changes) > MOST_NAMED else ""
         raise ValueError(
@@ -155,6 +148,22 @@ def restore(search: Search, run: Run) -> None:
         search.state = state
 
 
+def _changes(search: Search, known: dict[str, Any]) -> list[str]:
+    """How the method of a search differs from the one in a configuration, in words: by its settings, or its parts."""
+    if isinstance(search.given, Method):
+        return differences(known["parts"], _as_read(described(search.method)))
+    # an older version kept what was given and what a rule chose for the rest, to seven digits
+    before = known["given"] | known.get("chosen", known["settings"])
+    names = plain(search.given)
+    now = _as_read({name: _shortened(search.settings[name]) for name in names})
+    return differences({name: _shortened(before.get(name)) for name in names}, now)
+
+
+def _shortened(value: Any) -> Any:
+    """A number with the digits that matter."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def start_policy(run: Run) -> Policy:
     """The policy that a run started from, as far as its kind and sizes go; the values are in the snapshots.
 
@@ -171,7 +180,7 @@ def _policy(data: bytes) -> Policy:
     return from_controller(Controller.of_content(controller_file.parse(data, where), where))
 
 
-def given_method(known: dict[str, Any], method: Method | None, folder: Path) -> Settings | Method:
+def given_method(known: dict[str, Any], method: Method | None, folder: Path) -> MethodSettings | Method:
     """The method that a configuration names, with the settings that were given; or the one composed by hand.
 
     Raises:

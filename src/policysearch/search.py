@@ -15,17 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import jax
+import msgspec
 import numpy as np
 
-from policysearch import advice, defaults, methods
+from policysearch import advice
 from policysearch.evaluation import Evaluation, evaluate, fit
+from policysearch.identity import described
 from policysearch.initial import start as starting_point
 from policysearch.measuring import Measured, Measuring
 from policysearch.method import Method, State
+from policysearch.methods import table
+from policysearch.methods.rule import default_budget, default_method
+from policysearch.methods.settings import ARS, METHODS, MethodSettings, method_settings
+from policysearch.methods.start import policy_of, problem
 from policysearch.policies import Policy
 from policysearch.result import Record, Result
 from policysearch.samplers import sampler
-from policysearch.settings import ARS, METHODS, Budget, PolicySettings, Settings, method_settings
+from policysearch.settings import Budget, PolicySettings
 from policysearch.specification import Specification
 from policysearch.tasks import resolve
 
@@ -89,7 +95,7 @@ class Search:
     def __init__(
         self,
         task: Any,
-        method: str | Settings | Method | None = None,
+        method: str | MethodSettings | Method | None = None,
         *,
         policy: Policy | PolicySettings | str | None = None,
         budget: Budget | str | int | None = None,
@@ -111,27 +117,31 @@ class Search:
         self.specification: Specification = getattr(plant, "specification", plant)
         self.seed = int(seed)
         self.given = given = self._given(method)
-        self.method_name = given.label() if isinstance(given, Settings) else "composed"
-        space = given.space if isinstance(given, Method) else _space(given)
+        self.method_name = given.label() if isinstance(given, MethodSettings) else "composed"
         if getattr(plant, "survival_bonus", 0.0) is None:
             plant = plant.with_survival_bonus(plant.declared_bonus if isinstance(given, ARS) else 0.0)
         self.task: Any = plant
-        start = defaults.policy_of(plant, policy, given, self.seed)
+        start = policy_of(plant, policy, given, self.seed)
         if initial is not None:
             start = starting_point(start, initial)
         if isinstance(policy, Policy) or initial is not None:
             fit(self.specification, start.controller())  # what the rule makes fits
         # so that each controller of this search, in memory or in a file, knows its limits, names and time step
         start = start.with_interface(self.specification.interface)
-        problem = defaults.problem(self.specification, start, space)
-        self.method = given if isinstance(given, Method) else methods.build(given, problem)
+        seen = problem(self.specification, start, given.space)
+        if isinstance(given, Method):
+            self.method, used = given, _numbers(given)
+        else:
+            resolved = given.resolved(seen)
+            self.method, used = table.build(resolved, seen), msgspec.structs.asdict(resolved)
+        #: what the search uses, by name: nothing is left open in it but what another setting displaces
+        self.settings: dict[str, Any] = {"parameters": seen.d, **used}
         if failure_cost is not None:
             if not math.isfinite(failure_cost):
                 raise ValueError(f"failure_cost is {failure_cost}; it must be finite.")
             self.method = dataclasses.replace(self.method, failure_cost=failure_cost)
         if largest_step is not None:
             self.method = dataclasses.replace(self.method, largest_step=start.step_units(largest_step))
-        self.settings = methods.resolved(given, self.method, problem)
         if self.specification.reward:
             self.settings["survival_bonus"] = self.task.survival_bonus
         self.state: State = self.method.init(start, self.specification.draws)
@@ -203,23 +213,19 @@ class Search:
             raise
         return search
 
-    def _given(self, method: str | Settings | Method | None) -> Settings | Method:
+    def _given(self, method: str | MethodSettings | Method | None) -> MethodSettings | Method:
         if method is None:
-            method = defaults.default_method(self.specification)
+            method = default_method(self.specification)
         if isinstance(method, str):
             return method_settings(method, {})
-        if not isinstance(method, (Settings, Method)) or isinstance(method, PolicySettings):
+        if not isinstance(method, (MethodSettings, Method)):
             raise TypeError(
                 f"method is a {type(method).__name__}; give a name ({', '.join(METHODS)}), its settings, or a Method."
             )
         return method
 
     def _budget(self, budget: Budget | str | int | None) -> Budget:
-        chosen = (
-            Budget.parse(budget)
-            if budget is not None
-            else defaults.default_budget(self.specification, self.layout.size)
-        )
+        chosen = Budget.parse(budget) if budget is not None else default_budget(self.specification, self.layout.size)
         if chosen.unit == "rollouts" and chosen.amount < self.layout.size:
             raise ValueError(
                 f"A budget of {chosen.amount} rollouts is less than one update of {self.layout.size}; "
@@ -547,5 +553,6 @@ class Search:
         return record
 
 
-def _space(given: Settings) -> str:
-    return "parameter" if given.label() in methods.PARAMETER_SPACE else "action"
+def _numbers(method: Method) -> dict[str, Any]:
+    """Names and numbers of a composed method, by place."""
+    return {place: entry for place, entry in described(method).items() if isinstance(entry, (bool, int, float, str))}

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from policysearch import defaults
 from policysearch.credit import Info
 from policysearch.method import Method, State
+from policysearch.methods.settings import MethodSettings
+from policysearch.methods.start import problem
 from policysearch.policies import Policy
 from policysearch.samplers.native import search_update
 from policysearch.search import Record, Result, Search
-from policysearch.settings import Budget, PolicySettings, Settings
+from policysearch.settings import Budget, PolicySettings
 from policysearch.specification import Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.task import Function, Task
@@ -28,7 +29,7 @@ from policysearch.tasks.task import Function, Task
 
 def train_seeds(
     task: Any,
-    method: str | Settings | Method | None = None,
+    method: str | MethodSettings | Method | None = None,
     *,
     seeds: int | Sequence[int],
     policy: Policy | PolicySettings | str | None = None,
@@ -165,7 +166,7 @@ def _vectorised(search: Search) -> bool:
     XLA's products of small matrices in batches are slower on a processor than one at a time, so networks follow each
     other; `benchmarks/seeds.py` measures both.
     """
-    return jax.default_backend() != "cpu" or not defaults.problem(search.specification, search.policy, "action").network
+    return jax.default_backend() != "cpu" or not problem(search.specification, search.policy, "action").network
 
 
 def _checked(seeds: int | Sequence[int]) -> list[int]:

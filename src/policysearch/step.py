@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 from policysearch.credit import Info
 from policysearch.explore import positive_number
 from policysearch.quality import Quality
+from policysearch.rollouts import Rollouts
 from policysearch.score import PolicyScore, Score
 
 #: signal-to-noise ratio above which a gradient estimate counts as clear
@@ -29,15 +30,23 @@ MOST_SHRINKS = 20
 
 
 class Estimate(NamedTuple):
-    """What an update knows of its gradient: the score S, advantages a, Sᵀa/n (d,).
+    """What the rollouts of an update say of its policy; `Method.estimate` makes it.
 
-    quality: how much of it is noise, in the metric of the direction that is followed.
+    score: S. advantages: a. gradient: Sᵀa/n (d,). quality: how much of it is noise, in the metric of the direction that
+    is followed. direction: w (d,). groups: gradients of groups of rollouts (m, d), of which
+    `gradient` is the mean. rollouts: as they were settled. credit: the next state of that part. info: what credit and
+    direction report.
     """
 
     score: Score
     advantages: Array
     gradient: Float[Array, " d"]
     quality: Quality
+    direction: Float[Array, " d"]
+    groups: Float[Array, "m d"]
+    rollouts: Rollouts
+    credit: Any
+    info: Info
 
 
 class Step(eqx.Module):

@@ -6,16 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from policysearch.method import Method
+from policysearch.methods.settings import MethodSettings
 from policysearch.policies import Policy
 from policysearch.progress import Progress, quantity
 from policysearch.result import Record, Result
 from policysearch.search import Search
-from policysearch.settings import Budget, PolicySettings, Settings
+from policysearch.settings import Budget, PolicySettings
 
 
 def train(
     task: Any,
-    method: str | Settings | Method | None = None,
+    method: str | MethodSettings | Method | None = None,
     *,
     policy: Policy | PolicySettings | str | None = None,
     budget: Budget | str | int | None = None,

@@ -11,7 +11,8 @@ from typing import Any
 from policysearch import flags, grammar
 from policysearch.commands import shared
 from policysearch.comparison.entrants import named
-from policysearch.settings import METHODS, RIVALS, Budget, PolicySettings, checked
+from policysearch.methods.settings import METHODS, RIVALS
+from policysearch.settings import Budget, PolicySettings, checked
 
 NUMBERS = {"workers": int, "points": int, "evaluation_rollouts": int, "horizon": int, "threshold": float}
 REPORT, PICTURE = "report.html", "curves.png"

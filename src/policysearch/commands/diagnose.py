@@ -89,7 +89,7 @@ def main(given: list[str]) -> int:
 
 def default(specification: Specification) -> tuple[str, str]:
     """The method that `train` takes for a task, and why."""
-    from policysearch.defaults import default_method
+    from policysearch.methods.rule import default_method
 
     if specification.action is None:
         kind = "a cost of parameters"

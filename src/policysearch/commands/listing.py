@@ -6,7 +6,8 @@ import textwrap
 
 from policysearch import flags
 from policysearch.commands import shared
-from policysearch.settings import METHODS, unknown
+from policysearch.methods.settings import METHODS
+from policysearch.settings import unknown
 from policysearch.tasks import BUILT_IN
 
 POLICIES = {

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from policysearch import flags, grammar, stage_costs
 from policysearch.commands import shared
 from policysearch.inbox import Inbox, Message
+from policysearch.methods.settings import METHODS, method_settings, unknown_method
 from policysearch.ownership import InUseError
 from policysearch.runs import Run, open_run
-from policysearch.settings import METHODS, Budget, Settings, method_settings, unknown, unknown_method
+from policysearch.settings import Budget, unknown
 
 if TYPE_CHECKING:
     from policysearch.search import Search
@@ -53,7 +54,7 @@ def new(given: list[str]) -> int:
     if arguments.folder is None or not arguments.parameters:
         raise ValueError(f"new what? Give DIR and --parameters {grammar.PARAMETER}. See: policysearch new --help")
     flags.refuse_foreign(arguments, arguments.method)
-    settings: Settings = method_settings(arguments.method, flags.given(arguments, METHODS[arguments.method]))
+    settings = method_settings(arguments.method, flags.given(arguments, METHODS[arguments.method]))
     seed = shared.number("--seed", arguments.seed, int)
     failure_cost = shared.number("--failure-cost", arguments.failure_cost, float)
     if arguments.budget is not None:
@@ -369,7 +370,6 @@ def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: 
     Raises:
         ValueError: its owner would refuse it.
     """
-    from policysearch.methods import PARAMETER_SPACE
     from policysearch.specification import Specification
     from policysearch.told import Told
     from policysearch.trials import GRADIENT, as_kept, judged
@@ -380,7 +380,7 @@ def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: 
         raise ValueError(f"Trial {number} was never asked; those that wait are listed by: policysearch status {folder}")
     given = as_kept({name: value for name, value in told.items() if value is not None})
     method = run.configuration["method"]
-    if "cost" in given and record.purpose == GRADIENT and method in METHODS and method not in PARAMETER_SPACE:
+    if "cost" in given and record.purpose == GRADIENT and method in METHODS and METHODS[method].space == "action":
         raise ValueError(
             f"{method} learns from every stage, so that a cost is not enough; Search.tell takes rollout= in Python."
         )

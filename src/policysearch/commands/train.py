@@ -14,8 +14,9 @@ import msgspec
 
 from policysearch import flags, interruption, journal, runs
 from policysearch.commands import shared
-from policysearch.presets import preset
-from policysearch.settings import METHODS, Budget, PolicySettings, Settings, checked, method_settings, unknown_method
+from policysearch.methods.presets import preset
+from policysearch.methods.settings import METHODS, MethodSettings, method_settings, unknown_method
+from policysearch.settings import Budget, PolicySettings, checked
 
 if TYPE_CHECKING:
     from policysearch.progress import Progress
@@ -168,7 +169,7 @@ def _check(arguments: argparse.Namespace) -> None:
     shared.scalars_place(arguments.tensorboard, Path())
 
 
-def _method(arguments: argparse.Namespace, name: str) -> Settings:
+def _method(arguments: argparse.Namespace, name: str) -> MethodSettings:
     flags.refuse_foreign(arguments, name)
     return method_settings(name, flags.given(arguments, METHODS[name]))
 
@@ -181,7 +182,7 @@ def _task_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def _search(arguments: argparse.Namespace) -> Search:
     """The search that was asked for."""
     programs = shared.prepare_jax()
-    from policysearch.defaults import default_method
+    from policysearch.methods.rule import default_method
     from policysearch.search import Search
 
     task = shared.task(arguments.task, _task_options(arguments), arguments.deadline)
@@ -212,9 +213,8 @@ def _search(arguments: argparse.Namespace) -> Search:
 
 def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, Any]:
     """All that it takes to repeat the run, or to go on with it."""
-    from policysearch.chosen import chosen
     from policysearch.identity import described
-    from policysearch.resumption import plain
+    from policysearch.methods.settings import plain
 
     return {
         "task": arguments.task,
@@ -222,7 +222,6 @@ def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, A
         "method": search.method_name,
         "given": plain(search.given),
         "settings": search.settings,
-        "chosen": chosen(search.given, search.method),
         "parts": described(search.method),
         "preset": arguments.preset,
         "policy": flags.given(arguments, PolicySettings),

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from policysearch.settings import METHODS, RIVALS, Settings, check_names, unknown
+from policysearch.methods.settings import METHODS, RIVALS, MethodSettings
+from policysearch.settings import check_names, unknown
 
 
 def split(text: str) -> list[str]:
@@ -24,7 +25,7 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip()]
 
 
-def parse(text: str) -> Settings | str:
+def parse(text: str) -> MethodSettings | str:
     """Settings of a method, or the name of a rival.
 
     Raises:
@@ -88,7 +89,7 @@ def named(methods: str | Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
 def _label(entrant: Any) -> str:
     if isinstance(entrant, str):
         return re.sub(r"\s+", "", entrant)
-    if isinstance(entrant, Settings):
+    if isinstance(entrant, MethodSettings):
         default = type(entrant)()
         differing = {
             field.name: getattr(entrant, field.name)

@@ -14,7 +14,6 @@ import equinox as eqx
 import numpy as np
 
 from policysearch.baseline import lqr
-from policysearch.chosen import chosen
 from policysearch.comparison import cells as kept
 from policysearch.comparison import rivals
 from policysearch.comparison.cells import Cell
@@ -22,10 +21,11 @@ from policysearch.comparison.entrants import named
 from policysearch.comparison.running import AT_THE_END, POINTS, Conditions, rival_policy, run
 from policysearch.comparison.summary import Comparison
 from policysearch.evaluation import default_rollouts, evaluate
+from policysearch.methods.settings import RIVALS, by_rule, plain
 from policysearch.policies import Policy
 from policysearch.result import Record
 from policysearch.search import Search
-from policysearch.settings import RIVALS, Budget, PolicySettings
+from policysearch.settings import Budget, PolicySettings
 from policysearch.specification import Specification
 from policysearch.tasks import resolve
 from policysearch.tasks.task import Function, Task
@@ -106,7 +106,7 @@ def compare(
     if threshold is not None and not np.isfinite(threshold):
         raise ValueError(f"threshold is {threshold}; it must be finite.")
     settings: dict[str, Any] = {}
-    by_rule: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     for label, entrant in entrants.items():  # whatever does not fit is said before anything runs
         if isinstance(entrant, str):
             rivals.prepare(entrant)
@@ -114,7 +114,8 @@ def compare(
             settings[label] = RIVALS[entrant]
         else:
             search = Search(plant, entrant, policy=policy, budget=common)
-            settings[label], by_rule[label] = search.settings, chosen(search.given, search.method)
+            settings[label] = search.settings
+            chosen[label] = by_rule(plain(search.given), search.settings)
     along = evaluation_rollouts or (SIMULATED_ROLLOUTS if specification.reward else default_rollouts(specification))
     final = evaluation_rollouts or default_rollouts(specification)
     conditions = Conditions(plant, policy, common, threshold, along, final, points, workers)
@@ -136,7 +137,7 @@ def compare(
             "evaluation_rollouts": along,
             "baseline": baseline,
             "settings": settings,
-            "chosen": by_rule,
+            "chosen": chosen,
         }
         texts = {label: _described(entrant) for label, entrant in entrants.items()}
         found = kept.begin(Path(folder), described, texts, about)

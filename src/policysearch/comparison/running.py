@@ -14,17 +14,18 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from policysearch import defaults
 from policysearch.comparison import rivals
 from policysearch.comparison.cells import Cell, Point
 from policysearch.evaluation import Evaluation, evaluate, judged
 from policysearch.method import State
+from policysearch.methods.settings import WeightPerturbation
+from policysearch.methods.start import policy_of, problem
 from policysearch.policies import Policy
 from policysearch.result import Record
 from policysearch.samplers import native
 from policysearch.search import Search
 from policysearch.seeds import run_together
-from policysearch.settings import Budget, PolicySettings, WeightPerturbation
+from policysearch.settings import Budget, PolicySettings
 from policysearch.streams import Purpose
 from policysearch.tasks.task import Function, Task
 
@@ -207,7 +208,7 @@ def _single(conditions: Conditions, label: str, search: Search, report: Report) 
 
 def rival_policy(task: Any, policy: Any, seed: int) -> Policy:
     """What a rival searches: the policy of methods that perturb parameters."""
-    return defaults.policy_of(task, policy, WeightPerturbation(), seed)
+    return policy_of(task, policy, WeightPerturbation(), seed)
 
 
 def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Report) -> Cell:
@@ -244,7 +245,7 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
         trials = rivals.Trials(task, start, seed, conditions.budget, pool, on_call)
         rivals.prepare(name)
         clock = _Clock()
-        std = rivals.START * defaults.problem(task.specification, start, "parameter").effect
+        std = rivals.START * problem(task.specification, start, "parameter").effect
         reason = rivals.run(name, trials, std, seed)
         clock.pause()
         if curve[-1].rollouts < trials.rollouts:  # where the budget is no whole number of calls, or it ended by itself

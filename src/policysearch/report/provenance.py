@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from policysearch import flags
+from policysearch.methods.settings import METHODS, by_rule
 from policysearch.report.page import Page
-from policysearch.settings import METHODS
 
 #: what marks a value that nobody set
 BY_RULE = "(by rule)"
@@ -25,7 +25,8 @@ def settings(page: Page, configuration: Mapping[str, Any]) -> None:
         page: to add to.
         configuration: as a run's config.json has it.
     """
-    given, used, chosen = (configuration.get(name) or {} for name in ("given", "settings", "chosen"))
+    given, used = (configuration.get(name) or {} for name in ("given", "settings"))
+    chosen = configuration.get("chosen") or by_rule(given, used)
     method = str(configuration.get("method"))
     texts: Mapping[str, str] = {}
     defaults: Mapping[str, Any] = {}

@@ -157,14 +157,20 @@ def _level(costs: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return costs.mean(0).astype(dtype) if len(costs) else np.zeros(costs.shape[1], dtype)
 
 
+def learned_from(
+    state: State, requested: Jobs, came: HostRollouts, specification: Specification
+) -> tuple[Any, Rollouts]:
+    """Offsets and rollouts for `Method.tell` or `Method.estimate`, from what came back of `requested`."""
+    beta = offsets(requested)
+    given = jnp.asarray(beta, state.policy.theta().dtype) if isinstance(beta, np.ndarray) else beta
+    return given, to_rollouts(came, requested.record, specification)
+
+
 def tell(
     method: Method, state: State, requested: Jobs, came: HostRollouts, specification: Specification
 ) -> tuple[State, Info]:
     """Update from what came back of `requested`."""
-    beta = offsets(requested)
-    dtype = state.policy.theta().dtype
-    rollouts = to_rollouts(came, requested.record, specification)
-    given = jnp.asarray(beta, dtype) if isinstance(beta, np.ndarray) else beta
+    given, rollouts = learned_from(state, requested, came, specification)
     state, info = compiled_tell(method, state, given, rollouts, specification.action)
     level = np.asarray(rollouts.level, float).sum()
     return state, {**info, "cost": np.asarray(info["cost"], float) + level}
@@ -181,13 +187,7 @@ class Host:
 
     def update(self, method: Method, state: State, trials: int) -> tuple[State, dict[str, Any], int]:
         """One update of `trials` trials: the next state, what it reports, and how many stages were run."""
-        requested = jobs(method, state, self.seed)
-        try:
-            came = self.workers.run(requested)
-        except TrialsLostError as error:
-            self.events.extend(error.events)
-            raise
-        self.events.extend(came.events)
+        requested, came = self._run(method, state)
         state, info = tell(method, state, requested, came, self.task.specification)
         good = came.outcome == OK
         returns = came.returns[good]
@@ -198,6 +198,20 @@ class Host:
             "length": came.lengths[good].mean() if n else np.nan,
         }
         return state, {**info, **extra}, came.stages
+
+    def sample(self, method: Method, state: State) -> tuple[Any, Rollouts]:
+        """Offsets and rollouts of one update, which nothing is learned from."""
+        return learned_from(state, *self._run(method, state), self.task.specification)
+
+    def _run(self, method: Method, state: State) -> tuple[Jobs, HostRollouts]:
+        requested = jobs(method, state, self.seed)
+        try:
+            came = self.workers.run(requested)
+        except TrialsLostError as error:
+            self.events.extend(error.events)
+            raise
+        self.events.extend(came.events)
+        return requested, came
 
     def close(self) -> None:
         """End the worker processes."""
@@ -213,15 +227,22 @@ class InProcess:
 
     def update(self, method: Method, state: State, trials: int) -> tuple[State, dict[str, Any], int]:
         """One update of `trials` trials: the next state, what it reports, and how many calls were made."""
+        requested, came = self._run(method, state)
+        state, info = tell(method, state, requested, came, self.task.specification)
+        return state, info, len(requested)
+
+    def sample(self, method: Method, state: State) -> tuple[Any, Rollouts]:
+        """Offsets and rollouts of one update, which nothing is learned from."""
+        return learned_from(state, *self._run(method, state), self.task.specification)
+
+    def _run(self, method: Method, state: State) -> tuple[Jobs, HostRollouts]:
         requested = jobs(method, state, self.seed)
         episodes: list[Episode | None] = []
         for trial, controller in enumerate(requested.controllers(list(range(len(requested))))):
             seed = environment_seed(self.seed, Purpose.ENVIRONMENT, requested.update, int(requested.environment[trial]))
             cost = self.task.evaluate(np.array(list(controller.values().values())), seed)
             episodes.append(Episode.of_cost(cost))
-        came = gather(episodes, [], 0)
-        state, info = tell(method, state, requested, came, self.task.specification)
-        return state, info, len(requested)
+        return requested, gather(episodes, [], 0)
 
     def close(self) -> None:
         """Nothing to end."""

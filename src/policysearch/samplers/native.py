@@ -125,16 +125,20 @@ def _pool(counts: Array, means: Array, m2s: Array) -> tuple[Array, Array, Array]
     return total, mean, (m2s + counts[:, None] * (means - mean) ** 2).sum(0)
 
 
-def update(task: Task | Function, method: Method, state: State, key: PRNGKeyArray) -> tuple[State, Info]:
-    """Ask, sample and tell: one update, to be compiled as a whole and vectorised over (state, key)."""
-    key = jax.random.fold_in(key, state.update)
+def batch(task: Task | Function, method: Method, state: State, key: PRNGKeyArray) -> tuple[Array | None, Rollouts]:
+    """Offsets and rollouts of one update, from a key of its own."""
     offset_key, sample_key = jax.random.split(key)
     layout, offsets = method.layout(state.policy), None
     if method.space == "parameter":
         theta = state.policy.theta("parameter")
         z = jax.random.normal(offset_key, (method.explore.draws(theta.size), theta.size), theta.dtype)
         offsets = method.offsets(state, z, layout)
-    rollouts = sample(task, method, state.policy, layout, offsets, sample_key)
+    return offsets, sample(task, method, state.policy, layout, offsets, sample_key)
+
+
+def update(task: Task | Function, method: Method, state: State, key: PRNGKeyArray) -> tuple[State, Info]:
+    """Ask, sample and tell: one update, to be compiled as a whole and vectorised over (state, key)."""
+    offsets, rollouts = batch(task, method, state, jax.random.fold_in(key, state.update))
     state, info = method.tell(state, offsets, rollouts)
     return state, {**info, **saturated(rollouts, task.specification.action)}
 
@@ -149,6 +153,12 @@ def search_update(plan: tuple[Task | Function, Method], state: State, seed: Arra
 
 
 compiled_search_update = eqx.filter_jit(search_update)
+
+
+@eqx.filter_jit
+def compiled_batch(task: Task | Function, method: Method, state: State, seed: Array) -> tuple[Array | None, Rollouts]:
+    """`batch` of the next update of a search with this seed (uint32)."""
+    return batch(task, method, state, jax.random.fold_in(purpose_key(seed, Purpose.ACTION), state.update))
 
 
 class Modes(NamedTuple):
@@ -223,6 +233,10 @@ class Native:
         else:
             state, info = compiled_search_update(plan, state, self._seed)
         return state, info, trials * self._horizon
+
+    def sample(self, method: Method, state: State) -> tuple[Array | None, Rollouts]:
+        """Offsets and rollouts of one update, which nothing is learned from."""
+        return compiled_batch(self.task, method, state, self._seed)
 
     def close(self) -> None:
         """Nothing to end."""

@@ -1,6 +1,6 @@
 """Settings that a paper reports for an environment, by name: `--preset paper`. No JAX.
 
-They were chosen for older versions of these environments; beside them stand the general defaults of `defaults`.
+They were chosen for older versions of these environments; beside them stand the general defaults of `methods.rule`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from policysearch.settings import METHODS, PolicySettings, Settings, checked, method_settings, unknown, unknown_method
+from policysearch.methods.settings import METHODS, MethodSettings, method_settings, unknown_method
+from policysearch.settings import PolicySettings, checked, unknown
 
 #: presets by name
 PRESETS = ("paper",)
@@ -17,7 +18,7 @@ PRESETS = ("paper",)
 class Preset(NamedTuple):
     """Settings of a method, of its policy, and where they come from."""
 
-    method: Settings
+    method: MethodSettings
     policy: PolicySettings
     source: str
 
