@@ -101,7 +101,7 @@ def test_every_sampling_method_makes_ten_rollouts_of_a_batch_so_that_a_bias_of_a
                     assert variant == f"{explore.shape}, {'two' if explore.two_sided else 'one'}-sided"
                     # each β on a seed of its own
                     assert layout.reference.sum() == (10 if baseline == "reference" else 0)
-            assert made.credit.baseline == baseline
+            assert made.credit.baseline.name == baseline
 
 
 def test_a_problem_is_checked_by_the_methods_that_it_has_a_truth_for():

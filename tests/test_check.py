@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from policysearch import LQR, LinearGaussian
-from policysearch.core.credit import STAGE_BASELINES, CentredRanks, CostToGo, TotalCost
+from policysearch.core.baselines import serving
+from policysearch.core.credit import CentredRanks, CostToGo, TotalCost
 from policysearch.core.direction import Euclidean, Natural
 from policysearch.core.distributions import Categorical, Gaussian
 from policysearch.core.explore import ActionNoise, ParameterNoise
@@ -42,7 +43,7 @@ BANDIT = composed(CostToGo("leave_one_out"))
 
 def test_every_legal_baseline_and_estimator_is_in_the_table():
     found = bias.catalogue(closed_forms.PROBLEMS["lqr-check"]())
-    assert {label[2] for label in found if label[0] == "gpomdp"} == set(STAGE_BASELINES)
+    assert {label[2] for label in found if label[0] == "gpomdp"} == set(serving("to_go"))
     assert {label[2] for label in found if label[0] == "reinforce"} == {
         "none", "running", "mean", "leave_one_out", "least_variance"
     }  # fmt: skip

@@ -74,7 +74,7 @@ def stored(folder: str = "run", task: str = "CartPole-v1") -> str:
         (["train", "lqr", "--seed", "-1"], "seed is -1"),
         (["train", "lqr", "--method", "gpomdp", "--kl", "nan"], "kl is nan; it must be a number above 0"),
         (["train", "lqr", "--method", "gpomdp", "--rollouts", "2.5"], "--rollouts is '2.5'"),
-        (["train", "lqr", "--method", "gpomdp", "--baseline", "no"], "one of none, running"),
+        (["train", "lqr", "--method", "gpomdp", "--baseline", "no"], "one of least_variance, leave_one_out"),
         (["train", "lqr", "--hidden", "32", "x"], "--hidden is 'x'"),
         (["train", "lqr", "--horizon", "0"], "at least 1"),
         (["train", "bowl", "--horizon", "5"], "does not apply to bowl"),

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from policysearch import LQR, Euclidean, LearningRate, Method
-from policysearch.core import value, value_network
+from policysearch.core.baselines import network, serving, value
+from policysearch.core.baselines.least_variance import LeastVariance
+from policysearch.core.baselines.running import Running
 from policysearch.core.credit import (
-    STAGE_BASELINES,
-    TOTAL_BASELINES,
     CentredRanks,
     CostToGo,
     Elites,
@@ -84,7 +84,7 @@ COSTS = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 9.0])
 
 
 def test_running_baseline_is_the_recursion_from_the_first_cost_and_used_before_it_is_updated():
-    credit = TotalCost("running", rate=0.3)
+    credit = TotalCost(Running(0.3))
     first, state = advantages(credit, totals(COSTS, SINGLE))
     second, _ = advantages(credit, totals(COSTS[::-1], SINGLE), state)
     b, expected = COSTS[0], []
@@ -95,14 +95,14 @@ def test_running_baseline_is_the_recursion_from_the_first_cost_and_used_before_i
 
 
 def test_partners_are_compared_with_the_same_running_baseline():
-    a, _ = advantages(TotalCost("running", rate=0.5), totals(COSTS, ParameterNoise(3, 0.1)))
+    a, _ = advantages(TotalCost(Running(0.5)), totals(COSTS, ParameterNoise(3, 0.1)))
     means = COSTS.reshape(3, 2).mean(1)
     before = [means[0], means[0], (means[1] + means[0]) / 2]
     np.testing.assert_allclose(a, COSTS - np.repeat(before, 2), atol=1e-12)
 
 
 def test_running_baseline_of_each_stage_goes_on_where_it_was():
-    credit = CostToGo("running", rate=0.3)
+    credit = CostToGo(Running(0.3))
     state, b, expected, got = None, np.full(3, np.nan), [], []
     for seed in (0, 1):
         given = stages(4, 3, seed)
@@ -116,7 +116,7 @@ def test_running_baseline_of_each_stage_goes_on_where_it_was():
 
 
 def test_stages_that_nobody_reached_leave_their_running_baseline_alone():
-    credit = CostToGo("running", rate=0.3)
+    credit = CostToGo(Running(0.3))
     given = stages(2, 3, lengths=[2, 1])
     _, state = advantages(credit, given, horizon=5)
     assert np.isnan(state.baseline).tolist() == [False, False, True, True, True]
@@ -186,7 +186,7 @@ def test_least_variance_baseline_of_a_rollout_does_not_depend_on_its_own_cost():
 
 
 def test_least_variance_baseline_remembers_earlier_updates():
-    credit, rate = CostToGo("least_variance", rate=0.3), 0.3
+    credit, rate = CostToGo(LeastVariance(0.3)), 0.3
     first, second = stages(6, 3), stages(6, 3, seed=1)
     _, state = advantages(credit, first, horizon=3)
     a, _ = advantages(credit, second, state)
@@ -257,7 +257,7 @@ def test_rollouts_that_pay_the_same_at_other_times_are_told_apart():
     came, *_ = stages(n, horizon)
     came = came._replace(costs=jnp.asarray(costs), mask=jnp.asarray(mask))
     given = came, PolicyScore.of(POLICY, came), ActionNoise(n)
-    for baseline in STAGE_BASELINES:
+    for baseline in serving("to_go"):
         credit = CostToGo(baseline, discounting=(0.9, 1.0))
         a, _ = advantages(credit, given, horizon=horizon)
         assert np.abs(a).max() > 0.01, baseline
@@ -319,7 +319,7 @@ def test_the_charge_that_is_learned_from_counts_held_stages():
     np.testing.assert_allclose(a, to_go(np.asarray(came.costs) + charged) * np.asarray(came.mask), rtol=1e-6)
 
 
-@pytest.mark.parametrize("baseline", STAGE_BASELINES)
+@pytest.mark.parametrize("baseline", serving("to_go"))
 def test_what_all_rollouts_pay_may_be_taken_off_beforehand(baseline):
     given, level = stages(12, 4), jnp.asarray([3.0, 1.0, 2.0, 5.0])
     credit = CostToGo(baseline)
@@ -333,7 +333,7 @@ def test_what_all_rollouts_pay_may_be_taken_off_beforehand(baseline):
 
 
 @pytest.mark.parametrize("two_sided", [True, False])
-@pytest.mark.parametrize("baseline", [name for name in TOTAL_BASELINES if name != "reference"])
+@pytest.mark.parametrize("baseline", [name for name in serving("total") if name != "reference"])
 def test_a_memory_of_totals_follows_their_level(baseline, two_sided):
     """Three updates, each with costs of another level; in pairs a common cost cancels by itself."""
     explore = ParameterNoise(3 if two_sided else 6, 0.1, two_sided=two_sided)
@@ -424,7 +424,7 @@ def test_equal_costs_teach_nothing(credit, constant):
 
 @pytest.mark.parametrize("credit", [TotalCost, CostToGo])
 def test_unknown_baselines_are_refused(credit):
-    with pytest.raises(ValueError, match="baseline is 'median'; use one of none"):
+    with pytest.raises(ValueError, match="baseline is 'median'; use one of least_variance"):
         credit("median")
 
 
@@ -560,20 +560,20 @@ def test_the_network_learns_the_cost_to_go_of_observation_and_time():
 
 
 def test_another_unit_of_cost_leaves_what_the_network_predicts():
-    state = value_network.init(2, 4)
-    given, fit = stages(30, 4), jax.jit(value_network.fit, static_argnums=4)
+    state = network.init(2, 4)
+    given, fit = stages(30, 4), jax.jit(network.fit, static_argnums=4)
     o, weight = given[0].observations, jnp.ones((30, 4))
     state = fit(state, o, given[0].costs, weight, True)
-    before, _ = value_network.predicted(state, o, None)
+    before, _ = network.predicted(state, o, None)
     frozen = state._replace(fits=jnp.asarray(3))
     # a fit whose targets are what is predicted already, in another spread, has little to correct
-    after, _ = value_network.predicted(fit(frozen, o, 5.0 + 100.0 * before, weight, True), o, None)
+    after, _ = network.predicted(fit(frozen, o, 5.0 + 100.0 * before, weight, True), o, None)
     assert np.corrcoef(np.ravel(before), np.ravel(after))[0, 1] > 0.9
 
 
 def test_stages_that_do_not_count_teach_the_network_nothing():
-    state, given = value_network.init(2, 4), stages(10, 4)
-    o, weight, fit = given[0].observations, jnp.ones((10, 4)).at[3].set(0), jax.jit(value_network.fit, static_argnums=4)
+    state, given = network.init(2, 4), stages(10, 4)
+    o, weight, fit = given[0].observations, jnp.ones((10, 4)).at[3].set(0), jax.jit(network.fit, static_argnums=4)
     one = fit(state, o, given[0].costs, weight, True)
     other = fit(state, o.at[3].add(5.0), given[0].costs.at[3].set(1e6), weight, True)
     jax.tree.map(np.testing.assert_array_equal, one, other)

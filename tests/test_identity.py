@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from policysearch import Euclidean, LearningRate, Method, Parameters, Search, Specification, TotalCost
+from policysearch.core.baselines.running import Running
 from policysearch.core.explore import ParameterNoise
 from policysearch.core.identity import described, differences
 from policysearch.core.step import Optimizer
@@ -14,7 +15,7 @@ from policysearch.core.step import Optimizer
 
 def composed(std=(0.1, 0.2), step=None, rate=0.1):
     step = Optimizer(optax.sgd(0.1), preconditions=False) if step is None else step
-    return Method(ParameterNoise(2, jnp.asarray(std)), TotalCost("running", rate=rate), Euclidean(), step)
+    return Method(ParameterNoise(2, jnp.asarray(std)), TotalCost(Running(rate)), Euclidean(), step)
 
 
 def scheduled(first):
@@ -23,7 +24,7 @@ def scheduled(first):
 
 OTHERS = {
     "explore.std was": composed(std=(5.0, 5.0)),
-    "credit.rate was 0.1 and is 0.9": composed(rate=0.9),
+    "credit.baseline.rate was 0.1 and is 0.9": composed(rate=0.9),
     "step_size was -0.1 and is -10.0": composed(step=Optimizer(optax.sgd(10.0), preconditions=False)),
     "trace": composed(step=Optimizer(optax.sgd(0.1, momentum=0.9), preconditions=False)),
     "step was Optimizer and is LearningRate": composed(step=LearningRate(0.1)),

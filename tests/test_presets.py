@@ -44,5 +44,5 @@ def test_where_a_fall_ends_the_rollout_the_natural_gradient_explores_more_and_pr
     assert [(one.method.kl, one.method.gae_lambda) for one in found.values()] == [(0.05, 0.97)] * 2 + [(0.01, 0.99)]
     assert [one.policy.kind for one in found.values()] == ["rbf", "linear", "linear"]
     with Search("Hopper-v5", found["Hopper-v5"].method, policy=found["Hopper-v5"].policy) as hopper:
-        assert (hopper.method.credit.baseline, hopper.method.credit.bootstrap) == ("network", True)
+        assert (hopper.method.credit.baseline.name, hopper.method.credit.bootstrap) == ("network", True)
     assert preset("paper", "natural_gradient", "Hopper-v5", policy={"std": 0.3}).policy.std == 0.3

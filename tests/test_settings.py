@@ -18,7 +18,7 @@ def test_every_method_has_defaults_and_knows_its_name(name):
     [
         (lambda: GPOMDP(rollouts=0), "rollouts is 0; it must be a whole number at least 1"),
         (lambda: GPOMDP(rollouts=2.5), "rollouts is 2.5; it must be a whole number"),
-        (lambda: GPOMDP(baseline="median"), "baseline is 'median'; it must be one of none, running"),
+        (lambda: GPOMDP(baseline="median"), "baseline is 'median'; it must be one of least_variance, leave_one_out"),
         (lambda: GPOMDP(kl=-0.1), "kl is -0.1; it must be a number above 0"),
         (lambda: GPOMDP(kl=float("nan")), "kl is nan"),
         (lambda: ARS(std=float("inf")), "std is inf; it must be a number above 0"),

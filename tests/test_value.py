@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from policysearch import ActionNoise, CostToGo, Euclidean, LearningRate, LinearGaussian, Method
-from policysearch.core import value
+from policysearch.core.baselines import value
+from policysearch.core.baselines._base import End
+from policysearch.core.baselines.value import fitted
 from policysearch.core.rollouts import Rollouts
-from policysearch.core.value import fitted
 
 FIT = jax.jit(lambda *given: fitted(*given)[0])
 
@@ -81,7 +82,7 @@ def walk(a, noise, gamma, T, n, seed):
     for k in reversed(range(T)):
         to_go[:, k] = x[:, k] ** 2 + gamma * to_go[:, k + 1]
     single = lambda array: jnp.asarray(array, jnp.float32)  # noqa: E731
-    end = value.End(single(x[:, T:]), jnp.ones(n, jnp.float32), single(gamma))
+    end = End(single(x[:, T:]), jnp.ones(n, jnp.float32), single(gamma))
     return single(x[:, :T, None]), single(to_go[:, :T]), end
 
 

@@ -11,22 +11,13 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from policysearch.core import baselines, value, value_network
-from policysearch.core.explore import Layout, choice, positive, positive_number
+from policysearch.core import baselines
+from policysearch.core.baselines._base import Baseline, End, Predictor, Sample, differ, spread
+from policysearch.core.explore import Explore, Layout, positive, positive_number, share
 from policysearch.core.rollouts import OK, Rollouts
 from policysearch.core.score import PolicyScore, Score
-
-#: baselines of a total cost
-TOTAL_BASELINES = ("none", "reference", "running", "mean", "leave_one_out", "least_variance")
-#: baselines of a cost-to-go
-STAGE_BASELINES = ("none", "running", "mean", "per_stage_mean", "leave_one_out", "least_variance", "value", "network")
-#: those that predict costs from observations
-PREDICTING = ("value", "network")
-#: those of a cost-to-go that absorb what all rollouts pay at a stage, and remember nothing of it
-ABSORBING = ("per_stage_mean", "leave_one_out", "value")
 
 #: least share of its last value that the divisor of normalised costs keeps
 SLOWEST_FALL = 0.95
@@ -46,32 +37,48 @@ class Credit(eqx.Module):
         """State that must persist between updates, for rollouts of `horizon` stages with `size` observations."""
         return ()
 
+    def refuse(self, explore: Explore) -> str:
+        """Why it cannot go with the trials of an explorer; "" if it can."""
+        return ""
+
     @abc.abstractmethod
     def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
         """Advantages, the next state, and what is worth reporting."""
+
+
+def _baseline(given: str | Baseline) -> Baseline:
+    return baselines.named(given)() if isinstance(given, str) else given
+
+
+def _check_baseline(given: Baseline, kind: str) -> None:
+    """Raise ValueError for a baseline that does not serve this kind of cost."""
+    if not isinstance(given, Baseline):
+        raise TypeError(f"baseline is a {type(given).__name__}; give a name or a Baseline.")
+    if kind not in given.serves:
+        what = "a total cost" if kind == "total" else "a cost-to-go"
+        known = ", ".join(baselines.serving(kind))
+        raise ValueError(f"baseline is {given.name!r}, which does not serve {what}; use one of {known}.")
 
 
 class TotalCost(Credit):
     """Total cost of a rollout less a baseline: REINFORCE, weight perturbation, finite differences.
 
     Args:
-        baseline: "none"; "reference": the cost of θ itself, (18.20); "running": (18.25), used before it is updated and
-            started from the first measured cost; "mean": of the batch, which shrinks the estimate by exactly 1 − 1/n;
-            "leave_one_out": mean of the other pairs; "least_variance": the number for which the gradient's covariance
-            has the least trace, from the other pairs and earlier updates (see `baselines.Moments`).
-        rate: at which running and least_variance forget, 0 to 1.
+        baseline: a name or a `Baseline`, with numbers of its own. "none"; "reference": the cost of θ itself, (18.20);
+            "running": (18.25), used before it is updated and started from the first measured cost; "mean": of the
+            batch, which shrinks the estimate by exactly 1 − 1/n; "leave_one_out": mean of the other pairs;
+            "least_variance": the number for which the gradient's covariance has the least trace, from the other pairs
+            and earlier updates.
         normalise: divide by the standard deviation of the batch's costs, so that their unit does not matter; the
             divisor falls by at most 5 % an update, so that steps still shrink as the cost flattens.
     """
 
-    baseline: str = eqx.field(static=True, default="leave_one_out")
-    rate: ArrayLike = eqx.field(converter=jnp.asarray, default=0.1)
+    baseline: Any = eqx.field(converter=_baseline, default="leave_one_out")
     normalise: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        """Refuse unknown baselines."""
-        choice("baseline", self.baseline, TOTAL_BASELINES)
-        _share("rate", self.rate)
+        """Refuse baselines that do not serve a total cost."""
+        _check_baseline(self.baseline, "total")
 
     @property
     def per_stage(self) -> bool:
@@ -80,47 +87,26 @@ class TotalCost(Credit):
 
     def init(self, horizon: int, size: int = 0) -> Any:
         """What the baseline remembers, and the divisor."""
-        memory: Any = ()
-        if self.baseline == "running":
-            memory = baselines.Running(jnp.full((), jnp.nan), jnp.zeros(()))
-        elif self.baseline == "least_variance":
-            memory = baselines.Moments(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
-        return memory, jnp.zeros(()) if self.normalise else ()
+        return self.baseline.init((), size), jnp.zeros(()) if self.normalise else ()
+
+    def refuse(self, explore: Explore) -> str:
+        """What the baseline refuses."""
+        return self.baseline.refuse(explore)
 
     def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
         """Advantages (n,)."""
         total, (memory, divisor) = rollouts.costs.sum(1), state
         level = jnp.zeros(()) if rollouts.level is None else rollouts.level.sum()
-        pair, counted = jnp.asarray(layout.pair), score.counted
-        weight = counted.astype(total.dtype)
-        info: Info = {}
-        if self.baseline == "none":
-            # what all rollouts pay cancels in pairs; else it is part of the estimate, as noise
-            baseline = jnp.zeros(()) if layout.antithetic else -level
-        elif self.baseline == "reference":
-            baseline, found = baselines.reference(total, rollouts.used, layout)
-            weight = weight * found
-        elif self.baseline == "running":
-            baseline, memory = baselines.running(total, weight, layout, memory.at(level), jnp.asarray(self.rate))
-        elif self.baseline == "mean":
-            baseline = (weight * total).sum() / jnp.maximum(weight.sum(), 1)
-        elif self.baseline == "leave_one_out":
-            baseline, others = baselines.leave_pair_out(total, weight, pair, layout.pairs)
-            weight = weight * (others > 0)
-        else:
-            memory = memory.at(level)
-            with_costs = score.group_gradients(weight * total, layout.pairs)
-            alone = score.group_gradients(weight, layout.pairs)
-            numerator, denominator = (with_costs * alone).sum(1), (alone * alone).sum(1)
-            baseline = memory.ratio(numerator.sum() - numerator, denominator.sum() - denominator)[pair]
-            memory = memory.after(numerator.sum(), denominator.sum(), jnp.asarray(self.rate))
-        info["baseline"] = (weight * baseline).sum() / jnp.maximum(weight.sum(), 1)
+        counted = score.counted
+        sample = Sample(total, counted.astype(total.dtype), level, rollouts, score, layout)
+        baseline, weight, memory = self.baseline(sample, memory)
+        info: Info = {"baseline": (weight * baseline).sum() / jnp.maximum(weight.sum(), 1)}
         # trials of θ itself have no advantage, but tell whether the others differ from it
         compared = counted | (jnp.asarray(layout.reference) & rollouts.used)
-        a = jnp.where(baselines.differ(total, compared.astype(total.dtype)), weight * (total - baseline), 0.0)
+        a = jnp.where(differ(total, compared.astype(total.dtype)), weight * (total - baseline), 0.0)
         if self.normalise:
-            spread = baselines.spread(total, compared)
-            divisor = jnp.maximum(jnp.where(jnp.isfinite(spread), spread, 0.0), SLOWEST_FALL * divisor)
+            std = spread(total, compared)
+            divisor = jnp.maximum(jnp.where(jnp.isfinite(std), std, 0.0), SLOWEST_FALL * divisor)
             a = jnp.where(divisor > 0, a / jnp.where(divisor > 0, divisor, 1.0), 0.0)
         return a, (memory, divisor), info
 
@@ -166,13 +152,12 @@ class CostToGo(Credit):
     """Discounted cost-to-go less a baseline, a row per stage: the causal form (18.16), GPOMDP.
 
     Args:
-        baseline: "none"; "running": one number per stage, used before it is updated; "mean": one number, that of
-            all costs-to-go; "per_stage_mean"; "leave_one_out": per stage, the mean of the other rollouts;
-            "least_variance": per stage, the mean weighted by the squared length of the score, from the other rollouts
-            and earlier updates (see `baselines.Moments`); "value": a function of observation and time, fitted to the
-            others (see `value`); "network": a small network of them, used before it is fitted to the batch (see
-            `value_network`). Means that include the sample bias by O(1/n).
-        rate: at which running and least_variance forget, 0 to 1.
+        baseline: a name or a `Baseline`, with numbers of its own. "none"; "running": one number per stage, used before
+            it is updated; "mean": one number, that of all costs-to-go; "per_stage_mean"; "leave_one_out": per stage,
+            the mean of the other rollouts; "least_variance": per stage, the mean weighted by the squared length of the
+            score, from the other rollouts and earlier updates; "value": a function of observation and time, fitted to
+            the others; "network": a small network of them, used before it is fitted to the batch. Means that include
+            the sample bias by O(1/n).
         normalise: divide by the standard deviation of the batch's advantages.
         discounting: (γ, λ), or None for neither: γ discounts the costs that follow, on top of the task's own discount;
             λ is that of generalised advantage estimation (Schulman et al. 2016), which leans on the value baseline as
@@ -183,8 +168,7 @@ class CostToGo(Credit):
         saturation: a `Saturation` that is added to the costs that are learned from, not to those that are reported.
     """
 
-    baseline: str = eqx.field(static=True, default="leave_one_out")
-    rate: ArrayLike = eqx.field(converter=jnp.asarray, default=0.1)
+    baseline: Any = eqx.field(converter=_baseline, default="leave_one_out")
     normalise: bool = eqx.field(static=True, default=False)
     discounting: Any = eqx.field(converter=_pair, default=None)
     bootstrap: bool = eqx.field(static=True, default=False)
@@ -194,25 +178,24 @@ class CostToGo(Credit):
 
     def __check_init__(self):
         """Refuse unknown baselines, and discounts that mean nothing or that nothing can carry."""
-        choice("baseline", self.baseline, STAGE_BASELINES)
-        _share("rate", self.rate)
+        _check_baseline(self.baseline, "to_go")
         if self.saturation is not None:
             positive_number("weight of saturation", self.saturation.weight)
             positive_number("half_range of saturation", self.saturation.half_range)
-        if self.bootstrap and (self.discounting is None or self.baseline not in PREDICTING):
+        if self.bootstrap and (self.discounting is None or not self.baseline.predicts):
             raise ValueError(
-                f"bootstrap with baseline {self.baseline!r} and discounting {self.discounting}: what follows the "
+                f"bootstrap with baseline {self.baseline.name!r} and discounting {self.discounting}: what follows the "
                 "horizon is predicted by the baseline value or network, and discounted by discounting=(γ, λ)."
             )
         if self.discounting is not None:
             if len(self.discounting) != 2:
                 raise ValueError(f"discounting is {self.discounting}; give (γ, λ).")
             for name, value in zip(("γ", "λ"), self.discounting, strict=True):
-                _share(name, value)
+                share(name, value)
             decay = self.discounting[1]
-            if self.baseline not in PREDICTING and not isinstance(decay, jax.core.Tracer) and decay != 1:
+            if not self.baseline.predicts and not isinstance(decay, jax.core.Tracer) and decay != 1:
                 raise ValueError(
-                    f"λ is {decay} with baseline {self.baseline!r}; below 1 it needs 'value' or 'network'."
+                    f"λ is {decay} with baseline {self.baseline.name!r}; below 1 it needs 'value' or 'network'."
                 )
 
     @property
@@ -222,17 +205,15 @@ class CostToGo(Credit):
 
     def init(self, horizon: int, size: int = 0) -> Any:
         """What the baseline remembers of each stage; or the network."""
-        if self.baseline == "network":
-            return value_network.init(size, horizon)
-        if self.baseline == "running":
-            return baselines.Running(jnp.full(horizon, jnp.nan), jnp.zeros(()))
-        if self.baseline == "least_variance":
-            return baselines.Moments(jnp.zeros(horizon), jnp.zeros(horizon), jnp.zeros(()))
-        return ()
+        return self.baseline.init((horizon,), size)
+
+    def refuse(self, explore: Explore) -> str:
+        """What the baseline refuses."""
+        return self.baseline.refuse(explore)
 
     def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
         """Advantages (n, T)."""
-        if rollouts.level is not None and self.baseline not in ABSORBING:
+        if rollouts.level is not None and not self.baseline.absorbs:
             rollouts = rollouts._replace(costs=rollouts.costs + jnp.where(rollouts.mask, rollouts.level, 0.0))
         if self.saturation is not None:
             if not isinstance(score, PolicyScore):
@@ -240,31 +221,14 @@ class CostToGo(Credit):
             charged = jnp.where(rollouts.mask, self.saturation.costs(score.actions, rollouts.held), 0.0)
             rollouts = rollouts._replace(costs=rollouts.costs + charged)
         costs = rollouts.costs
-        T = costs.shape[1]
         to_go = jax.lax.cumsum(costs, axis=1, reverse=True)
         if self.discounting is not None:
             to_go = _discounted(costs, self.discounting[0])
         weight = (rollouts.mask & score.counted[:, None]).astype(costs.dtype)
-        pair = jnp.asarray(layout.pair)
-        if self.baseline in PREDICTING:
-            return self._predicted(rollouts, score, pair, to_go, weight, state)
-        if self.baseline == "none":
-            baseline = jnp.zeros(())
-        elif self.baseline == "running":
-            baseline, head = baselines.running(to_go, weight, layout, state.head(T), jnp.asarray(self.rate))
-            state = state.with_head(head)
-        elif self.baseline == "mean":
-            baseline = (weight * to_go).sum() / jnp.maximum(weight.sum(), 1)
-        elif self.baseline == "per_stage_mean":
-            baseline = (weight * to_go).sum(0) / jnp.maximum(weight.sum(0), 1)
-        elif self.baseline == "leave_one_out":
-            baseline, _ = baselines.leave_pair_out(to_go, weight, pair, layout.pairs)
-        else:
-            squares = weight * score.squares()
-            sums, whole = (jnp.sum(x, 0) for x in (squares * to_go, squares))
-            head = state.head(T)
-            baseline = head.ratio(sums - squares * to_go, whole - squares)
-            state = state.with_head(head.after(sums, whole, jnp.asarray(self.rate)))
+        sample = Sample(to_go, weight, jnp.zeros(()), rollouts, score, layout)
+        if isinstance(self.baseline, Predictor):
+            return self._predicted(sample, self.baseline, state)
+        baseline, weight, state = self.baseline(sample, state)
         a = self._scaled(weight * (to_go - baseline), to_go, weight)
         first = jnp.broadcast_to(baseline, to_go.shape)[:, 0]
         return a, state, {"baseline": jnp.mean(first)}
@@ -278,12 +242,11 @@ class CostToGo(Credit):
             n = jnp.maximum(weight.sum(), 1)
             spread = jnp.sqrt((weight * (a - a.sum() / n) ** 2).sum() / n)
             a = a / jnp.where(spread > 0, spread, 1.0)
-        return jnp.where(baselines.differ(outcome, weight), a, 0.0)
+        return jnp.where(differ(outcome, weight), a, 0.0)
 
-    def _predicted(
-        self, rollouts: Rollouts, score: Score, pair: Array, to_go: Array, weight: Array, state: Any
-    ) -> tuple[Array, Any, Info]:
+    def _predicted(self, sample: Sample, predictor: Predictor, state: Any) -> tuple[Array, Any, Info]:
         """Advantages by a baseline that predicts costs from observations: V_k of stage k, V_L after the last one."""
+        to_go, weight, rollouts, score = sample.outcome, sample.weight, sample.rollouts, sample.score
         if not isinstance(score, PolicyScore):
             raise TypeError("A value baseline needs the observations of sampled actions; perturbed rollouts have none.")
         costs, scaled = rollouts.costs, score.policy.scaling or (lambda o: o)
@@ -298,17 +261,13 @@ class CostToGo(Credit):
             cut = (rollouts.outcome == OK) & (weight.sum(1) > 0)
             if rollouts.terminated is not None:
                 cut = cut & ~rollouts.terminated
-            end = value.End(scaled(rollouts.last), cut.astype(costs.dtype), jnp.asarray(gamma, costs.dtype))
-        if self.baseline == "value":
-            baseline, after = value.fitted(observations, to_go, weight, pair % value.FOLDS, end)
-        else:
-            baseline, after = value_network.predicted(state, observations, end)
+            end = End(scaled(rollouts.last), cut.astype(costs.dtype), jnp.asarray(gamma, costs.dtype))
+        baseline, after = predictor.predict(sample, observations, end, state)
         if self.discounting is None:
             a = weight * (to_go - baseline)
         else:
             a = weight * _discounted(self._differences(costs, weight, baseline, after), gamma * decay)
-        if self.baseline == "network":
-            state = value_network.fit(state, observations, a + baseline, weight, end is None)
+        state = predictor.learn(sample, observations, a + baseline, end, state)
         left = jax.lax.cumsum(weight, axis=1, reverse=True)
         outcome = to_go + gamma**left * after[:, None]
         return self._scaled(a, outcome, weight), state, {"baseline": jnp.mean(baseline[:, 0])}
@@ -349,7 +308,7 @@ class TopPairs(Credit):
         rank = jnp.argsort(jnp.argsort(best))
         chosen = score.counted & (rank[pair] < top)
         share = chosen.sum() / score.count
-        a = jnp.where(chosen, total, 0.0) / baselines.spread(total, chosen) / jnp.maximum(share, 1e-12)
+        a = jnp.where(chosen, total, 0.0) / spread(total, chosen) / jnp.maximum(share, 1e-12)
         return a, state, {"baseline": jnp.zeros(())}
 
 
@@ -407,10 +366,3 @@ def _discounted(values: Float[Array, "n T"], discount: ArrayLike) -> Float[Array
         return total, total
 
     return jax.lax.scan(add, jnp.zeros_like(values[:, 0]), values.T, reverse=True)[1].T
-
-
-def _share(name: str, value: ArrayLike) -> None:
-    """Raise ValueError unless `value` lies above 0 and at most at 1."""
-    positive_number(name, value)
-    if not isinstance(value, jax.core.Tracer) and np.any(np.asarray(value) > 1):
-        raise ValueError(f"{name} is {np.asarray(value).tolist()}; it must lie above 0 and at most at 1.")

@@ -320,6 +320,13 @@ def positive_number(name: str, value: ArrayLike, infinite: bool = False, zero: b
         raise ValueError(f"{name} is {numbers.tolist()}; it must be {sign}{'' if infinite else ' and finite'}.")
 
 
+def share(name: str, value: ArrayLike) -> None:
+    """Raise ValueError unless `value` lies above 0 and at most at 1."""
+    positive_number(name, value)
+    if not isinstance(value, jax.core.Tracer) and np.any(np.asarray(value) > 1):
+        raise ValueError(f"{name} is {np.asarray(value).tolist()}; it must lie above 0 and at most at 1.")
+
+
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:

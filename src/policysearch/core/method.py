@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from policysearch.core import normalize, quality
-from policysearch.core.credit import CentredRanks, Credit, Elites, Info, TopPairs
+from policysearch.core.credit import CentredRanks, CostToGo, Credit, Elites, Info, TopPairs, TotalCost
 from policysearch.core.direction import Direction, Euclidean, LeastSquares, Natural
 from policysearch.core.explore import Coordinates, Explore, Layout, ParameterNoise
 from policysearch.core.policies import Parameters, Policy
@@ -208,7 +208,7 @@ class Method(eqx.Module):
 def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -> str:
     """Why the four parts do not make a method; "" if they do."""
     parameter = explore.space == "parameter"
-    baseline = getattr(credit, "baseline", "")
+    baseline = credit.baseline.name if isinstance(credit, (TotalCost, CostToGo)) else ""
     if parameter and credit.per_stage:
         return (
             "Parameter noise gives one score row per rollout; cost-to-go needs one per stage. Use TotalCost, or "
@@ -249,24 +249,11 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
         )
     if isinstance(credit, TopPairs) and not (isinstance(explore, ParameterNoise) and explore.two_sided):
         return "Best pairs need antithetic pairs: ParameterNoise(two_sided=True)."
-    reference = getattr(explore, "reference", "none") != "none" or (
-        isinstance(explore, Coordinates) and not explore.central
-    )
-    if baseline == "reference" and not reference:
-        return (
-            "A reference baseline needs trials of θ: ParameterNoise(reference='one' or 'each'), or forward differences."
-        )
     if isinstance(explore, Coordinates) and (baseline not in ("reference", "none") or isinstance(credit, CentredRanks)):
         return "Finite differences compare with g(θ) (forward: 'reference') or with the partner (central: 'none')."
     if isinstance(explore, Coordinates) and not explore.central and baseline != "reference":
         return "Forward differences compare with g(θ): TotalCost(baseline='reference')."
-    pairs = getattr(explore, "directions", None) or getattr(explore, "rollouts", None)
-    if baseline in ("leave_one_out", "mean", "per_stage_mean") and pairs == 1:
-        return (
-            f"Baseline {baseline!r} of a single sample is the sample itself or nothing. Ask for at least 2, or use "
-            "'running' or 'reference'."
-        )
-    return ""
+    return credit.refuse(explore)
 
 
 def _observations(policy: Policy) -> int:

@@ -60,6 +60,22 @@ class PolicySettings(Settings, frozen=True):
     without a constant the root mean square (rms)"""
 
 
+def choices(hint: Any) -> tuple[str, ...]:
+    """The words that a setting of this type may be; () where it is not one of a few words.
+
+    Example:
+        >>> choices(Literal["one", "two"] | None)
+        ('one', 'two')
+    """
+    if type(None) in typing.get_args(hint):
+        hint = next(argument for argument in typing.get_args(hint) if argument is not type(None))
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return tuple((typing.get_args(hint)[1].extra or {}).get("one of", ()))
+    return ()
+
+
 def allowed(hint: Any) -> str:
     """What a setting of this type may be, in words.
 
@@ -71,14 +87,14 @@ def allowed(hint: Any) -> str:
     if type(None) in arguments:
         return allowed(next(argument for argument in arguments if argument is not type(None)))
     origin = typing.get_origin(hint)
-    if origin is Literal:
-        return f"one of {', '.join(arguments)}"
+    if words := choices(hint):
+        return f"one of {', '.join(words)}"
     if origin is tuple:
         return f"a sequence, each entry {allowed(arguments[0])}"
     if origin is not Annotated:
         return {bool: "true or false", int: "a whole number", float: "a finite number"}[hint]
     kind, limits = arguments
-    words = [
+    bounds = [
         f"{word} {limit:g}"
         for word, limit in (
             ("above", limits.gt),
@@ -89,7 +105,7 @@ def allowed(hint: Any) -> str:
         # the largest numbers are there to keep infinity out
         if limit is not None and limit < 1e300
     ]
-    return f"{'a whole number' if kind is int else 'a number'} {', '.join(words)}"
+    return f"{'a whole number' if kind is int else 'a number'} {', '.join(bounds)}"
 
 
 def checked(struct: type[Settings], options: dict[str, Any], noun: str) -> Any:

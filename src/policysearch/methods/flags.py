@@ -9,12 +9,12 @@ import inspect
 import types
 import typing
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
 from policysearch.core import grammar
-from policysearch.core.settings import PolicySettings, Settings, allowed
+from policysearch.core.settings import PolicySettings, Settings, allowed, choices
 from policysearch.methods.settings import METHODS
 
 #: fields whose flag has another name
@@ -67,7 +67,7 @@ def add(
             elif typing.get_origin(hint) is tuple:
                 parser.add_argument(f"--{flag}", nargs="+", metavar="N", **options)
             else:
-                parser.add_argument(f"--{flag}", metavar=_metavar(hint), **options)
+                parser.add_argument(f"--{flag}", metavar=_metavar(hints[field.name]), **options)
 
 
 def given(arguments: argparse.Namespace, struct: type[Settings]) -> dict[str, Any]:
@@ -121,9 +121,9 @@ def _plain(hint: Any) -> Any:
 
 
 def _metavar(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "|".join(typing.get_args(hint))
-    return "N" if hint is int else "X"
+    if names := choices(hint):
+        return "|".join(names)
+    return "N" if _plain(hint) is int else "X"
 
 
 def _words(value: Any) -> str:

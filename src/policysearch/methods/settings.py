@@ -10,15 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import msgspec
 from msgspec import Meta
 
+from policysearch.core import baselines
 from policysearch.core.settings import Count, NonNegative, Positive, Settings, Share, checked, unknown
 from policysearch.methods.rule import Problem
 
 Shape = Literal["gaussian", "sphere", "rademacher", "orthogonal"]
-TotalBaseline = Literal["none", "running", "mean", "leave_one_out", "least_variance"]
-StageBaseline = Literal[
-    "none", "running", "mean", "per_stage_mean", "leave_one_out", "least_variance", "value", "network"
-]
-PerturbationBaseline = Literal["none", "reference", "running", "mean", "leave_one_out"]
+#: a name of `baselines`; one that does not serve the costs of a method is refused when the method is built
+Baseline = Annotated[str, Meta(pattern=f"^({'|'.join(baselines.NAMES)})$", extra={"one of": baselines.NAMES})]
 
 #: baselines that predict costs from observations
 PREDICTING = ("value", "network")
@@ -101,7 +99,7 @@ class WeightPerturbation(MethodSettings, frozen=True):
     """distribution of the perturbation; each has covariance σ²I"""
     two_sided: bool = True
     """try θ − β as well as θ + β"""
-    baseline: PerturbationBaseline | None = None
+    baseline: Baseline | None = None
     """none for two-sided perturbations, leave_one_out for one-sided"""
     common_random_numbers: bool | None = None
     """partners share their seed; on where the task can repeat one"""
@@ -222,7 +220,7 @@ class SampledActions(MethodSettings, frozen=True):
 class Advantages(SampledActions, frozen=True):
     """What methods share that weigh each action by the cost that follows it."""
 
-    baseline: StageBaseline | None = None
+    baseline: Baseline | None = None
     """subtracted from the cost-to-go: value, or network on simulators with a long horizon"""
     discount: Share | None = None
     """γ of the advantage: below 1 later costs count less, for less noise and some bias"""
@@ -249,7 +247,7 @@ class Advantages(SampledActions, frozen=True):
 class Reinforce(SampledActions, frozen=True):
     """Likelihood-ratio gradient with total costs (18.16 with the full inner sum; Williams 1992)."""
 
-    baseline: TotalBaseline = "leave_one_out"
+    baseline: Baseline = "leave_one_out"
     """subtracted from the total cost"""
 
 
@@ -287,7 +285,7 @@ class TRPO(NaturalGradient, frozen=True):
     On long horizons it trades some bias for much less noise: see discount, gae_lambda and bootstrap.
     """
 
-    baseline: StageBaseline = "network"
+    baseline: Baseline = "network"
     """subtracted from the cost-to-go"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:

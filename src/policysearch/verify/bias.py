@@ -15,7 +15,8 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from policysearch.core.credit import STAGE_BASELINES, TOTAL_BASELINES, CostToGo, TotalCost
+from policysearch.core import baselines
+from policysearch.core.credit import CostToGo, TotalCost
 from policysearch.core.direction import Euclidean, LeastSquares
 from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.core.method import Method, State
@@ -92,14 +93,14 @@ def catalogue(problem: Problem) -> dict[tuple[str, str, str], Method]:
     gradient, rate = Euclidean(), LearningRate(1.0)
     if "action" in problem.spaces:
         noise = ActionNoise(ROLLOUTS)
-        for baseline in TOTAL_BASELINES:
+        for baseline in baselines.serving("total"):
             if baseline != "reference":
                 found["reinforce", "", baseline] = Method(noise, TotalCost(baseline), gradient, rate)
-        for baseline in STAGE_BASELINES:
+        for baseline in baselines.serving("to_go"):
             found["gpomdp", "", baseline] = Method(noise, CostToGo(baseline), gradient, rate)
     for shape in problem.shapes:
         # all laws one-sided, where a lopsided one would show; the Gaussian with all baselines
-        for baseline in TOTAL_BASELINES if shape == "gaussian" else ("leave_one_out",):
+        for baseline in baselines.serving("total") if shape == "gaussian" else ("leave_one_out",):
             reference = "each" if baseline == "reference" else "none"
             one = ParameterNoise(ROLLOUTS, problem.std, shape, two_sided=False, reference=reference)
             found["weight_perturbation", f"{shape}, one-sided", baseline] = Method(

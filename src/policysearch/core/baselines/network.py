@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from policysearch.core.baselines._base import End, Predictor, Sample
 from policysearch.core.initial import random_layers
-from policysearch.core.value import End
 
 #: units of the hidden layers; rows of a step of the fit, passes over the stages that count, and most steps
 HIDDEN, ROWS, PASSES, MOST_STEPS = (64, 64), 128, 10, 400
@@ -113,3 +113,28 @@ def fit(
     usable = jnp.any(alive) & jnp.all(jnp.isfinite(target * weight))
     new = State(layers, mean, std, state.fits + 1, state.horizon)
     return jax.tree.map(lambda x, y: jnp.where(usable, x, y).astype(y.dtype), new, state)
+
+
+class Network(Predictor):
+    """The cost-to-go of a stage by a small network, used before it is fitted to the batch."""
+
+    def init(self, shape: tuple[int, ...], observations: int) -> State:
+        """A network that predicts 0."""
+        return init(observations, shape[0])
+
+    def predict(
+        self, sample: Sample, observations: Float[Array, "n T p"], end: End | None, state: State
+    ) -> tuple[Float[Array, "n T"], Float[Array, " n"]]:
+        """See `predicted`."""
+        return predicted(state, observations, end)
+
+    def learn(
+        self,
+        sample: Sample,
+        observations: Float[Array, "n T p"],
+        target: Float[Array, "n T"],
+        end: End | None,
+        state: Any,
+    ) -> State:
+        """See `fit`."""
+        return fit(state, observations, target, sample.weight, end is None)

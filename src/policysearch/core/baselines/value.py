@@ -5,29 +5,18 @@ Cross-fitted: a rollout's baseline comes from the other folds and does not depen
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from policysearch.core.baselines._base import End, Predictor, Sample
+
 #: folds of the cross-fit; most observations for all products
 FOLDS, MOST_PRODUCTS = 5, 16
 #: penalty relative to the mean square of the features, and the share of it that the constant has
 RIDGE, CONSTANT = 1e-4, 1e-3
-
-
-class End(NamedTuple):
-    """How rollouts end that go on beyond their horizon.
-
-    observations: scaled, after the last stage, (n, p).
-    cut: 1 where the horizon cut the rollout, 0 where it ended by itself, (n,).
-    discount: γ per stage.
-    """
-
-    observations: Float[Array, "n p"]
-    cut: Float[Array, " n"]
-    discount: Float[Array, ""]
 
 
 def features(observations: Float[Array, "*b p"]) -> Float[Array, "*b f"]:
@@ -107,3 +96,15 @@ def fitted(
     own = (jnp.linalg.solve(gram, right[..., None])[..., 0] / scale)[fold]
     after = jnp.zeros(n, F.dtype) if end is None else end.cut * jnp.einsum("nf,nf->n", last, own)
     return jnp.einsum("ntf,nf->nt", F, own), after
+
+
+class Value(Predictor):
+    """The cost-to-go of a stage, fitted to the rollouts of the other folds."""
+
+    absorbs: ClassVar[bool] = True
+
+    def predict(
+        self, sample: Sample, observations: Float[Array, "n T p"], end: End | None, state: Any
+    ) -> tuple[Float[Array, "n T"], Float[Array, " n"]]:
+        """See `fitted`."""
+        return fitted(observations, sample.outcome, sample.weight, sample.pair % FOLDS, end)

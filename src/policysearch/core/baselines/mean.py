@@ -1,0 +1,19 @@
+"""The mean of the batch, the sample included: it shrinks the estimate by exactly 1 − 1/n."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from policysearch.core.baselines._base import Mean, Sample
+
+
+class BatchMean(Mean):
+    """One number: the mean of all outcomes."""
+
+    def __call__(self, sample: Sample, state: Any) -> tuple[Array, Array, Any]:
+        """The mean of what counts."""
+        weight = sample.weight
+        return (weight * sample.outcome).sum() / jnp.maximum(weight.sum(), 1), weight, state
