@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,10 @@ def main() -> None:
                     # killed after the last update: what is left is to write the result
                     if (folder / "policy.safetensors").exists() and code == 2:
                         break
+                    if "was never begun" in errors.read_text(errors="replace"):
+                        # killed before its first row: there is nothing to go on from, and `resume` says so
+                        shutil.rmtree(folder)
+                        continue
                     said = errors.read_text(errors="replace").strip().splitlines()[-3:]
                     raise SystemExit(f"{kind}: exit code {code} of {' '.join(words[3:])} after {kills} kills: {said}")
                 searches += 1
