@@ -55,7 +55,7 @@ def grid(*found, reward=False):
 def test_the_title_of_a_picture_tells_the_budget_in_words_and_whole(budget, words):
     task = Specification(name="a-task-of-a-name")
     found = msgspec.structs.replace(grid(cell("one", 0, [2.0, 1.0])), budget=budget, specification=task)
-    assert headline(found) == f"a-task-of-a-name, {words} a search"
+    assert headline(found) == f"a-task-of-a-name, {words} per search"
 
 
 # statistics
