@@ -110,7 +110,7 @@ def test_advice_on_shared_seeds_and_on_bias():
     assert "Clearest: weight_perturbation, two-sided, shared seeds" in said
     assert "shared seeds" in said
     assert "worth 8 times the rollouts of weight_perturbation" in said
-    assert "estimates another gradient" in said
+    assert "estimates a different gradient" in said
     assert "No estimator shows a signal" in advice([row("gpomdp", 0.01)])[0]
 
 

@@ -363,7 +363,7 @@ def test_a_policy_of_an_older_version_is_shown_with_what_its_task_knows(tmp_path
     (folder / "policy.safetensors").write_bytes(
         (Path(__file__).parent / "data/format1-linear.safetensors").read_bytes()
     )
-    with pytest.warns(UserWarning, match="knows no limits"):
+    with pytest.warns(UserWarning, match="records no limits"):
         text, _ = written(folder)
     assert "clipped to ±10 N;" in text
     assert "velocity [m/s]" in text

@@ -75,7 +75,7 @@ def test_clients_get_trials_of_their_own(capsys):
     ("arguments", "words"),
     [
         (["new"], "Give DIR and --parameters"),
-        (["new", "x", "--parameters", "kp"], "'kp' is no parameter"),
+        (["new", "x", "--parameters", "kp"], "'kp' is not a parameter"),
         (["new", "x", "--parameters", "kp=1:2"], "it must look like NAME=INITIAL"),
         (["new", "x", "--parameters", "kp=9:0:5"], "kp starts at 9, outside its bounds"),
         (["new", "x", "--parameters", "kp=1", "--scales", "ki=2"], "'ki' is not a known parameter"),

@@ -125,10 +125,10 @@ def test_the_machine_s_output_is_shown_on_request_and_never_among_json(capfd):
     ("arguments", "words"),
     [
         ([], "run what?"),
-        (["--", "echo", "{ki}"], "{ki} in echo '{ki}' is no parameter"),
+        (["--", "echo", "{ki}"], "{ki} in echo '{ki}' is not a parameter"),
         (["--", "./nothing"], "cannot be started"),
         (["--on-abort", "./safe.sh {kp}", "--", "true"], "--on-abort ./safe.sh {kp}: ./safe.sh does not exist"),
-        (["--on-abort", "echo {ki}", "--", "true"], "{ki} in echo '{ki}' is no parameter"),
+        (["--on-abort", "echo {ki}", "--", "true"], "{ki} in echo '{ki}' is not a parameter"),
         (["--on-abort", "", "--", "true"], "--on-abort is empty"),
         (["--veto", "no-such-command", "--", "true"], "no-such-command does not exist"),
         (["--veto", "./rig", "--", "true"], "./rig is not executable"),

@@ -1,6 +1,6 @@
 """`policysearch check`: every estimator and baseline against closed forms, on this machine. See `bias` and `estimands`.
 
-A row is a method on a problem: the mean of thousands of batches of ten rollouts must be what theory says it is.
+A row is a method on a problem: the mean of thousands of batches of ten rollouts must equal its theoretical value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: methods whose gradient is checked; the natural gradient and ARS rescale theirs
 METHODS = ("reinforce", "gpomdp", "weight_perturbation", "finite_differences")
 PROBLEMS = ("bandit", "bowl", "lqr-check", "lqr")
-#: what --quick leaves out takes most of the time
+#: what --quick runs; the rest takes most of the time
 QUICK = ("bandit", "bowl", "lqr-check")
 
 
@@ -45,14 +45,14 @@ def check(
         problems: names from `PROBLEMS`; None for all.
         batches: how many batches of each row; None for as many as a pilot run finds necessary.
         seed: of all random numbers.
-        scale: factor on every estimate, to see that a wrong one is found.
+        scale: factor on every estimate, to see that a wrong one is detected.
         on_row: called with each row as soon as it is known.
 
     Returns:
         The rows; those with a `complaint` failed.
 
     Raises:
-        ValueError: a name that is not known, or a method whose estimate has no known expectation.
+        ValueError: an unknown name, or a method whose estimate has no known expectation.
 
     Example:
         >>> rows = check(["reinforce"], ["bandit"], batches=2000)  # doctest: +SKIP
@@ -91,7 +91,7 @@ def check(
 
 
 def _fits(method: Method, problem: Any) -> bool:
-    """Whether what the method estimates on a problem is known."""
+    """Whether the method's estimand on a problem is known."""
     from policysearch.explore import Coordinates
 
     if method.space not in problem.spaces:
@@ -111,7 +111,7 @@ def main(given: list[str]) -> int:
     parser.add_argument("--problems", nargs="+", metavar="NAME", help=f"which of {', '.join(PROBLEMS)} [all]")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"which of {', '.join(METHODS)} [all]")
     parser.add_argument("--method", metavar="REF", help="a composed Method of your own, module:attr")
-    parser.add_argument("--batches", metavar="N", help="batches of ten rollouts a row [what 2 %% accuracy needs]")
+    parser.add_argument("--batches", metavar="N", help="batches of ten rollouts per row [enough for 2 %% accuracy]")
     parser.add_argument("--seed", metavar="S", help="of the random numbers [0]")
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -119,7 +119,7 @@ def main(given: list[str]) -> int:
     arguments, extras = parser.parse_known_args(given)
     flags.refuse_unknown(extras, parser)
     if arguments.method and arguments.methods:
-        raise ValueError("--method is a method of your own, --methods are names; give one of the two.")
+        raise ValueError("--method takes a method of your own, --methods takes names; give one of the two.")
     batches = shared.number("--batches", arguments.batches, int)
     seed = shared.number("--seed", arguments.seed, int) or 0
     shared.prepare_jax()
@@ -159,7 +159,7 @@ def _own(reference: str) -> Method:
 
 
 class _Progress:
-    """A line on a terminal that says what was checked last; nothing elsewhere."""
+    """A line on a terminal with the latest check; nothing elsewhere."""
 
     def __enter__(self) -> _Progress:
         from rich.console import Console
@@ -197,7 +197,7 @@ def _print(rows: Sequence[Row], complaints: Sequence[str]) -> None:
         table.add_row(
             row.problem, method, row.baseline, row.estimand, str(row.batches), f"{row.worst:.2f}", *quality, verdict
         )
-    # a table is not cut where nobody sees it
+    # without a terminal, the table is not cut to fit
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     coordinates = sum(len(row.z) for row in rows)
     least = min(row.probability for row in rows)
@@ -205,7 +205,7 @@ def _print(rows: Sequence[Row], complaints: Sequence[str]) -> None:
         "\n|z|: largest bias of a coordinate in standard errors. error: standard error of the mean as a share of the"
         "\ngradient. SNR and cosine: of one batch. Chance alone lifts one of "
         f"{coordinates} coordinates above {FARTHEST:g} with probability"
-        f"\n{_chance(coordinates):.2g} at most. Least probability of a row's χ²: {least:.2g}, "
+        f"\n{_chance(coordinates):.2g} at most. Smallest probability of a row's χ²: {least:.2g}, "
         f"times {len(rows)} rows {min(1.0, least * len(rows)):.2g}."
     )
     for complaint in complaints:
