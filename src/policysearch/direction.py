@@ -107,9 +107,7 @@ class Natural(Direction):
         if self.fisher == "analytic" and self.solver == "sample":
             raise ValueError("The analytic Fisher matrix has no rows of samples; use solver 'parameter' or 'auto'.")
         if self.intercept and (self.fisher == "analytic" or self.solver == "conjugate_gradient"):
-            raise ValueError(
-                "A constant is fitted to explicit rows of samples: intercept needs fisher 'empirical'."
-            )
+            raise ValueError("A constant is fitted to explicit rows of samples: intercept needs fisher 'empirical'.")
         positive_number("damping", self.damping, zero=True)
         positive_number("tolerance", self.tolerance)
         positive("iterations", self.iterations)
