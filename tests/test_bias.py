@@ -159,7 +159,7 @@ def test_the_gradient_is_checked_whatever_the_step_and_no_other_direction():
     ]
     assert rows[0].z == rows[1].z
     natural = Method(ActionNoise(10), TotalCost(), Natural(), LearningRate(1.0))
-    with pytest.raises(ValueError, match="A Natural direction is no gradient"):
+    with pytest.raises(ValueError, match="A Natural direction is not a gradient"):
         next(bias.measure(problem, {LABEL: natural}, 2000))
 
 

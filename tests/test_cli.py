@@ -65,7 +65,7 @@ def stored(folder: str = "run", task: str = "CartPole-v1") -> str:
         (["train", "lqr", "--method", "nelder_mead"], "policysearch compare TASK --methods ars,nelder_mead"),
         (["train", "lqr", "--kll", "0.1"], "Did you mean --kl?"),
         (["train", "--kll", "0.1", "lqr"], "Did you mean --kl?"),
-        (["train", "lqr", "extra"], "one argument too many"),
+        (["train", "lqr", "extra"], "is an extra argument"),
         (["train", "lqr", "--method", "ars", "--kl", "0.1"], "--kl belongs to reinforce, gpomdp, natural"),
         (["train", "lqr", "--budget", "0"], "at least 1"),
         (["train", "lqr", "--budget", "2.5"], "whole number"),

@@ -55,7 +55,7 @@ def grid(*found, reward=False):
 def test_the_title_of_a_picture_tells_the_budget_in_words_and_whole(budget, words):
     task = Specification(name="a-task-of-a-name")
     found = msgspec.structs.replace(grid(cell("one", 0, [2.0, 1.0])), budget=budget, specification=task)
-    assert headline(found) == f"a-task-of-a-name, {words} a search"
+    assert headline(found) == f"a-task-of-a-name, {words} per search"
 
 
 # statistics
@@ -164,14 +164,14 @@ def test_entrants_are_names_with_settings():
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ("", ValueError, "Nobody takes part"),
+        ("", ValueError, "There are no methods to compare"),
         ("trp", ValueError, "Did you mean trpo"),
         ("trpo(kll=1)", ValueError, "Did you mean kl"),
         ("trpo(kl=-1)", ValueError, "kl"),
         ("trpo(kl)", ValueError, "write name=value"),
         ("cma(std=1)", ValueError, "no settings here"),
         ("trpo,trpo", ValueError, "twice"),
-        ("tr po", ValueError, "is no method"),
+        ("tr po", ValueError, "is not a method"),
         ([3], TypeError, "has no label"),
     ],
 )
@@ -274,7 +274,7 @@ def test_a_comparison_is_not_written_into_the_folder_of_a_run(tmp_path):
     ("task", "methods", "options", "words"),
     [
         ("bowl", "gpomdp", {}, "no actions|evaluates|parameters"),
-        ("bowl", "cma", {"seeds": 0}, "one at least"),
+        ("bowl", "cma", {"seeds": 0}, "at least one"),
         ("bowl", "cma", {"seeds": [1, 1]}, "none twice"),
         ("bowl", "cma", {"points": 0}, "at least one"),
         ("lqr", "gpomdp,ars", {"budget": 2}, "less than one update"),
@@ -417,7 +417,7 @@ def test_the_command_writes_a_report_of_a_plant_in_a_file(tmp_path, monkeypatch,
     ("extra", "words"),
     [
         (["--seeds", "x"], "--seeds is 'x'"),
-        (["--seeds", "0"], "ask for one at least"),
+        (["--seeds", "0"], "give at least one"),
         (["--methods", "trpp"], "Did you mean trpo"),
         (["--budget", "few"], "budget is 'few'"),
     ],

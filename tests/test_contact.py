@@ -169,7 +169,7 @@ def test_a_reset_of_an_older_interface_is_refused_with_what_it_lacks():
         ({"observation_space": None}, ("no observation_space",)),
         ({"observation_space": odd.OldBox(), "action_space": None}, ("a OldBox as observation_space",)),
         ({"observation_space": odd.Sound.observation_space, "action_space": (0, 1)}, ("a tuple as action_space",)),
-        ({"observation_space": Box(-1, 1, (0,)), "action_space": None}, ("no numbers at all",)),
+        ({"observation_space": Box(-1, 1, (0,)), "action_space": None}, ("without any numbers",)),
     ],
 )
 def test_a_space_that_is_missing_or_none_of_gymnasiums_is_refused(spaces, words):
@@ -242,7 +242,7 @@ def set_later(low, high):
     ("space", "words"),
     [
         (Box(np.float32([1, 2]), np.float32([1, 2])), ("all of them fixed",)),
-        (Box(-1, 1, (0,), np.float32), ("none at all",)),
+        (Box(-1, 1, (0,), np.float32), ("which are empty",)),
         (set_later([-1, np.nan], [1, 1]), ("action 1", "nan and 1")),
         (set_later([-1, 2], [1, 1]), ("action 1", "2 and 1")),
         (set_later([np.inf], [np.inf]), ("action 0", "inf and inf")),
@@ -281,7 +281,7 @@ def test_other_actions_are_refused_in_words():
     for space in (MultiBinary(3), Dict(a=Discrete(2))):
         env = odd.Sound()
         env.action_space = space
-        with pytest.raises(ContactError, match=r"policies give a Box of floats or a Discrete.*TransformAction"):
+        with pytest.raises(ContactError, match=r"policies support a Box of floats or a Discrete.*TransformAction"):
             met(env)
 
 
@@ -308,7 +308,7 @@ def test_observations_that_cannot_be_flattened_are_refused_with_a_wrapper_that_s
 
 @pytest.mark.parametrize("what", ["text", "sequence", "tuple"])
 def test_observations_that_no_wrapper_of_gymnasium_flattens_are_refused_in_words(what):
-    with pytest.raises(ContactError, match=r"policies do not take: .*TransformObservation"):
+    with pytest.raises(ContactError, match=r"policies do not support: .*TransformObservation"):
         met(odd.unserved(what))
 
 

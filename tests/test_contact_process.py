@@ -183,7 +183,7 @@ def test_an_environment_that_ends_its_process_is_refused_with_the_call(where, sa
 @pytest.mark.parametrize("where", ["reset", "step"])
 def test_an_environment_that_does_not_come_back_is_refused_with_the_place(where):
     start = time.monotonic()
-    with pytest.raises(ValueError, match=rf"did not come back from {where}\(\) within 1 s(?s:.*) in now") as caught:
+    with pytest.raises(ValueError, match=rf"did not return from {where}\(\) within 1 s(?s:.*) in now") as caught:
         odd("Stuck", where=where, how="hang", deadline=1.0)
     assert time.monotonic() - start < 20.0
     assert "--deadline" in str(caught.value)

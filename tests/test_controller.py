@@ -258,7 +258,7 @@ def test_other_files_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="short is damaged"):
         Controller.load(tmp_path / "short")
     save_file({"x": np.ones(2)}, tmp_path / "tensors")
-    with pytest.raises(ValueError, match="no policy"):
+    with pytest.raises(ValueError, match="not a policy"):
         Controller.load(tmp_path / "tensors")
 
 

@@ -110,7 +110,7 @@ def test_advice_on_shared_seeds_and_on_bias():
     assert "Clearest: weight_perturbation, two-sided, shared seeds" in said
     assert "shared seeds" in said
     assert "worth 8 times the rollouts of weight_perturbation" in said
-    assert "estimates another gradient" in said
+    assert "estimates a different gradient" in said
     assert "No estimator shows a signal" in advice([row("gpomdp", 0.01)])[0]
 
 
@@ -135,7 +135,7 @@ def test_the_command_measures_a_task_and_a_run(tmp_path, monkeypatch, capsys):
     assert main(["diagnose", "run", "--batches", "4", "--rollouts", "32", "--picture", "at.png"]) == 0
     text = capsys.readouterr().out
     assert "weight_perturbation, one-sided, baseline leave_one_out" in text
-    assert "Method: cem, with which run was made.\nNone of these gradients is its own.\n" in text
+    assert "Method: cem, with which run was made.\nIt follows none of these gradients.\n" in text
     assert all(len(line) < 100 for line in text.splitlines())
     assert (tmp_path / "at.png").exists()
     assert main(["diagnose", "bowl", "--batches", "2"]) == 2
@@ -148,8 +148,8 @@ def test_the_command_measures_a_task_and_a_run(tmp_path, monkeypatch, capsys):
     ("task", "method", "why"),
     [
         ("bowl", "weight_perturbation", "a cost of parameters"),
-        ("lqr", "natural_gradient", "a plant that wants a gain matrix"),
-        ("pendulum", "trpo", "a plant that wants a network"),
+        ("lqr", "natural_gradient", "a plant that needs a gain matrix"),
+        ("pendulum", "trpo", "a plant that needs a network"),
         ("Pendulum-v1", "trpo", "a simulator"),
     ],
 )
@@ -169,7 +169,7 @@ def test_the_row_whose_gradient_a_method_follows_is_found():
     assert nearest(rows, "ars") is rows[5]
     assert nearest(rows[:5], "pgpe") is rows[4]
     assert nearest(rows, "enac") is nearest(rows, "cem") is None
-    said = "Nearest to its gradient: weight_perturbation, two-sided, shared seeds, SNR 2 from 64 rollouts."
+    said = "Closest to its gradient: weight_perturbation, two-sided, shared seeds, SNR 2 from 64 rollouts."
     assert followed("ars", rows) == said
 
 

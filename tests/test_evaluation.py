@@ -162,10 +162,10 @@ SOFTMAX = Softmax([(np.zeros((3, 2)), None)])
 @pytest.mark.parametrize(
     ("specification", "controller", "words"),
     [
-        (CONTINUOUS, SOFTMAX.controller(), "A softmax policy cannot serve"),
-        (CONTINUOUS, numbers(1.0), "A parameters policy cannot serve"),
-        (DISCRETE, LINEAR.controller(), "A linear_gaussian policy cannot serve"),
-        (Specification(name="rig"), LINEAR.controller(), "cannot serve"),
+        (CONTINUOUS, SOFTMAX.controller(), "A softmax policy does not fit"),
+        (CONTINUOUS, numbers(1.0), "A parameters policy does not fit"),
+        (DISCRETE, LINEAR.controller(), "A linear_gaussian policy does not fit"),
+        (Specification(name="rig"), LINEAR.controller(), "does not fit"),
         (CONTINUOUS, LinearGaussian([[1.0, 2.0, 3.0]]).controller(), "does not take the 2 observations"),
         (CONTINUOUS, LinearGaussian([[1.0, 2.0], [3.0, 4.0]]).controller(), "gives 2 outputs; rig takes 1"),
     ],

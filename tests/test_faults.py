@@ -134,7 +134,7 @@ def test_one_failing_trial_of_a_hundred_leaves_the_learning_within_its_noise(fau
         assert_said(outcome, fault)
 
 
-@pytest.mark.filterwarnings("ignore:The gradient drowns in noise")
+@pytest.mark.filterwarnings("ignore:The gradient is lost in noise")
 @pytest.mark.parametrize("fault", ["raise", "nan_reward"])
 def test_with_three_failing_trials_of_ten_a_search_still_learns(fault, clean):
     outcome = long(fault, 0.3, 0)

@@ -132,18 +132,18 @@ def neither():
 POLICIES = {
     "a pickle": (pickle.dumps(Payload()), "its header claims"),
     "a pickle in an archive": (archive(), "its header claims"),
-    "a pickle as description": (signed(pickle.dumps(Payload(), 0).decode()), "no JSON"),
+    "a pickle as description": (signed(pickle.dumps(Payload(), 0).decode()), "not valid JSON"),
     "nothing": (b"", "the file has 0"),
     "a header longer than the file": ((10**6).to_bytes(8, "little") + b"{}", "claims 1000000 bytes and the file has"),
     "a header of 2^63 bytes": ((2**63).to_bytes(8, "little") + b"{}", "claims 9223372036854775808 bytes"),
     "a header of 5 MB": (raw(b'{"a":' + b" " * 5_000_000 + b"0}"), "has a header of 5000007 bytes"),
     "a billion entries": (claims([10**9], 8 * 10**9), "claims arrays of 8000000000 bytes, and 0 follow"),
     "10^12 bytes": (claims([10**12], 10**12, "BOOL"), "claims arrays of 1000000000000 bytes"),
-    "10^12 bytes beside nothing": (claims([10**12, 0], 0), "shape or a place that is none"),
+    "10^12 bytes beside nothing": (claims([10**12, 0], 0), "has an invalid shape or place"),
     "a shape that overflows": (claims([2**32, 2**32], 0), "claims 0 bytes"),
-    "a shape below zero": (claims([-1], -8), "shape or a place that is none"),
-    "a shape of fractions": (claims([1.5], 12, tensors=bytes(12)), "shape or a place that is none"),
-    "a shape of 1000 axes": (claims([1] * 1000, 8, tensors=bytes(8)), "shape or a place that is none"),
+    "a shape below zero": (claims([-1], -8), "has an invalid shape or place"),
+    "a shape of fractions": (claims([1.5], 12, tensors=bytes(12)), "has an invalid shape or place"),
+    "a shape of 1000 axes": (claims([1] * 1000, 8, tensors=bytes(8)), "has an invalid shape or place"),
     "arrays over each other": (
         raw({n: {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]} for n in ("a", "b")}, bytes(8)),
         "starts at byte 0, where 8 is expected",
@@ -154,23 +154,23 @@ POLICIES = {
     ),
     "10 000 arrays": (
         raw({f"a{i}": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]} for i in range(10_000)}),
-        "no policy",
+        "not a policy",
     ),
     "an entry that is none": (raw({"a": 1}), "is not described"),
-    "a header that is no table": (raw([]), "no table of arrays"),
-    "a deep header": (raw(b"[" * 500_000), "no JSON that can be read"),
-    "a deep description": (signed("[" * 400_000), "no JSON that can be read"),
-    "a closed deep description": (signed("[" * 200_000 + "]" * 200_000), "no JSON that can be read"),
+    "a header that is no table": (raw([]), "not a table of arrays"),
+    "a deep header": (raw(b"[" * 500_000), "not valid JSON"),
+    "a deep description": (signed("[" * 400_000), "not valid JSON"),
+    "a closed deep description": (signed("[" * 200_000 + "]" * 200_000), "not valid JSON"),
     "a wide description": (signed("[" + "[]," * 300_000 + "0]"), "names no format"),
-    "a number of many digits": (signed('{"format": 1' + "0" * 100_000 + "}"), "no JSON that can be read"),
+    "a number of many digits": (signed('{"format": 1' + "0" * 100_000 + "}"), "not valid JSON"),
     "a description that is none": (signed("[]"), "names no format"),
-    "a description that is text": (describes(description="x"), "its description is no table"),
+    "a description that is text": (describes(description="x"), "its description is not a table"),
     "a format that is text": (describes(format="1"), "names no format"),
     "a newer format": (describes(format=3), "has format 3"),
     "a format before the first": (describes(format=0), "names format 0"),
-    "no version": (signed({k: v for k, v in DESCRIPTION.items() if k != "version"}), "its version is no name"),
-    "a version of two lines": (describes(version="1\n2"), "its version is no name"),
-    "a version that is a number": (describes(version=1), "its version is no name"),
+    "no version": (signed({k: v for k, v in DESCRIPTION.items() if k != "version"}), "its version is not a name"),
+    "a version of two lines": (describes(version="1\n2"), "its version is not a name"),
+    "a version that is a number": (describes(version=1), "its version is not a name"),
     "no interface": (describes(interface=None), "an interface has limits, observation_names"),
     "an interface that is a list": (describes(interface=[1]), "an interface has limits, observation_names"),
     "an interface with more": (connected(code="import os"), "and nothing else"),
@@ -211,22 +211,22 @@ POLICIES = {
     "held for no stage": (connected(hold=0), "hold is 0"),
     "held for half a stage": (connected(hold=0.5), "hold is 0.5"),
     "held for truth": (connected(hold=True), "hold is True"),
-    "a policy that is a list": (describes(description={"policy": []}), "its policy is no name"),
+    "a policy that is a list": (describes(description={"policy": []}), "its policy is not a name"),
     "a policy nobody knows": (describes(description={"policy": "os.system"}), "'os.system'; choose one of"),
     "an activation that is a list": (
         describes(description={"policy": "neural_gaussian", "activation": [1]}),
-        "its activation is no name",
+        "its activation is not a name",
     ),
     "names that are numbers": (describes(description={"policy": "parameters", "names": [1]}), "no list of names"),
-    "arrays that are not there": (describes(parameters=["gain", "bias"]), "others than its description names"),
-    "arrays that are not named": (describes(parameters=[]), "others than its description names"),
+    "arrays that are not there": (describes(parameters=["gain", "bias"]), "differ from those its description names"),
+    "arrays that are not named": (describes(parameters=[]), "differ from those its description names"),
     "a name that leaves the folder": (
         signed({**DESCRIPTION, "parameters": ["../gain"]}, {"parameters.../gain": np.zeros((1, 2))}),
-        "'parameters.../gain' is no name of an array",
+        "'parameters.../gain' is not the name of an array",
     ),
     "a name of a file": (
         signed({**DESCRIPTION, "parameters": ["/etc/gain"]}, {"parameters./etc/gain": np.zeros((1, 2))}),
-        "'parameters./etc/gain' is no name of an array",
+        "'parameters./etc/gain' is not the name of an array",
     ),
     "a wrong SHA-256": (signed().replace(b"\xe0\xbf", b"\xe1\xbf"), "contents and SHA-256 disagree"),
     "a changed description": (signed().replace(b"linear", b"linerr"), "contents and SHA-256 disagree"),
@@ -241,7 +241,7 @@ POLICIES = {
     ),
     "a mask of infinities": (
         signed({**DESCRIPTION, "constants": ["mask"]}, {**GAIN, "constants.mask": np.full((1, 2), np.inf)}),
-        "is no policy",
+        "is not a policy",
     ),
     "neither true nor false": (neither(), "neither true nor false"),
     **{
@@ -407,6 +407,6 @@ def test_a_policy_that_no_file_can_hold_is_not_written(tmp_path):
     names = [f"{i:0100d}" for i in range(20_000)]
     constants = {name: np.ones(20_000) for name in ("initial", "scale", "low", "high", "log")}
     controller = Controller({"policy": "parameters", "names": names}, {"values": np.zeros(20_000)}, constants)
-    with pytest.raises(ValueError, match="bytes of description"):
+    with pytest.raises(ValueError, match="bytes for description"):
         controller.save(tmp_path / "policy.safetensors")
     assert list(Path(tmp_path).iterdir()) == []

@@ -173,7 +173,7 @@ def test_braces_are_filled_by_name_and_by_nothing_else():
         "{1}",
     ]
     for text in ("{ki}", "{ключ}", "{KP}"):
-        with pytest.raises(ValueError, match="is no parameter; known are kp, θ"):
+        with pytest.raises(ValueError, match="is not a parameter; the parameters are kp, θ"):
             filled([text], values)
     for text in ("{kp:.3f}", "{ kp }", "{kp!r}", "{kp.real}"):
         with pytest.raises(ValueError, match=r"has more than a name; write \{kp\}"):
@@ -220,7 +220,7 @@ def test_a_parameter_that_is_none_is_refused_with_what_is_allowed(text, words, c
     [
         (["--parameters", "kp=1", "kp=2"], "must be distinct"),
         (["--parameters", "kp=1", "--parameters", "kp=2"], "must be distinct"),
-        (["--parameters", "kp", "=", "1"], "'kp' is no parameter"),
+        (["--parameters", "kp", "=", "1"], "'kp' is not a parameter"),
         (["--parameters", "kp=1", "--scales", "kp=1", "kp=2"], "--scales gives kp twice"),
         (["--parameters", "kp=1", "--scales", "kp=1", "--scales", "kp=2"], "--scales gives kp twice"),
         (["--parameters", "kp=1", "--scales", "KP=1"], "'KP' is not a known parameter"),
@@ -489,7 +489,7 @@ def test_a_working_directory_that_was_deleted_is_said_to_be(tmp_path):
     code, words = policysearch("rmdir ../gone", *NEW, cwd=place)
     assert (code, words) == (
         2,
-        "policysearch: the working directory was deleted; change to one that exists (cd), and do the same again.",
+        "policysearch: the working directory was deleted; change to one that exists (cd), and try again.",
     )
 
 

@@ -157,7 +157,7 @@ def test_what_is_no_observation_is_refused_by_index_and_name(policy):
         with pytest.raises(ValueError, match=r"shape \(4,\); \(3,\) is needed.* there is no observation 3"):
             act([1.0, 2.0, 3.0, 4.0])
         for wrong in (["a", 1, 2], [1j, 0, 0], [[1], [2, 3]], {"angle": 1.0}):
-            with pytest.raises(ValueError, match="observation is no array of real numbers"):
+            with pytest.raises(ValueError, match="observation is not an array of real numbers"):
                 act(wrong)
         for wrong in (0.0, np.zeros((2, 4)), np.zeros((1, 2, 3))):
             with pytest.raises(ValueError, match=r"\(3,\) is needed"):
@@ -185,7 +185,7 @@ def test_an_action_that_overflows_is_refused_and_never_reaches_a_machine():
 
 @pytest.mark.parametrize("name", ["linear", "network", "rbf"])
 def test_an_old_file_loads_with_one_warning_that_it_knows_no_limits(name):
-    with pytest.warns(UserWarning, match="knows no limits of its actions") as warned:
+    with pytest.warns(UserWarning, match="records no limits for its actions") as warned:
         controller = policysearch.load(DATA / f"format1-{name}.safetensors")
     assert len(warned) == 1
     assert (controller.interface, controller.version) == (Interface(), "")
@@ -209,7 +209,7 @@ def test_an_old_file_of_what_has_no_limits_loads_without_a_word(name):
 
 
 def test_an_old_file_acts_as_it_did():
-    with pytest.warns(UserWarning, match="knows no limits"):
+    with pytest.warns(UserWarning, match="records no limits"):
         controller = policysearch.load(DATA / "format1-linear.safetensors")
     assert controller.mode([0.1, 0.0, 0.0, -1.0, 0.0]) == pytest.approx([0.62], abs=1e-6)
 

@@ -46,7 +46,7 @@ def test_what_is_not_known_is_no_point():
     for row in rows:
         row["cost"] = row["cost_sem"] = float("nan")
     first = learning.figures({"a": rows}, "cost")[0]
-    assert first.alt == "The mean cost per rollout is not known."
+    assert first.alt == "The mean cost per rollout is unknown."
     assert learning.figures({"a": []}, "cost") == []
 
 

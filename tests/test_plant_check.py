@@ -64,7 +64,7 @@ def test_a_plant_that_fits_passes(resolved):
         ("x[0] ** 2", "jnp.sqtr(x[0])", r"Tank.cost fails: AttributeError: .*sqtr.*\n  .*plant.py:20: return jnp.sqtr"),
         ("return x + 0.1", "return x if x[0] > 0 else x + 0.1", r"Tank.step fails: TracerBoolConversionError"),
         ("    def cost(self, x, u):\n        return x[0] ** 2 + u[0] ** 2\n", "", "cannot be made: it has no cost"),
-        ("def cost(self, x, u):", "def cost(self, x, u)", r"plant.py is no Python: .*line 19"),
+        ("def cost(self, x, u):", "def cost(self, x, u)", r"plant.py is not valid Python: .*line 19"),
     ],
 )
 def test_what_does_not_fit_is_said_in_a_sentence(resolved, old, new, words):
@@ -83,5 +83,5 @@ def test_the_command_prints_the_sentence_and_no_frames(tmp_path, monkeypatch, ca
 
 
 def test_a_file_alone_is_told_to_name_its_class():
-    with pytest.raises(ValueError, match=r"name what is in it too, such as tank.py:Plant"):
+    with pytest.raises(ValueError, match=r"name the task in it too, as in tank.py:Plant"):
         resolve("tank.py")

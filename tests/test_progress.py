@@ -118,7 +118,7 @@ def test_a_view_fits_its_terminal_and_no_number_is_cut(columns, terminal):
     with Progress("a-task-name " * 12 + "seed 4", stream=stream) as progress:
         for update in range(1, 201):
             progress.update(record(update, lost=1.0))
-        progress.note("training leaves out a survival bonus of 1 a stage; returns and evaluations have it")
+        progress.note("training omits a survival bonus of 1 per stage; returns and evaluations include it")
         lines = progress._render().plain.splitlines()
     assert max(map(len, lines)) <= columns - 1
     words = " ".join(lines)
@@ -126,7 +126,7 @@ def test_a_view_fits_its_terminal_and_no_number_is_cut(columns, terminal):
         assert part in words
     assert "200 lost" in words
     assert ("cost █" in words) == (columns >= 40)
-    assert "evaluations have it" in words
+    assert "evaluations include it" in words
 
 
 def test_a_view_on_80_columns_has_a_title_a_bar_numbers_and_a_curve(terminal, monkeypatch):

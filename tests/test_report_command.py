@@ -136,7 +136,7 @@ def test_runs_are_laid_over_each_other_by_task(tmp_path):
     text, outline = written(*folders)
     assert (tmp_path / "a" / "report.html").exists()
     heads = re.findall(r"<h2[^>]*>([^<]*)</h2>", text)
-    assert heads[:2] == ["Results", "Curves over each other"]
+    assert heads[:2] == ["Results", "Overlaid curves"]
     assert [head.split(":")[0] for head in heads[2:]] == ["a", "b", "c", "d"]
     both = outline.all("svg")[0]["aria-label"]
     assert "of a falls from 5 to 3.1" in both
@@ -186,7 +186,7 @@ def test_without_a_database_and_with_half_a_configuration_there_is_still_a_page(
     text, _ = written(folder)
     said = " ".join(notes(text))
     for words in ("run.sqlite is missing", "config.json cannot be read", "metrics.csv cannot be read to its end",
-                  "There is no policy file", "not known which task"):  # fmt: skip
+                  "There is no policy file", "The task of this run is unknown"):  # fmt: skip
         assert words in said
     assert "unknown task" in text
 
@@ -207,7 +207,7 @@ def test_runs_that_go_on_and_runs_that_were_killed_are_told_apart(tmp_path, aliv
     (folder / "run.lock").write_bytes(msgspec.json.encode(holder))
     text, _ = written(folder)
     assert ("The run went on while this report was made" in text) == alive
-    assert ("<dd>goes on now</dd>" in text) == alive
+    assert ("<dd>still running</dd>" in text) == alive
     assert ("killed, or interrupted twice" in text) != alive
     assert "Last cost while exploring" in text
 
@@ -342,9 +342,9 @@ def test_a_gain_matrix_is_printed_in_physical_units_with_its_mask():
         ([-2], [10], ["u [V]"], "clipped to at least -2 V and at most 10 V;"),
         ([-math.inf], [0.5], ["u"], "clipped to at most 0.5;"),
         ([-math.inf], [math.inf], [], "u = K x, without limits;"),
-        ([-1, -1], [1, 1], ["a [V]", "b [A]"], "clipped to limits of its own each;"),
-        ([-1, -3], [1, 4], ["a [V]", "b [V]"], "clipped to limits of its own each;"),
-        (None, None, [], "clipped to nothing, because its limits are not known;"),
+        ([-1, -1], [1, 1], ["a [V]", "b [A]"], "each clipped to its own limits;"),
+        ([-1, -3], [1, 4], ["a [V]", "b [V]"], "each clipped to its own limits;"),
+        (None, None, [], "not clipped, because its limits are unknown;"),
     ],
 )
 def test_the_limits_of_a_law_stand_beside_it_with_their_unit(low, high, names, words):
@@ -364,7 +364,7 @@ def test_a_policy_of_an_older_version_is_shown_with_what_its_task_knows(tmp_path
     (folder / "policy.safetensors").write_bytes(
         (Path(__file__).parent / "data/format1-linear.safetensors").read_bytes()
     )
-    with pytest.warns(UserWarning, match="knows no limits"):
+    with pytest.warns(UserWarning, match="records no limits"):
         text, _ = written(folder)
     assert "clipped to ±10 N;" in text
     assert "velocity [m/s]" in text
@@ -373,7 +373,7 @@ def test_a_policy_of_an_older_version_is_shown_with_what_its_task_knows(tmp_path
 def test_a_plant_with_an_equilibrium_has_its_regulator_beside_the_found_gain(tmp_path):
     best = lqr(resolve("cartpole-balance")).physical_gain()[0]
     text, _ = written(stored(tmp_path / "a", task="cartpole-balance", controller=gain(1.1 * best[0])))
-    assert "about the equilibrium" in text
+    assert "at the equilibrium" in text
     assert text.count(f"{best[0, 2]:.5g}") == 1
 
 
@@ -382,10 +382,10 @@ def test_a_linear_plants_best_gain_stands_beside_the_found_one(tmp_path):
     best, cost = task.best_gain()
     text, _ = written(stored(tmp_path / "a", task="lqr-check", controller=gain(best[0])))
     assert text.count(f"{best[0, 0]:.5g}") == 2
-    assert f"Its expected cost is {cost:.5g}; that of the found gain is {cost:.5g}" in text
+    assert f"Its expected cost is {cost:.5g}; that of the gain found is {cost:.5g}" in text
     assert "differs from it by 0 %" in text or "e-0" in text
     clipped, _ = written(stored(tmp_path / "b", task="lqr-mushroom", controller=gain([-1.0, 0.0], [0.0, -1.0])))
-    assert "about the equilibrium" in clipped
+    assert "at the equilibrium" in clipped
     assert "closed form" not in clipped
 
 

@@ -68,14 +68,14 @@ def test_clients_get_trials_of_their_own(capsys):
     said(capsys, *NEW)
     ask = ["ask", "rig", "--client"]
     assert [json.loads(said(capsys, *ask, name))["trial"] for name in ("a", "b", "a")] == [0, 1, 0]
-    assert "not told yet: trial 1 by b" in said(capsys, "status", "rig")
+    assert "no result yet: trial 1 by b" in said(capsys, "status", "rig")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["new"], "Give DIR and --parameters"),
-        (["new", "x", "--parameters", "kp"], "'kp' is no parameter"),
+        (["new", "x", "--parameters", "kp"], "'kp' is not a parameter"),
         (["new", "x", "--parameters", "kp=1:2"], "it must look like NAME=INITIAL"),
         (["new", "x", "--parameters", "kp=9:0:5"], "kp starts at 9, outside its bounds"),
         (["new", "x", "--parameters", "kp=1", "--scales", "ki=2"], "'ki' is not a known parameter"),
@@ -128,7 +128,7 @@ def test_a_safety_stop_waits_for_a_person_who_may_go_back_to_the_incumbent(capsy
     assert "hit its stop" in again["halted"]
     assert "hit its stop" in refused(capsys, "ask", "rig")
     assert "WAITS: trial 6 ended by a safety stop" in said(capsys, "status", "rig")
-    assert "goes on after" in said(capsys, "resume", "rig", "--by", "Ada", "--back-to", "incumbent")
+    assert "continues after" in said(capsys, "resume", "rig", "--by", "Ada", "--back-to", "incumbent")
     assert json.loads(said(capsys, "status", "rig", "--json"))["parameters"] == pytest.approx({"kp": 1.0, "kd": 0.1})
     assert json.loads(said(capsys, "ask", "rig"))["trial"] == 7
     assert "incumbent, after update 0: 1 ± 0; kp 1, kd 0.1" in said(capsys, "status", "rig")

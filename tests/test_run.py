@@ -125,14 +125,14 @@ def test_the_machine_s_output_is_shown_on_request_and_never_among_json(capfd):
     ("arguments", "words"),
     [
         ([], "run what?"),
-        (["--", "echo", "{ki}"], "{ki} in echo '{ki}' is no parameter"),
+        (["--", "echo", "{ki}"], "{ki} in echo '{ki}' is not a parameter"),
         (["--", "./nothing"], "cannot be started"),
         (["--on-abort", "./safe.sh {kp}", "--", "true"], "--on-abort ./safe.sh {kp}: ./safe.sh does not exist"),
-        (["--on-abort", "echo {ki}", "--", "true"], "{ki} in echo '{ki}' is no parameter"),
+        (["--on-abort", "echo {ki}", "--", "true"], "{ki} in echo '{ki}' is not a parameter"),
         (["--on-abort", "", "--", "true"], "--on-abort is empty"),
         (["--veto", "no-such-command", "--", "true"], "no-such-command does not exist"),
         (["--veto", "./rig", "--", "true"], "./rig is not executable"),
-        (["--veto", "echo 'x", "--", "true"], "cannot be taken apart: No closing quotation"),
+        (["--veto", "echo 'x", "--", "true"], "cannot be parsed: No closing quotation"),
         (["--grace", "-1", "--", "true"], "0 or more"),
         (["--grace", "nan", "--", "true"], "0 or more"),
         (["--grace", "soon", "--", "true"], "--grace is 'soon'"),
@@ -182,7 +182,7 @@ def test_a_request_to_end_leaves_the_trial_open_for_the_same_line(capfd, number)
         words = process.communicate()[1]
     assert process.returncode == 128 + number
     assert f"{number.name}: trial 0 is asked to end; after 5 s it is killed" in words
-    assert "the same line goes on" in words
+    assert "the same command continues" in words
     assert Path("log").read_text() == "off\n"
     assert [trial.status for trial in open_run("rig").trials.values()] == ["asked"]
     assert not {"trial.lock", "run.lock"} & set(os.listdir("rig"))

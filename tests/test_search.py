@@ -342,11 +342,11 @@ def coin(values, seed):
     [
         (
             Method(ParameterNoise(3, 0.001, common=False), TotalCost("none"), Euclidean(), LearningRate(1e-9)),
-            "perturbations of 0.001 and 6 rollouts an update. What raises it: a larger std, more rollouts, common",
+            "perturbations of 0.001 and 6 rollouts per update. To raise it: a larger std, more rollouts, common",
         ),
         (
             Method(Coordinates(0.002, common=False, repeats=2), TotalCost("none"), LeastSquares(), LearningRate(1e-9)),
-            "perturbations of 0.002 and 8 rollouts an update. What raises it: a larger step, more repeats, common",
+            "perturbations of 0.002 and 8 rollouts per update. To raise it: a larger step, more repeats, common",
         ),
     ],
     ids=["random directions", "coordinates"],

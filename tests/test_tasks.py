@@ -231,11 +231,11 @@ def standard_plant(task):
     [
         (lambda: Pendulum(mass=0.0), "Pendulum.mass is 0.0"),
         (lambda: Pendulum(randomise=1.0), "randomise is 1.0"),
-        (lambda: CartPole("fly"), '"balance" and "swingup" are allowed'),
+        (lambda: CartPole("fly"), 'it must be "balance" or "swingup"'),
         (lambda: CartPole(force_limit=float("nan")), "force_limit is nan"),
         (lambda: Bandit(means=(1.0,)), "two or more"),
         (lambda: bowl(d=0), "d=0"),
-        (lambda: rosenbrock(d=1), "d must be 2 or more"),
+        (lambda: rosenbrock(d=1), "d must be at least 2"),
         (lambda: Bandit().gradient([0.0]), r"logits have shape \(1,\)"),
     ],
 )

@@ -129,7 +129,7 @@ def test_a_full_disk_costs_the_log_and_not_the_search(tmp_path, monkeypatch):
         if update["update"] == 3:
             wait_until(lambda: log._failure)
 
-    with pytest.warns(UserWarning, match=r"incomplete: .*No space left on device.*The search goes on") as told:
+    with pytest.warns(UserWarning, match=r"incomplete: .*No space left on device.*The search continues") as told:
         result = train("bowl", "weight_perturbation", budget="30updates", on_update=on_update)
     assert len(told) == 1
     assert len(result.records) == 30

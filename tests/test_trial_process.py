@@ -305,17 +305,17 @@ def test_it_comes_after_the_last_process_of_the_trial_has_ended():
     [(["sh", "-c", "echo no bus; exit 3"], "exit code 3: no bus"), (["./none"], "cannot be started")],
 )
 def test_no_other_trial_is_started_before_it_went_well(command, words):
-    refusal = pytest.raises(RuntimeError, match=r"must go well before another trial is started")
+    refusal = pytest.raises(RuntimeError, match=r"must succeed before another trial is started")
     with Keeper(Conduct(deadline=0.2, on_abort=command), Path()) as keeper, refusal as error:
         run_trial(["sleep", "600"], keeper, 5)
     assert words in str(error.value)
     said = []
-    with Keeper(Conduct(on_abort=command), Path()) as keeper, pytest.raises(RuntimeError, match="must go well"):
+    with Keeper(Conduct(on_abort=command), Path()) as keeper, pytest.raises(RuntimeError, match="must succeed"):
         settle(keeper, said.append)
     with Keeper(Conduct(on_abort=ABORT), Path()) as keeper:
         settle(keeper, said.append)
         assert run_trial(["echo", "1"], keeper)[0] == {"cost": 1.0}
-    assert said == ["trial 5 of the run before did not end in order"] * 2
+    assert said == ["trial 5 of the previous run did not end cleanly"] * 2
     assert written() == ["safe"]
     assert not Path(LOCK).exists()
 
@@ -430,7 +430,7 @@ def test_where_driver_and_supervisor_are_killed_together_the_trap_runs_and_the_n
         process.terminate()
         process.wait()
         said = process.stdout.read()
-    assert f"trial 3 of the run before did not end in order; its processes [{first[1]}] are ended now" in said
+    assert f"trial 3 of the previous run did not end cleanly; its processes [{first[1]}] are ended now" in said
     assert written()[:5] == ["started", "trap", str(first[2]), "safe", "started"]
 
 
@@ -442,7 +442,7 @@ def test_a_restart_waits_for_the_trial_that_still_ends():
     with driver(trial=slow) as process:
         process.terminate()
         process.wait()
-        assert "a trial of the run before is being ended; the next one waits for it" in process.stdout.read()
+        assert "a trial of the previous run is being ended; the next one waits for it" in process.stdout.read()
     assert written()[:5] == ["started", "trap", str(pids()[2]), "safe", "started"]
     assert "beside" not in written()
 

@@ -185,7 +185,7 @@ def test_what_was_told_already_is_refused_at_once_and_word_for_word_is_no_news(o
     words = refused(capsys, "tell", tmp_path / "run", "0", "--cost", "3")
     assert "Trial 0 was told already, as done, cost 2; another result of it is not taken." in words
     assert "told already, as done" in refused(capsys, "tell", tmp_path / "run", "0", "--lost", "cable")
-    assert "trial 0 was told so already" in said(capsys, "tell", tmp_path / "run", "0", "--cost", "2")
+    assert "trial 0 already has this outcome" in said(capsys, "tell", tmp_path / "run", "0", "--cost", "2")
     assert "never asked" in refused(capsys, "tell", tmp_path / "run", "3", "--cost", "3")
     assert "a trial that ran is not repeated" in refused(
         capsys, "tell", tmp_path / "run", "1", "--cost", "1", "--retry"
@@ -199,7 +199,7 @@ def test_of_two_results_that_are_left_the_second_is_refused_and_the_same_again_i
     assert "waits for the owner of the run already: cost 3.0" in refused(
         capsys, "tell", tmp_path / "run", "1", "--cost", "4"
     )
-    assert "takes it with the next ask: trial 1, cost 3.0" in said(capsys, "status", tmp_path / "run")
+    assert "takes it at the next ask: trial 1, cost 3.0" in said(capsys, "status", tmp_path / "run")
     assert json.loads(said(capsys, "status", tmp_path / "run", "--json"))["left"] == [
         {"number": 1, "given": {"cost": 3.0}}
     ]
@@ -225,7 +225,7 @@ def test_a_cost_that_is_no_number_is_left_as_the_failure_that_it_is(owned, tmp_p
     owned.ask()
     trial = open_run(tmp_path / "run").trials[1]
     assert (trial.status, trial.fault, trial.reason) == ("failed", "policy", "its cost is nan")
-    assert "told so already" in said(capsys, "tell", tmp_path / "run", "1", "--cost", "nan")
+    assert "already has this outcome" in said(capsys, "tell", tmp_path / "run", "1", "--cost", "nan")
 
 
 def test_a_lost_trial_that_is_to_run_again_is_left_and_asked_again(owned, tmp_path, capsys):
@@ -242,7 +242,7 @@ def test_status_shows_what_was_refused_after_it_was_left(owned, tmp_path, capsys
     Inbox(tmp_path / "run").leave(Message(trial=0, attempt=1, given={"cost": 9.0}))
     owned.ask()
     words = said(capsys, "status", tmp_path / "run")
-    assert "refused, after it was left: a result of trial 0. Trial 0 was told already, as done, cost 2" in words
+    assert "refused by the owner of the run: a result of trial 0. Trial 0 was told already, as done, cost 2" in words
     (refusal,) = json.loads(said(capsys, "status", tmp_path / "run", "--json"))["refused"]
     assert refusal["number"] == 0
 

@@ -155,14 +155,14 @@ def load(path: str | os.PathLike[str]) -> Controller:
         path: of the folder or the file.
 
     Returns:
-        A `Controller`: `controller.mode(observation)` is its action, within the limits that the file knows.
+        A `Controller`: `controller.mode(observation)` is its action, within the limits recorded in the file.
 
     Raises:
-        FileNotFoundError: nothing there.
+        FileNotFoundError: there is nothing at the path.
         ValueError: the file is damaged.
 
     Warns:
-        UserWarning: the file knows no limits of its actions.
+        UserWarning: the file records no limits for its actions.
     """
     from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""`policysearch check`: every estimator and baseline against closed forms, on this machine. See `verify.check`."""
+"""`policysearch check`: every estimator and baseline against closed forms, on this machine. See `bias` and `estimands`.
+
+A row is a method on a problem: the mean of thousands of batches of ten rollouts must equal its theoretical value.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def main(given: list[str]) -> int:
     parser.add_argument("--problems", nargs="+", metavar="NAME", help=f"which of {', '.join(PROBLEMS)} [all]")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"which of {', '.join(METHODS)} [all]")
     parser.add_argument("--method", metavar="REF", help="a composed Method of your own, module:attr")
-    parser.add_argument("--batches", metavar="N", help="batches of ten rollouts a row [what 2 %% accuracy needs]")
+    parser.add_argument("--batches", metavar="N", help="batches of ten rollouts per row [enough for 2 %% accuracy]")
     parser.add_argument("--seed", metavar="S", help="of the random numbers [0]")
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -37,7 +40,7 @@ def main(given: list[str]) -> int:
     arguments, extras = parser.parse_known_args(given)
     flags.refuse_unknown(extras, parser)
     if arguments.method and arguments.methods:
-        raise ValueError("--method is a method of your own, --methods are names; give one of the two.")
+        raise ValueError("--method takes a method of your own, --methods takes names; give one of the two.")
     batches = shared.number("--batches", arguments.batches, int)
     seed = shared.number("--seed", arguments.seed, int) or 0
     shared.prepare_jax()
@@ -77,7 +80,7 @@ def _own(reference: str) -> Method:
 
 
 class _Progress:
-    """A line on a terminal that says what was checked last; nothing elsewhere."""
+    """A line on a terminal with the latest check; nothing elsewhere."""
 
     def __enter__(self) -> _Progress:
         from rich.console import Console
@@ -115,7 +118,7 @@ def _print(rows: Sequence[Row], complaints: Sequence[str]) -> None:
         table.add_row(
             row.problem, method, row.baseline, row.estimand, str(row.batches), f"{row.worst:.2f}", *quality, verdict
         )
-    # a table is not cut where nobody sees it
+    # without a terminal, the table is not cut to fit
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     coordinates = sum(len(row.z) for row in rows)
     least = min(row.probability for row in rows)
@@ -123,7 +126,7 @@ def _print(rows: Sequence[Row], complaints: Sequence[str]) -> None:
         "\n|z|: largest bias of a coordinate in standard errors. error: standard error of the mean as a share of the"
         "\ngradient. SNR and cosine: of one batch. Chance alone lifts one of "
         f"{coordinates} coordinates above {FARTHEST:g} with probability"
-        f"\n{_chance(coordinates):.2g} at most. Least probability of a row's χ²: {least:.2g}, "
+        f"\n{_chance(coordinates):.2g} at most. Smallest probability of a row's χ²: {least:.2g}, "
         f"times {len(rows)} rows {min(1.0, least * len(rows)):.2g}."
     )
     for complaint in complaints:

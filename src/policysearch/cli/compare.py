@@ -65,7 +65,7 @@ def main(given: list[str]) -> int:
             )
         except KeyboardInterrupt:
             kept = len(cells.read(folder))
-            said = f"{kept} finished searches are kept in {folder}; the same command goes on"
+            said = f"{kept} finished searches are kept in {folder}; the same command continues"
             print(f"policysearch: {said}", file=sys.stderr)
             raise
     from policysearch.report import comparison as report
@@ -89,22 +89,22 @@ def _parser() -> argparse.ArgumentParser:
         prog="policysearch compare",
         allow_abbrev=False,
         description="Run methods on one task with the same seeds, budget and evaluation seeds. Finished searches are "
-        "kept: the same command goes on after an interruption, and more seeds or methods may be asked for.",
+        "kept: the same command continues after an interruption, and seeds or methods may be added.",
     )
     parser.add_argument("task", metavar="TASK", help=shared.TASK_HELP)
     parser.add_argument(
         "--methods",
         metavar="A,B",
         required=True,
-        help=f"names, with settings if wanted, as in trpo,trpo(kl=0.1),cma: {', '.join([*METHODS, *RIVALS])}",
+        help=f"names, with settings in parentheses if needed: trpo,trpo(kl=0.1),cma: {', '.join([*METHODS, *RIVALS])}",
     )
-    parser.add_argument("--seeds", metavar="N", default="10", help="how many, from 0 on; or which: 3,5,8 [10]")
-    parser.add_argument("--budget", metavar="B", help="of each search: 2000 (rollouts), 2e6stages [that of train]")
-    parser.add_argument("--threshold", metavar="X", help="cost at most, or return at least, that counts as solved")
+    parser.add_argument("--seeds", metavar="N", default="10", help="how many, counting from 0; or which: 3,5,8 [10]")
+    parser.add_argument("--budget", metavar="B", help="for each search: 2000 (rollouts), 2e6stages [as for train]")
+    parser.add_argument("--threshold", metavar="X", help="largest cost, or smallest return, that counts as solved")
     parser.add_argument("--out", metavar="DIR", help="folder of the comparison [comparisons/TASK]")
-    parser.add_argument("--points", metavar="N", help="measurements along a search [24]")
-    parser.add_argument("--evaluation-rollouts", metavar="N", help="of a measurement [5 of Gymnasium, else the task's]")
-    parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one a core]")
+    parser.add_argument("--points", metavar="N", help="measurements during a search [24]")
+    parser.add_argument("--evaluation-rollouts", metavar="N", help="per measurement [5 for Gymnasium, else the task's]")
+    parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one per core]")
     parser.add_argument("--horizon", metavar="N", help="largest number of stages in a rollout [the task's]")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -117,16 +117,16 @@ def _seeds(text: str) -> list[int]:
     try:
         numbers = [grammar.whole("--seeds", part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--seeds is {text!r}; it must be a whole number, or several as in 3,5,8.") from None
+        raise ValueError(f"--seeds is {text!r}; it must be a whole number, or several, as in 3,5,8.") from None
     if "," not in text:
         numbers = list(range(numbers[0]))
     if not numbers or min(numbers) < 0:
-        raise ValueError(f"--seeds is {text!r}; ask for one at least, and for none below 0.")
+        raise ValueError(f"--seeds is {text!r}; give at least one, none of them negative.")
     return numbers
 
 
 def text(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A table in columns, numbers to the right."""
+    """A table in columns, numbers right-aligned."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return [
         "  ".join(

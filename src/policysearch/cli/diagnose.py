@@ -25,13 +25,13 @@ def main(given: list[str]) -> int:
         description="Compare how noisy each gradient estimator is at one policy, all with the same number of rollouts.",
     )
     parser.add_argument(
-        "task", metavar="TASK|DIR", help="a task, where a search would start; or a run, at what it found"
+        "task", metavar="TASK|DIR", help="a task, at the policy a search starts from; or a run, at the policy it found"
     )
     parser.add_argument("--initial", metavar="P", help="known parameters: JSON, a policy file or a run")
-    parser.add_argument("--rollouts", metavar="N", default="64", help="of an estimate [64]")
-    parser.add_argument("--batches", metavar="B", help="estimates of each estimator [100; 16 of Gymnasium tasks]")
+    parser.add_argument("--rollouts", metavar="N", default="64", help="per estimate [64]")
+    parser.add_argument("--batches", metavar="B", help="estimates by each estimator [100; 16 for Gymnasium tasks]")
     parser.add_argument("--seed", metavar="S", default="0", help="of everything random [0]")
-    parser.add_argument("--workers", metavar="W", help="processes for Gymnasium tasks [one a core]")
+    parser.add_argument("--workers", metavar="W", help="processes for Gymnasium tasks [one per core]")
     parser.add_argument("--picture", metavar="FILE", default="diagnose.png", help="[diagnose.png]")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -96,23 +96,23 @@ def default(specification: Specification) -> tuple[str, str]:
     elif specification.reward:
         kind = "a simulator"
     else:
-        kind = f"a plant that wants {'a network' if specification.policy == 'network' else 'a gain matrix'}"
+        kind = f"a plant that needs {'a network' if specification.policy == 'network' else 'a gain matrix'}"
     return default_method(specification), f"the default for {kind}"
 
 
 def followed(method: str, rows: list[Row]) -> str:
-    """How clear the gradient is that a method follows, in a sentence."""
+    """How clear the gradient that a method follows is, in a sentence."""
     from policysearch.verify.diagnosis import nearest
 
     row = nearest(rows, method)
     if row is None:
-        return "None of these gradients is its own."
+        return "It follows none of these gradients."
     ratio = "without noise" if math.isinf(row.snr) else f"SNR {row.snr:.2g} from {row.rollouts} rollouts"
-    return f"Nearest to its gradient: {row.label}, {ratio}."
+    return f"Closest to its gradient: {row.label}, {ratio}."
 
 
 def table(rows: list[Row]) -> list[str]:
-    """Rows in columns, within 100 characters; n are rollouts."""
+    """Rows in columns, within 100 characters; n counts rollouts."""
     width = max(len(row.label) for row in rows)
     lines = [f"{'estimator':{width}}     n      SNR  ± s.e.  cosine  n for SNR 1"]
     for row in rows:

@@ -31,9 +31,9 @@ def main(given: list[str]) -> int:
         description="Measure a trained policy on fresh seeds.",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of a run")
-    parser.add_argument("--rollouts", metavar="N", help="how many [20 of Gymnasium tasks, else 100]")
-    parser.add_argument("--seed", metavar="S", help="of the rollouts [that of the run]")
-    parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one a core]")
+    parser.add_argument("--rollouts", metavar="N", help="how many [20 for Gymnasium tasks, else 100]")
+    parser.add_argument("--seed", metavar="S", help="of the rollouts [the run's]")
+    parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one per core]")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments, extras = parser.parse_known_args(given)
@@ -64,7 +64,7 @@ def main(given: list[str]) -> int:
 
 
 def _spread(result: dict[str, Any]) -> list[str]:
-    """How the rollouts differ, in lines; none of a single rollout."""
+    """How the rollouts differ, in lines; no lines for a single rollout."""
     if result["rollouts"] - result["failed"] < 2:
         return []
     noun = "cost" if result["return_mean"] is None else "return"
@@ -79,7 +79,7 @@ def _spread(result: dict[str, Any]) -> list[str]:
 
 
 def reference(run: Run) -> str:
-    """The run's task as it can be built from here; ValueError if it has no name."""
+    """The run's task as it can be built here; ValueError if it has no name."""
     name = run.configuration.get("task")
     if name is None:
         raise ValueError(

@@ -32,10 +32,10 @@ class Conduct(NamedTuple):
     """How commands are run and ended.
 
     Args:
-        deadline: seconds after which a command is ended; None for none.
-        grace: seconds from the request to end (TERM) to the kill.
-        safety_exit: exit code that means a safety stop; None for none.
-        on_abort: command that is run after every end that was not orderly; empty for none.
+        deadline: seconds after which a command is ended; None for no deadline.
+        grace: seconds between the request to end (TERM) and the kill.
+        safety_exit: exit code that means a safety stop; None if there is no such code.
+        on_abort: command that is run after every disorderly end; empty for no command.
         verbose: show what commands print on standard output too; it goes to standard error.
     """
 
@@ -50,9 +50,9 @@ class Ended(NamedTuple):
     """How a command ended.
 
     cause: "exit", or why it was ended: "deadline", "asked"; "not started"; "taken over" from a supervisor that died;
-    "error" where it cannot be started. code: exit code, negative for a signal, None where it was ended; of an error the
-    system's number. out, err: last lines that are not blank. left: processes that had to be ended. alive: those that
-    did not end even so. seconds: that it took, its end included. on_abort: None if that was not run, "" if it went
+    "error" if it cannot be started. code: exit code, negative for a signal, None if it was ended; for an error the
+    system's number. out, err: last non-blank lines. left: processes that had to be ended. alive: those that
+    did not end even so. seconds: how long it took, its end included. on_abort: None if not run, "" if it went
     well, else what went wrong.
     """
 
@@ -71,10 +71,10 @@ class Keeper:
 
     Args:
         conduct: how they are run and ended.
-        folder: of the run, which this process owns; None for commands of no run.
+        folder: of the run, which this process owns; None for commands outside any run.
 
-    The lock in the folder is free when neither this process nor its supervisor lives, so that nothing is started beside
-    a command that a killed process left.
+    The lock in the folder is free when neither this process nor its supervisor is alive, so nothing is started beside
+    a command that a killed process left behind.
     """
 
     def __init__(self, conduct: Conduct = Conduct(), folder: Path | None = None):  # noqa: B008 (immutable)
@@ -99,7 +99,7 @@ class Keeper:
         self.close()
 
     def close(self) -> None:
-        """End the supervisor, and let others run commands; what is still to be ended stays written down."""
+        """End the supervisor, and let others run commands; what is still to be ended stays on record."""
         self._dismiss()
         while self._pipes:
             os.close(self._pipes.pop())
@@ -110,10 +110,10 @@ class Keeper:
             self._lock = -1
 
     def settle(self, say: Callable[[str], None]) -> tuple[str, Ended] | None:
-        """Wait for a command of another process that still ends, and end what was left.
+        """Wait for another process's command that is still ending, and end what was left.
 
         Args:
-            say: called with a sentence about what is waited for or ended.
+            say: called with a sentence that says what is being waited for or ended.
 
         Returns:
             What was ended, and how; None if nothing was left.
@@ -121,7 +121,7 @@ class Keeper:
         waits = False
         while not self._taken():
             if not waits:
-                say(f"a trial of the run before is being ended; the next one waits for it ({self._path})")
+                say(f"a trial of the previous run is being ended; the next one waits for it ({self._path})")
             waits = True
             time.sleep(0.05)
         try:
@@ -130,9 +130,9 @@ class Keeper:
             record = {}
         if not record:
             return None
-        name = f"trial {record['trial']} of the run before"
+        name = f"trial {record['trial']} of the previous run"
         pids = sorted(supervisor.living(record["mark"], record["group"], None) or {})
-        say(f"{name} did not end in order" + f"; its processes {pids} are ended now" * bool(pids))
+        say(f"{name} did not end cleanly" + f"; its processes {pids} are ended now" * bool(pids))
         self._record = record
         with Held():
             return name, self._take_over(record["trial"])
@@ -143,10 +143,10 @@ class Keeper:
         """Run a command to its end.
 
         Args:
-            command: program and arguments; no shell is between.
+            command: program and arguments; no shell in between.
             trial: its number; None for a command that moves nothing, after which `on_abort` is not run.
-            deadline: in seconds; None for none.
-            held: requests to end, of which the first ends the command.
+            deadline: in seconds; None for no deadline.
+            held: requests to end; the first one ends the command.
 
         Raises:
             Interrupted: a request to end came, and the command was ended.
@@ -168,16 +168,16 @@ class Keeper:
         return ended
 
     def _take_over(self, trial: int | None) -> Ended:
-        """End what a supervisor left that was killed."""
+        """End what a killed supervisor left behind."""
         ended = self._answered([], trial, None, None)
         if ended is None:
-            raise RuntimeError("The processes that supervise trials are being killed; look whether the machine stands.")
+            raise RuntimeError("The supervisors of trials are being killed; make sure that the machine has stopped.")
         return ended
 
     def _answered(
         self, command: Sequence[str], trial: int | None, deadline: float | None, held: Held | None
     ) -> Ended | None:
-        """Send a request, show what comes, and wait; None if the supervisor died first."""
+        """Send a request, show what comes back, and wait; None if the supervisor died first."""
         if self._process is None or self._process.poll() is not None:
             self._engage()
         conduct = self.conduct
@@ -223,7 +223,7 @@ class Keeper:
         descriptors = (theirs.fileno(), self._lock, *self._pipes)
         with theirs:
             self._process = subprocess.Popen(
-                # by the standard library alone it starts in a moment, whatever is installed and set here
+                # with the standard library alone it starts in a moment, whatever is installed and set here
                 [sys.executable, "-I", "-S", supervisor.__file__, *map(str, descriptors)],
                 pass_fds=[descriptor for descriptor in descriptors if descriptor >= 0],
                 stdout=subprocess.DEVNULL,
@@ -243,7 +243,7 @@ class Keeper:
         self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def _show(self, data: bytes) -> None:
-        """Pass on what a command printed; what cannot be shown must not hold up its end."""
+        """Pass on what a command printed; output that cannot be shown must not delay its end."""
         self._open_line = not data.endswith(b"\n")
         with contextlib.suppress(OSError, ValueError):
             stream = getattr(sys.stderr, "buffer", None)
@@ -274,7 +274,7 @@ class Keeper:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Open the null device where the shell closed standard input, output or error; else a pipe takes their place."""
+    """Open the null device where the shell closed standard input, output or error; else a pipe would take its place."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

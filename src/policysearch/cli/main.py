@@ -1,6 +1,6 @@
 """The command line. JAX is imported only by commands that need it.
 
-Exit codes: 0 done, 1 a check failed, nothing to draw with, or a defect, 2 wrong input; interrupted by Ctrl-C 130, by
+Exit codes: 0 done, 1 a failed check, no way to draw, or a defect, 2 wrong input; interrupted by Ctrl-C 130, by
 TERM 143, by HUP 129 (what was found is saved).
 """
 
@@ -22,23 +22,23 @@ from policysearch.core.settings import unknown
 
 #: command → its module below policysearch, and in it a function(arguments) → exit code, main if unnamed; what it does
 COMMANDS = {
-    "train": ("cli.train", "search a policy for a task"),
-    "resume": ("cli.resume", "go on with a run that was killed or interrupted"),
-    "repair": ("cli.repair", "make a run whose database is damaged one that can be opened"),
-    "new": ("cli.rig:new", "start a search on a machine of your own"),
+    "train": ("cli.train", "search for a policy for a task"),
+    "resume": ("cli.resume", "continue a run that was killed or interrupted"),
+    "repair": ("cli.repair", "make a run with a damaged database readable again"),
+    "new": ("cli.rig:new", "start a search on your own machine"),
     "ask": ("cli.rig:ask", "the next trial of such a search, as JSON"),
-    "tell": ("cli.rig:tell", "what a trial brought"),
+    "tell": ("cli.rig:tell", "report the outcome of a trial"),
     "status": ("cli.rig:status", "where such a search stands"),
     "run": ("cli.run", "run a command for every trial of such a search"),
     "evaluate": ("cli.evaluate", "measure a trained policy on fresh seeds"),
     "compare": ("cli.compare", "methods on one task, with the same seeds and budget"),
-    "diagnose": ("cli.diagnose", "how noisy is each gradient estimator here, and what helps"),
-    "report": ("cli.report", "write a page with all that is known of one run or several"),
+    "diagnose": ("cli.diagnose", "how noisy each gradient estimator is, and what helps"),
+    "report": ("cli.report", "write a page about one run or several"),
     "render": ("cli.render", "write a video of a trained policy"),
     "list": ("cli.listing", "show tasks, methods and policies"),
     "check": ("cli.check", "test the estimators against closed forms on this machine"),
 }
-#: commands that run a user's code, whose `--json` must be nothing but JSON all the same
+#: commands that run a user's code, whose `--json` must still print nothing but JSON
 RESULTS_ONLY = {"train", "resume", "evaluate", "compare", "diagnose"}
 
 
@@ -104,10 +104,10 @@ def _overview() -> str:
     lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
-            "Search for good controllers of systems that nobody can differentiate.\n",
+            "Search for good controllers for systems that cannot be differentiated.\n",
             "usage: policysearch COMMAND ...\n",
             *lines,
-            "\npolicysearch COMMAND --help shows the flags of a command. To begin:",
+            "\npolicysearch COMMAND --help shows a command's flags. To begin:",
             "  policysearch train double-integrator",
         ]
     )

@@ -17,17 +17,17 @@ from policysearch.tasks import BUILT_IN
 
 
 def main(given: list[str]) -> int:
-    """Run the command with its arguments; the exit code, 1 where nothing can be drawn on this machine."""
+    """Run the command with its arguments; the exit code, 1 if nothing can be drawn on this machine."""
     parser = shared.Parser(
         prog="policysearch render",
         allow_abbrev=False,
         description="Write a video of a trained policy, without a display.",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of a run")
-    parser.add_argument("--out", metavar="FILE", help="a name with .mp4 or .gif [DIR/video.mp4, .gif without ffmpeg]")
-    parser.add_argument("--rollouts", metavar="N", help="how many, one after the other [1]")
-    parser.add_argument("--seed", metavar="S", help="of the rollouts, as for evaluate [that of the run]")
-    parser.add_argument("--size", metavar="WxH", help="in pixels [480x480, or what the environment draws]")
+    parser.add_argument("--out", metavar="FILE", help="a name in .mp4 or .gif [DIR/video.mp4, .gif without ffmpeg]")
+    parser.add_argument("--rollouts", metavar="N", help="how many, one after another [1]")
+    parser.add_argument("--seed", metavar="S", help="of the rollouts, as for evaluate [the run's]")
+    parser.add_argument("--size", metavar="WxH", help="in pixels [480x480, or the environment's own]")
     parser.add_argument("--seconds", metavar="N", help="of each rollout, from its start [all]")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments, extras = parser.parse_known_args(given)
@@ -89,13 +89,13 @@ def drawable(name: str, options: dict[str, Any]) -> Any:
     except (AttributeError, ImportError, RuntimeError) as error:
         if works or "MUJOCO_GL" not in os.environ:
             raise
-        # with a library that is missing MuJoCo cannot even be imported
+        # if a library is missing, MuJoCo cannot even be imported
         raise NoRendererError(f"{name} cannot be drawn with MUJOCO_GL={os.environ['MUJOCO_GL']}. {OPENGL}") from error
 
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
-    """On a terminal, a bar that goes when the video is complete."""
+    """On a terminal, a progress bar that disappears when the video is complete."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""`policysearch repair`: make a run whose database is damaged one that can be opened."""
+"""`policysearch repair`: make a run with a damaged database readable again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def main(given: list[str]) -> int:
     parser = shared.Parser(
         prog="policysearch repair",
         allow_abbrev=False,
-        description="Make a run whose database is damaged one that can be opened, of the rows that are what was "
-        "written. The damaged files stay beside the new ones. What is gone is said; a search asks for it again.",
+        description="Make a run with a damaged database readable again, from the rows that are intact. "
+        "The damaged files stay beside the new ones. What is lost is listed; a search asks for it again.",
     )
     parser.add_argument("folder", metavar="DIR", help="of the run")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")

@@ -21,8 +21,8 @@ def main(given: list[str]) -> int:
     parser = shared.Parser(
         prog="policysearch report",
         allow_abbrev=False,
-        description="Write a report of a run, or of several beside each other: one HTML file that needs nothing else. "
-        "Runs that are damaged, killed or still going on are shown as far as they go.",
+        description="Write a report on a run, or on several side by side: one self-contained HTML file. "
+        "Damaged, killed and unfinished runs are shown as far as they go.",
     )
     parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of runs, or one of a comparison")
     parser.add_argument("--out", metavar="FILE", help="the page [report.html in the first folder]")
@@ -47,7 +47,7 @@ def main(given: list[str]) -> int:
 
 
 def _compared(folders: list[str], out: str | None) -> Path:
-    """The page of a comparison, also of one that has not finished."""
+    """The page of a comparison, finished or not."""
     if len(folders) > 1:
         raise ValueError(f"{folders[0]} holds a comparison, which has a page of its own; name it alone.")
     from policysearch.compare.cells import configuration

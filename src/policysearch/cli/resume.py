@@ -1,4 +1,4 @@
-"""`policysearch resume`: go on with a run of `train` that was killed or interrupted, to the same end."""
+"""`policysearch resume`: continue a run of `train` that was killed or interrupted, to the same end."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def main(given: list[str]) -> int:
     parser = shared.Parser(
         prog="policysearch resume",
         allow_abbrev=False,
-        description="Go on with a run that was killed or interrupted. It ends with the policy that it would have ended "
+        description="Continue a run that was killed or interrupted. It ends with the policy that it would have ended "
         "with; at most the updates of the last half second are computed again.",
     )
     parser.add_argument("folder", metavar="DIR", help="of the run")
-    parser.add_argument("--budget", metavar="B", help="another one: 2000 (rollouts), 2e6stages or 50updates [the old]")
+    parser.add_argument("--budget", metavar="B", help="a new one: 2000 (rollouts), 2e6stages or 50updates [the run's]")
     parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [as before]")
     parser.add_argument(
-        "--tensorboard", nargs="?", const="", metavar="DIR", help=f"{shared.TENSORBOARD_HELP}; as before without it"
+        "--tensorboard", nargs="?", const="", metavar="DIR", help=f"{shared.TENSORBOARD_HELP}; without it, as before"
     )
     rig = parser.add_argument_group("searches on a rig", "hand out trials again after a safety stop")
-    rig.add_argument("--by", default="", metavar="NAME", help="who has looked at the machine; kept with the run")
-    rig.add_argument("--back-to", metavar="P", help="go on from the `incumbent`, or from a policy file")
+    rig.add_argument("--by", default="", metavar="NAME", help="your name, once you have checked the machine; kept")
+    rig.add_argument("--back-to", metavar="P", help="continue from the `incumbent`, or from a policy file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments, extras = parser.parse_known_args(given)
@@ -37,7 +37,7 @@ def main(given: list[str]) -> int:
     if arguments.budget is not None:
         Budget.parse(arguments.budget)
 
-    directory = Path.cwd()  # code of the user's may go elsewhere
+    directory = Path.cwd()  # user code may change the directory
     if "trials" in open_run(arguments.folder).configuration:
         from policysearch.cli import rig as trials
 
@@ -45,12 +45,12 @@ def main(given: list[str]) -> int:
     record, run = Journal.reopen(arguments.folder)
     try:
         if arguments.by or arguments.back_to is not None:
-            raise ValueError(f"--by and --back-to are for searches on a rig; {run.folder} is of a simulated task.")
+            raise ValueError(f"--by and --back-to are for searches on a rig; {run.folder} is a simulated task's.")
         place = shared.scalars_place(arguments.tensorboard, run.folder)
         search = _search(run, arguments.budget, arguments.workers)
         if search.done:
             raise ValueError(
-                f"{run.folder} has spent its budget of {search.budget}. Type --budget with a larger one to go on."
+                f"{run.folder} has spent its budget of {search.budget}. To continue, give a larger one with --budget."
             )
         if arguments.budget is not None:
             record.amend({"budget": str(search.budget)})
@@ -72,7 +72,7 @@ def _search(run: Run, budget: str | None, workers: int | None) -> Any:
     """The search of a run, where its last snapshot is."""
     known = run.configuration
     if "given" not in known:
-        raise ValueError(f"{run.folder} has nothing to go on from; start anew with --initial {run.folder}.")
+        raise ValueError(f"{run.folder} has nothing to continue from; start anew with --initial {run.folder}.")
     programs = shared.prepare_jax()
     from policysearch.search import advice, resume
     from policysearch.search.search import Search

@@ -1,4 +1,4 @@
-"""`policysearch new`, `ask`, `tell` and `status`: trials on a machine of your own, from the shell; see `run` too.
+"""`policysearch new`, `ask`, `tell` and `status`: trials on your own machine, from the shell; see `run` too.
 
 The folder holds the whole search between two commands. `status` reads it without JAX and without owning it.
 """
@@ -30,9 +30,9 @@ _MEASURED = (
     *("measured", "measured_error", "incumbent", "incumbent_error", "incumbent_update", "noise"),
     *("difference", "difference_error", "drift", "drift_error"),
 )
-#: seconds that a short command waits for a program that owns the run and goes on
+#: seconds that a short command waits for a program that owns the run
 WAIT = 10.0
-#: methods for numbers of a rig: those that perturb parameters
+#: methods for the numbers of a rig: those that perturb parameters
 RIG_METHODS = ("finite_differences", "weight_perturbation", "ars", "pgpe", "cem")
 
 
@@ -80,15 +80,15 @@ def new(given: list[str]) -> int:
     options = {"budget": arguments.budget, "seed": seed, "failure_cost": failure_cost, "folder": arguments.folder}
     options |= {"largest_step": largest or None, "measure": _measure(arguments.measure)}
     with Search(rig, settings, policy=policy, **options) as search:
-        print(f"{arguments.folder}: {search.method_name} of {', '.join(names)}, {search.layout.size} trials an update")
+        print(f"{arguments.folder}: {search.method_name} of {', '.join(names)}, {search.layout.size} trials per update")
     print(f"next: policysearch ask {arguments.folder}")
     return 0
 
 
 def ask(given: list[str]) -> int:
     """`policysearch ask`: the next trial as JSON; the exit code."""
-    parser = _parser("ask", "Ask for the next trial, as JSON. A trial that was not told yet comes again.")
-    parser.add_argument("--client", default="", metavar="NAME", help="who runs it, where several do [nobody]")
+    parser = _parser("ask", "Ask for the next trial, as JSON. A trial that has no result yet is handed out again.")
+    parser.add_argument("--client", default="", metavar="NAME", help="which client runs it, if there are several")
     arguments = _parse(parser, given)
     with _opened(arguments.folder, wait=WAIT) as search:
         trial = _next(search, arguments.client)
@@ -97,16 +97,16 @@ def ask(given: list[str]) -> int:
 
 
 def tell(given: list[str]) -> int:
-    """`policysearch tell`: what a trial brought; the exit code."""
-    parser = _parser("tell", "Tell what a trial brought. The same told twice counts once.")
+    """`policysearch tell`: the outcome of a trial; the exit code."""
+    parser = _parser("tell", "Tell the outcome of a trial. The same outcome told twice counts once.")
     parser.add_argument("trial", metavar="TRIAL", help="its number, as ask gave it")
     outcome = parser.add_mutually_exclusive_group(required=True)
     outcome.add_argument("--cost", metavar="X", help="its total cost")
-    outcome.add_argument("--rollout", metavar="FILE", help="a CSV file with a column `cost`, a row a stage")
+    outcome.add_argument("--rollout", metavar="FILE", help="a CSV file with a column `cost`, one row per stage")
     outcome.add_argument("--failed", metavar="WHY", help="the parameters made it fail: counts as the worst cost")
-    outcome.add_argument("--safety-stop", metavar="WHY", help="as --failed, and the search waits for: resume DIR")
+    outcome.add_argument("--safety-stop", metavar="WHY", help="like --failed, and the search waits for: resume DIR")
     outcome.add_argument("--lost", metavar="WHY", help="the rig failed: left out, with its partner")
-    outcome.add_argument("--abandoned", metavar="WHY", help="a person gave it up: left out, with its partner")
+    outcome.add_argument("--abandoned", metavar="WHY", help="it was given up: left out, with its partner")
     parser.add_argument("--retry", action="store_true", help="ask a lost or abandoned trial again")
     parser.add_argument("--notes", default="", metavar="TEXT", help="kept with the trial")
     parser.add_argument("--json", action="store_true", help="print the record of a finished update as JSON")
@@ -125,7 +125,7 @@ def tell(given: list[str]) -> int:
         if arguments.json:
             print(shared.as_json({"update": None, "left": left}))
         else:
-            print(f"left for its owner: {error}" if left else f"trial {number} was told so already")
+            print(f"left for its owner: {error}" if left else f"trial {number} already has this outcome")
         return 0
     if arguments.json:
         print(shared.as_json({"update": record, "halted": halted}))
@@ -141,7 +141,7 @@ def tell(given: list[str]) -> int:
 
 def status(given: list[str]) -> int:
     """`policysearch status`: trials, outcomes, parameters and costs so far; the exit code."""
-    parser = _parser("status", "Show where a search stands. It may go on meanwhile.")
+    parser = _parser("status", "Show where a search stands, even while it runs.")
     parser.add_argument("--json", action="store_true", help="as JSON")
     arguments = _parse(parser, given)
     found = summary(open_run(arguments.folder))
@@ -207,7 +207,7 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def _values(run: Run, update: float | None) -> dict[str, float] | None:
-    """The parameters of the incumbent, which was the iterate after that update; None where there are none."""
+    """The parameters of the incumbent, which was the iterate after that update; None if there are none."""
     from policysearch.core import controller_file
     from policysearch.core.controller import Controller
 
@@ -218,7 +218,7 @@ def _values(run: Run, update: float | None) -> dict[str, float] | None:
 
 
 def described(found: dict[str, Any]) -> str:
-    """A summary as people read it."""
+    """A summary for people to read."""
     trials = ", ".join(f"{count} {status}" for status, count in found["trials"].items()) or "none"
     lines = [f"{found['folder']}: {found['method']}, {found['updates']} updates, budget {found['budget']}"]
     lines.append(f"trials: {trials}")
@@ -243,20 +243,20 @@ def described(found: dict[str, Any]) -> str:
     if found["drift"] is not None and abs(found["drift"]) > 3 * found["drift_error"]:
         lines.append(
             f"drift: the same parameters cost {found['drift']:+.2g} ± {found['drift_error']:.2g} more at each "
-            "measurement, so that costs of different hours do not compare"
+            "measurement, so costs from different hours are not comparable"
         )
     if found["halted"]:
         lines.append(f"WAITS: {found['halted']}; when the rig is safe: policysearch resume {found['folder']}")
     for trial in found["pending"]:
         who = f" by {trial['client']}" if trial["client"] else ""
-        lines.append(f"not told yet: trial {trial['number']}{who}")
+        lines.append(f"no result yet: trial {trial['number']}{who}")
     for trial in found["failures"]:
         lines.append(f"trial {trial['number']} {trial['status']}, by the {trial['fault']}: {trial['reason']}")
     for left in found["left"]:
         words = ", ".join(f"{name} {value}" for name, value in left["given"].items())
-        lines.append(f"left for the owner of the run, who takes it with the next ask: trial {left['number']}, {words}")
+        lines.append(f"left for the owner of the run, which takes it at the next ask: trial {left['number']}, {words}")
     for refused in found["refused"]:
-        lines.append(f"refused, after it was left: a result of trial {refused['number']}. {refused['reason']}")
+        lines.append(f"refused by the owner of the run: a result of trial {refused['number']}. {refused['reason']}")
     return "\n".join(lines)
 
 
@@ -278,7 +278,7 @@ def resume(folder: str, by: str, back_to: str | None, budget: str | None) -> int
         if halted:
             search.release(by)
     if halted:
-        print(f"goes on after: {halted}")
+        print(f"continues after: {halted}")
     print(f"next: policysearch ask {folder}")
     return 0
 
@@ -288,7 +288,7 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
         prog="policysearch new",
         add_help=False,
         allow_abbrev=False,
-        description="Start a search of named numbers on a rig; ask, tell, run and status go on with it.",
+        description="Start a search for named numbers on a rig; continue it with ask, tell, run and status.",
     )
     parser.add_argument("folder", nargs="?", metavar="DIR", help="a new folder")
     parser.add_argument("--parameters", nargs="+", action="extend", metavar="P", help=grammar.PARAMETER)
@@ -297,25 +297,25 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
         nargs="+",
         action="extend",
         metavar="NAME=S",
-        help="what one unit of the search is, in the parameter's unit, or as an exponent of e where log "
-        "[half the range; without one the initial value]",
+        help="size of one unit of the search, in the parameter's unit, or as an exponent of e where log "
+        "[half the range; without a range, the initial value]",
     )
     parser.add_argument("--method", default="weight_perturbation", help="[%(default)s]", metavar="M")
     parser.add_argument("--budget", metavar="B", help="40 (trials) or 5updates [1000updates]")
     parser.add_argument("--seed", default="0", metavar="S", help="of everything random [0]")
-    parser.add_argument("--failure-cost", metavar="C", help="of a trial that fails [worst of its update]")
+    parser.add_argument("--failure-cost", metavar="C", help="of a failed trial [the worst of its update]")
     parser.add_argument(
         "--largest-step",
         nargs="+",
         action="extend",
         metavar="NAME=S",
-        help="of an update, in the parameter's unit, or a factor where log [none]",
+        help="per update, in the parameter's unit, or as a factor where log [no limit]",
     )
     parser.add_argument(
         "--measure",
         metavar="EVERY:TRIALS",
         help="measure the parameters themselves, and the best so "
-        "far, by so many trials each after every so many updates [never]",
+        "far, with TRIALS trials each after every EVERY updates [never]",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
@@ -366,7 +366,7 @@ def _described(trial: Trial) -> dict[str, Any]:
 
 
 def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: str) -> bool:
-    """Leave a result for the process that owns the run; False if it was told already.
+    """Leave a result for the process that owns the run; False if it has been told already.
 
     Raises:
         ValueError: its owner would refuse it.
@@ -389,12 +389,12 @@ def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: 
     if judged(record, None, outcome, record.attempt, retry):
         return False
     if "cost" in given and outcome.cost is None:
-        given = {"failed": outcome.reason}  # JSON has no number that is none
+        given = {"failed": outcome.reason}  # JSON has no number for it
     message = Message(trial=number, attempt=record.attempt, given=given, retry=retry, notes=grammar.words(notes))
     message.left = time.time()
     Inbox(folder).leave(message)
     later = open_run(folder).trials[number]
-    if later.attempt == record.attempt:  # its owner may have told it meanwhile, and then drops what was left
+    if later.attempt == record.attempt:  # its owner may have told it meanwhile, and then drops what was left here
         judged(later, None, outcome, record.attempt, retry)
     return True
 
@@ -404,12 +404,12 @@ def _measure(text: str | None) -> tuple[int, int] | None:
         return None
     words = text.split(":")
     if len(words) != 2:
-        raise ValueError(f"--measure is {text!r}; it must look like 5:4, after every 5 updates by 4 trials.")
+        raise ValueError(f"--measure is {text!r}; it must look like 5:4, for 4 trials after every 5 updates.")
     return grammar.whole("--measure EVERY", words[0]), grammar.whole("--measure TRIALS", words[1])
 
 
 def _scales(chosen: dict[str, float], numbers: list[grammar.Parameter]) -> list[float]:
-    """What one unit of the search is for each number: as given, else half its range."""
+    """The size of one unit of the search for each number: as given, else half its range."""
     scales = []
     for number in numbers:
         low, high = number.low, number.high
@@ -422,5 +422,5 @@ def _scales(chosen: dict[str, float], numbers: list[grammar.Parameter]) -> list[
 
 
 def _named(given: Sequence[str] | None, names: Sequence[str], flag: str) -> dict[str, float]:
-    """NAME=NUMBER of known names."""
+    """NAME=NUMBER for known names."""
     return grammar.named(flag, given or [], names, lambda name: unknown("parameter", name, list(names)))

@@ -1,6 +1,6 @@
 """`policysearch run`: a command for every trial of a search on a machine, until the budget is spent.
 
-One command runs at a time, and it ends with this process; `keeper` sees to that.
+One command runs at a time, and it ends with this process; `keeper` ensures that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from policysearch.search.search import Search
     from policysearch.search.trials import Trial
 
-#: who asks for the trials
+#: the client's name
 CLIENT = "run"
 
 
@@ -65,7 +65,7 @@ def main(given: list[str]) -> int:
             while not search.done:
                 _one(search, command, keeper, attempts, say, log)
         except KeyboardInterrupt:
-            _warn("nothing is lost; the same line goes on")
+            _warn("nothing is lost; the same command continues")
             raise
     found = summary(open_run(arguments.folder))
     print(shared.as_json(found) if arguments.json else described(found))
@@ -82,10 +82,10 @@ def _one(
     say: Callable[[str], None],
     log: Callable[[Any], None] | None,
 ) -> None:
-    """Ask for a trial, run it and tell what came of it."""
+    """Ask for a trial, run it and tell the outcome."""
     trial = search.ask(CLIENT)
     words = filled(command, trial.values)
-    with Held() as held:  # what has ended is told before a request to end is followed
+    with Held() as held:  # a finished trial is told before a request to end is obeyed
         told, ended = run_trial(words, keeper, trial.number, held)
         again = trial.attempt < attempts and not told.keys().isdisjoint(("lost", "timed_out"))
         record = search.tell(trial, **told, retry=again)
@@ -97,7 +97,7 @@ def _one(
 
 
 def _described(trial: Trial) -> str:
-    """A trial and its values in a few words."""
+    """A trial and its values, briefly."""
     attempt = f", attempt {trial.attempt}" if trial.attempt > 1 else ""
     purpose = ", a measurement" if trial.purpose == "measurement" else ""
     values = ", ".join(f"{name} {value:.6g}" for name, value in trial.values.items())
@@ -105,7 +105,7 @@ def _described(trial: Trial) -> str:
 
 
 def _outcome(told: dict[str, Any], ended: Ended) -> str:
-    """What came of a trial in a few words."""
+    """The outcome of a trial, briefly."""
     ((name, value),) = told.items()
     words = f"cost {value:.6g}" if name == "cost" else f"{name.replace('_', ' ')}, {value}"
     words += f", {ended.seconds:.1f} s"
@@ -124,31 +124,31 @@ def _conduct(arguments: argparse.Namespace) -> Conduct:
     """How trials are run and ended, without `on_abort`."""
     deadline = shared.number("--deadline", arguments.deadline, float)
     if deadline is not None and not 0 < deadline < math.inf:
-        raise ValueError(f"--deadline is {deadline}; it is a number of seconds above 0.")
+        raise ValueError(f"--deadline is {deadline}; it must be a number of seconds above 0.")
     grace = shared.number("--grace", arguments.grace, float)
     if not 0 <= grace < math.inf:
-        raise ValueError(f"--grace is {grace}; it is a number of seconds, 0 or more.")
+        raise ValueError(f"--grace is {grace}; it must be a number of seconds, 0 or more.")
     safety = shared.number("--safety-exit", arguments.safety_exit, int)
     if safety is not None and (not 1 <= safety <= 125 or safety == RIG_EXIT):
         raise ValueError(
-            f"--safety-exit is {safety}; it must be an exit code from 1 to 125, and not {RIG_EXIT}, by which the rig "
-            "loses a trial."
+            f"--safety-exit is {safety}; it must be an exit code from 1 to 125, not {RIG_EXIT}, which means that the "
+            "rig lost a trial."
         )
     return Conduct(deadline, grace, safety, verbose=arguments.verbose)
 
 
 def _command(flag: str, text: str | None) -> list[str]:
-    """A command that was given in one word of the shell; [] if none was.
+    """A command given as one word of the shell; [] if there is none.
 
     Raises:
-        ValueError: it cannot be taken apart, or there is no such program.
+        ValueError: it cannot be parsed, or there is no such program.
     """
     if text is None:
         return []
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ValueError(f"{flag} {text!r} cannot be taken apart: {error}.") from error
+        raise ValueError(f"{flag} {text!r} cannot be parsed: {error}.") from error
     if not words:
         raise ValueError(f"{flag} is empty; give a command, such as './safe.sh {{kp}} {{kd}}'.")
     if shutil.which(words[0]) is None:
@@ -165,7 +165,7 @@ def _filled_at_start(run: Run, command: Sequence[str]) -> list[str]:
     from policysearch.core.controller import Controller
 
     if run.start is None:
-        raise ValueError(f"{run.folder} does not know the values that it started from; leave --on-abort out.")
+        raise ValueError(f"{run.folder} does not record the values that it started from; leave --on-abort out.")
     return filled(command, Controller(*controller_file.parse(run.start, run.folder)).values())
 
 
@@ -185,31 +185,31 @@ def _parser() -> shared.Parser:
         description="Run a command for every trial: {kp} in it stands for the value of kp. Its last line on standard "
         "output is the cost. An exit code other than 0 means that the parameters made the trial fail; 75, that the rig "
         "did; 126 and 127, that the command is wrong, which stops the search. Ctrl-C, TERM and HUP end the trial and "
-        "the search; the same line goes on.",
+        "the search; the same command continues it.",
         usage="policysearch run DIR [--budget N] [--deadline S] [--on-abort CMD] -- COMMAND ...",
     )
     parser.add_argument("folder", metavar="DIR", help="of the search, from policysearch new")
-    parser.add_argument("--budget", metavar="B", help="another one from now on: 40, or 5updates")
-    parser.add_argument("--deadline", metavar="S", help="seconds after which a trial is ended and left out [none]")
+    parser.add_argument("--budget", metavar="B", help="a new one from now on: 40, or 5updates")
+    parser.add_argument("--deadline", metavar="S", help="seconds after which a trial is ended and left out [no limit]")
     parser.add_argument(
         "--grace",
         default=str(GRACE_SECONDS),
         metavar="S",
-        help="seconds between the request to end (TERM) and the kill of a trial [5]",
+        help="seconds between asking a trial to end (TERM) and killing it [5]",
     )
     parser.add_argument(
         "--on-abort",
         metavar="CMD",
-        help="run after each trial that did not end in order, with the values that the search started from, such as "
+        help="run after each trial that did not end cleanly, with the values that the search started from, such as "
         "'./safe.sh {kp} {kd}'; also if policysearch was killed",
     )
     parser.add_argument(
-        "--attempts", default="1", metavar="N", help="at most, of a trial that the rig lost or that did not end [1]"
+        "--attempts", default="1", metavar="N", help="at most, for a trial that the rig lost or that timed out [1]"
     )
     parser.add_argument(
         "--veto",
         metavar="CMD",
-        help="asked before each trial, such as './check.sh {kp} {kd}': an exit code from 1 to 125 forbids it, and it "
+        help="run before each trial, such as './check.sh {kp} {kd}': an exit code from 1 to 125 forbids it; the trial "
         "counts as failed",
     )
     parser.add_argument(

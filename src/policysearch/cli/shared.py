@@ -1,4 +1,4 @@
-"""What the commands share: the parser, numbers, the user's task, JAX set up, results as text."""
+"""What the commands share: the parser, numbers, the user's task, JAX's setup, results as text."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from policysearch.report.tensorboard import TensorBoard
 
 TASK_HELP = "a built-in task, a Gymnasium id (HalfCheetah-v5), module:attr or file.py:attr"
-#: where results go while standard output is kept for them alone
+#: where results go while standard output is reserved for them
 _results: TextIO | None = None
-#: folder of scalars in a run's own
+#: folder of scalars within a run's folder
 SCALARS = "tensorboard"
 TENSORBOARD_HELP = "write TensorBoard scalars, to DIR with the run's name in it [tensorboard in the run's folder]"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are ValueErrors, so that all wrong input is reported in one way."""
+    """A parser whose complaints are ValueErrors, so that all wrong input is reported the same way."""
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError where argparse would end the process."""
@@ -37,9 +37,9 @@ class Parser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def results_only() -> Iterator[None]:
-    """While it lasts, standard output has nothing but what `say` says.
+    """While it lasts, standard output gets nothing but what `say` says.
 
-    What else prints, a user's module or a library below Python, does so on standard error.
+    Anything else that prints, a user's module or a library below Python, does so on standard error.
     """
     global _results
     stream = sys.stdout
@@ -81,16 +81,16 @@ def say(text: str) -> None:
 
 
 def shown(folder: str | Path, directory: Path) -> str:
-    """A folder as it is typed from where the command was."""
+    """A folder as typed from where the command was started."""
     return str(folder).removeprefix(f"{directory}/") if directory != Path("/") else str(folder)
 
 
 def task(name: str, options: dict[str, Any], deadline: float | None = None) -> Any:
-    """The task a user named, with another horizon or survival bonus if that is asked.
+    """The task a user named, with another horizon or survival bonus on request.
 
     Args:
         name: as typed.
-        options: horizon and survival_bonus, those that were asked for.
+        options: horizon and survival_bonus, as far as given.
         deadline: seconds that each call of an environment's first contact may take.
     """
     from policysearch.tasks import resolve
@@ -107,12 +107,12 @@ def task(name: str, options: dict[str, Any], deadline: float | None = None) -> A
     if horizon < 1:
         raise ValueError(f"--horizon is {horizon}; it must be a whole number, at least 1.")
     task = copy.copy(task)
-    object.__setattr__(task, "horizon", horizon)  # tasks are frozen, and not every one is a plain dataclass
+    object.__setattr__(task, "horizon", horizon)  # tasks are frozen, and not all are plain dataclasses
     return task
 
 
 def number(flag: str, text: str | None, kind: type) -> Any:
-    """The number that a flag got as text, None if it was not given; ValueError if it is none."""
+    """The number that a flag got as text, None if it was not given; ValueError if it is not a number."""
     if text is None:
         return None
     return grammar.whole(flag, text) if kind is int else grammar.number(flag, text)
@@ -134,7 +134,7 @@ def scalars_place(given: str | None, folder: Path) -> str | None:
 
 
 def scalars(folder: str, place: str | None) -> contextlib.AbstractContextManager[TensorBoard | None]:
-    """A log that is closed with its context, where `scalars_place` says; None if none was asked for."""
+    """A log that is closed with its context, where `scalars_place` says; None if not requested."""
     if place is None:
         return contextlib.nullcontext()
     from policysearch.report.tensorboard import TensorBoard
@@ -143,16 +143,16 @@ def scalars(folder: str, place: str | None) -> contextlib.AbstractContextManager
 
 
 def refuse_scalars(extras: list[str], instead: str) -> None:
-    """Raise ValueError if `--tensorboard` is among what a command does not know; `instead` says what there is."""
+    """Raise ValueError if `--tensorboard` is among a command's unknown arguments; `instead` says what there is."""
     if any(extra.split("=")[0] == "--tensorboard" for extra in extras):
         raise ValueError(f"--tensorboard is not for this command. {instead}")
 
 
 def prepare_jax() -> Path | None:
-    """Import JAX with compiled programs kept between runs, where the user does not say otherwise.
+    """Import JAX with compiled programs kept between runs, unless the user says otherwise.
 
     Returns:
-        The folder where they are kept; None if that is the user's affair, or nothing can be written.
+        The folder where they are kept; None if the user set one, or nothing can be written.
     """
     import jax
 
@@ -177,7 +177,7 @@ def as_json(value: Any) -> str:
 
 
 def outcome(result: dict[str, Any]) -> list[str]:
-    """Cost or return and whether that solves the task, in lines."""
+    """Cost or return, and whether it solves the task, in lines."""
     from policysearch.search.progress import quantity
 
     noun = "cost" if result["return_mean"] is None else "return"

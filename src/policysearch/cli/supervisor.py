@@ -1,7 +1,7 @@
-"""The process between a driver and the program of a trial: it ends the program, whatever becomes of the driver.
+"""The process between a driver and the program of a trial: it ends the program, whatever happens to the driver.
 
-It is run as this one file, by the standard library alone, in a session of its own; driver and supervisor hold the two
-ends of a socket, so that each knows of the other's death at once.
+It runs as this one file, on the standard library alone, in a session of its own; driver and supervisor hold the two
+ends of a socket, so that each learns of the other's death at once.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-#: set for the program of a trial and all that it starts, so that they can be found if their supervisor is killed
+#: set for the program of a trial and everything it starts, so that they can be found if their supervisor is killed
 MARK = "POLICYSEARCH_TRIAL"
-#: seconds that --on-abort has, and that a killed process has to be gone
+#: seconds that --on-abort has, and that a killed process has to disappear
 ON_ABORT_SECONDS, GONE_SECONDS = 60.0, 10.0
-#: share of the grace after which processes are asked too that began after the request
+#: share of the grace after which processes that began after the request are asked too
 LAST_CALL = 0.8
 #: bytes that are kept of a line, and that wait for a driver that is slow to show them
 LINE, WAITING = 4096, 1 << 16
-#: seconds in which output may still arrive by way of another process (`exec > >(tee log)`)
+#: seconds in which output may still arrive through another process (`exec > >(tee log)`)
 _LATE = 0.2
 #: exit codes of shells and env for a command that cannot be run
 WRONG = (126, 127)
@@ -39,7 +39,7 @@ _ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\
 
 
 def orderly(code: int, safety: int | None) -> bool:
-    """Whether a program that ended with this exit code, negative for a signal, ended by its own will and in order.
+    """Whether a program that ended with this exit code, negative for a signal, ended of its own accord and cleanly.
 
     Shells report the signal that ended a command as 128 and its number.
 
@@ -51,7 +51,7 @@ def orderly(code: int, safety: int | None) -> bool:
 
 
 def number(text: str) -> float | None:
-    """The number that a program printed, decimals after a point; None if it is none.
+    """The number that a program printed, decimals after a point; None if it is not a number.
 
     Example:
         >>> [number(text) for text in ("1.5", "-2e3", "inf", "1,5", "1_5", "cost: 3", "")]
@@ -61,7 +61,7 @@ def number(text: str) -> float | None:
 
 
 class Tail:
-    r"""The last line of a stream that is not blank, in bounded memory. A carriage return ends a line too.
+    r"""The last non-blank line of a stream, in bounded memory. A carriage return ends a line too.
 
     Example:
         >>> tail = Tail()
@@ -75,12 +75,12 @@ class Tail:
         self._last = self._line = b""
 
     def feed(self, data: bytes) -> None:
-        """Take what came next."""
+        """Take the next bytes."""
         ended, _, rest = (self._line + data.replace(b"\r", b"\n")).rpartition(b"\n")
-        # of a line that is too long the beginning is kept, one byte more than fits
+        # the beginning of a line that is too long is kept, one byte more than fits
         self._line = rest[: LINE + 1]
         ended = ended.rstrip(_BLANK)
-        # the last line is near the end as a rule, and what comes may be long
+        # the last line is usually near the end, and the input may be long
         for place in (ended.rfind(b"\n", 0, -LINE), -1):
             for piece in reversed(ended[place + 1 :].split(b"\n")):
                 if line := _bare(piece):
@@ -112,11 +112,11 @@ def living(mark: str, group: int, root: int | None) -> dict[int, Process] | None
 
     Args:
         mark: that the trial's environment carries.
-        group: process group and session of the trial, 0 if it is not known.
-        root: process of which all are descendants because orphans go to it; None where nothing sees to that.
+        group: process group and session of the trial, 0 if unknown.
+        root: process of which all are descendants because orphans go to it; None if nothing ensures that.
 
     Returns:
-        None where the system does not list processes; then only the group is known.
+        None if the system does not list processes; then only the group is known.
     """
     if not os.path.exists("/proc/self/stat"):
         return None
@@ -169,7 +169,7 @@ class Supervisor:
         self._begin({"serial": -1, "shown": []})
 
     def serve(self) -> None:
-        """Do what the driver asks for, until it is gone and nothing is left to end."""
+        """Serve the driver's requests until it is gone and nothing is left to end."""
         while True:
             while not self._requests:
                 if self._control is None:
@@ -178,16 +178,16 @@ class Supervisor:
             self._carry_out(self._requests.pop(0))
 
     def defect(self, words: str) -> None:
-        """End the program where this one fails, and say so."""
+        """End the program if this one fails, and say so."""
         if self._group:
             self._end(self._request["grace"])
         self._send({"defect": words})
 
     def _begin(self, request: dict[str, Any]) -> None:
-        """Forget the program before."""
+        """Forget the previous program."""
         self._request = request
         if self._leash is not None:
-            self._leash.close()  # nothing is left that would hear it
+            self._leash.close()  # nothing is left to hear it
             self._leash = None
         self._tails = {"out": Tail(), "err": Tail()}
         self._codes: dict[int, int] = {}
@@ -199,12 +199,12 @@ class Supervisor:
         """Run a program to its end, or end what another supervisor left; then tell the driver."""
         command, on_abort = ([word.encode("latin-1") for word in request[name]] for name in ("command", "on_abort"))
         started = time.monotonic()
-        self._drain(0.0)  # what came after the last one's end
+        self._drain(0.0)  # what came after the previous program's end
         self._begin(request)
         if command:
             report = self._run(command, started)
         else:
-            # the mark is all that tells the processes of a supervisor that was killed
+            # only the mark identifies the processes of a killed supervisor
             self._root, self._group, self._told = None, request["group"], request["told"]
             report = {"cause": "taken over", "code": None}
         said = {name: tail.text for name, tail in self._tails.items()}
@@ -220,7 +220,7 @@ class Supervisor:
         if not alive and not report["on_abort"]:
             self._write_down({})
         self._send({"ended": report})
-        while self._outgoing and self._control is not None:  # a driver that is stopped is waited for
+        while self._outgoing and self._control is not None:  # a stopped driver is waited for
             self._turn(None)
 
     def _run(self, command: list[bytes], started: float) -> dict[str, Any]:
@@ -243,14 +243,14 @@ class Supervisor:
             if left is not None and left <= 0:
                 return {"cause": "deadline", "code": None}
             self._turn(left)
-        # what it wrote is there by now; a process that it left behind holds the pipe, and is not waited for
+        # what it wrote is there by now; a process that it left behind holds the pipe open, and is not waited for
         self._drain(0.0)
         if self._codes[child] == 0 and number(self._tails["out"].text) is None and self._reap():
             self._drain(_LATE)
         return {"cause": "exit", "code": self._codes[child]}
 
     def _drain(self, seconds: float) -> None:
-        """Read what the pipes hold, and for so many seconds what still comes until it ends with a number."""
+        """Read what the pipes hold and, for so many seconds, what still arrives, until it ends with a number."""
         until = time.monotonic() + seconds
         while self._pipes:
             ready = select.poll()
@@ -264,11 +264,11 @@ class Supervisor:
                 seconds, until = 0.0, 0.0
 
     def _start(self, command: list[bytes], ends: list[int], leashed: bool = False) -> int:
-        """Start a program in a session of its own; its process.
+        """Start a program in a session of its own; return its process.
 
         Args:
             command: program and arguments. ends: descriptors of its output and its errors.
-            leashed: where the system can, it is asked to end when this process dies.
+            leashed: if the system can, it is asked to end when this process dies.
 
         Raises:
             OSError: it cannot be executed.
@@ -284,7 +284,7 @@ class Supervisor:
                     self._leash.close()
                     _leash(theirs, -os.getpid(), signal.SIGTERM)
                 for descriptor, end in enumerate(ends, 1):
-                    os.set_blocking(end, True)  # the one before may have changed it
+                    os.set_blocking(end, True)  # the previous one may have changed it
                     os.dup2(end, descriptor)
                 for descriptor in self._pipes.values():
                     os.set_inheritable(descriptor, True)  # if all readers die, its last words must not kill it
@@ -309,7 +309,7 @@ class Supervisor:
         return child
 
     def _end(self, grace: float) -> tuple[int, list[int]]:
-        """Ask all that is left of the program to end, and after some seconds kill it.
+        """Ask whatever is left of the program to end, and kill it after some seconds.
 
         Returns:
             How many processes had to be ended, and those that are still there.
@@ -334,7 +334,7 @@ class Supervisor:
         return len(left), sorted(remaining)
 
     def _wait(self, seconds: float) -> dict[int, Process]:
-        """Let time pass until no process is left; those that are then."""
+        """Wait until no process is left; return those that are left at the end."""
         until, pause = time.monotonic() + seconds, 0.002
         while True:
             remaining = self._processes()
@@ -348,7 +348,7 @@ class Supervisor:
         """See `living`."""
         if not self._reap() and self._root is not None:
             return {}
-        for _ in range(3):  # a child may have been looked for in the very moment in which its parent ended
+        for _ in range(3):  # a child may have been looked for at the very moment its parent ended
             found = living(self._request["mark"], self._group, self._root)
             if found is None:
                 break
@@ -361,7 +361,7 @@ class Supervisor:
         return {self._group: Process(True)} if self._group else {}
 
     def _signal(self, number: int, processes: dict[int, Process]) -> None:
-        """Send a signal to processes; to those of the program's own group at once."""
+        """Send a signal to processes; all at once to those of the program's own group."""
         alone = [pid for pid, process in processes.items() if not process.grouped]
         whole = [self._group] if len(alone) < len(processes) else []
         for send, targets in ((os.killpg, whole), (os.kill, alone)):
@@ -400,12 +400,12 @@ class Supervisor:
         self._asked = True
 
     def _turn(self, seconds: float | None) -> None:
-        """Wait for what comes next, at most so many seconds: a word of the driver, output, the end of a process."""
+        """Wait for what comes next, for so many seconds at most: the driver's message, output, the end of a process."""
         ready = select.poll()
         ready.register(self._wake, select.POLLIN)
         if self._control is not None:
             ready.register(self._control, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
-        # a driver that does not show what it gets holds up a program, but not one that is to end
+        # a driver that does not show what it gets blocks a program, but not one that is to end
         full = len(self._outgoing) > WAITING and not self._asked and self._control is not None
         names = {} if full else {descriptor: name for name, descriptor in self._pipes.items()}
         for descriptor in names:
@@ -440,7 +440,7 @@ class Supervisor:
                 self._ask()
 
     def _drop(self) -> None:
-        """Go on without the driver."""
+        """Continue without the driver."""
         if self._control is not None:
             self._control.close()
         self._control = None
@@ -474,7 +474,7 @@ class Supervisor:
             self._drop()
 
     def _reap(self) -> bool:
-        """Take the exit codes of children that ended; whether there are others."""
+        """Collect the exit codes of children that ended; whether there are others."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -485,7 +485,7 @@ class Supervisor:
             self._codes[pid] = os.waitstatus_to_exitcode(status)
 
     def _write_down(self, known: dict[str, Any]) -> None:
-        """Keep what is known of a trial's processes, for a driver that finds neither this process nor their end."""
+        """Record what is known of a trial's processes, for a driver that finds neither this process nor their end."""
         if self._lock >= 0 and self._request["trial"] is not None:
             data = json.dumps(known).encode() if known else b""
             os.pwrite(self._lock, data, 0)
@@ -493,7 +493,7 @@ class Supervisor:
 
 
 def _adopts() -> bool:
-    """Have orphans among the descendants of this process come to it, so that none is lost from sight; if that works."""
+    """Have orphaned descendants of this process become its children, so that none is lost; whether that works."""
     if sys.platform != "linux":
         return False
     try:
@@ -507,10 +507,10 @@ def _adopts() -> bool:
 def _leash(end: socket.socket, owner: int, number: int) -> None:
     """Have the system send a signal when the other end of a socket is closed, as it is when its process dies.
 
-    A parent-death signal would reach one process; this one reaches a group, as long as one process has the socket.
+    A parent-death signal would reach one process; this one reaches a group, as long as one process holds the socket.
 
     Args:
-        end: of the socket that the owner has.
+        end: of the socket, held by the owner.
         owner: process, or the negative of a process group.
         number: of the signal.
     """
@@ -519,12 +519,12 @@ def _leash(end: socket.socket, owner: int, number: int) -> None:
     fcntl.fcntl(end, fcntl.F_SETSIG, number)
     fcntl.fcntl(end, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     with contextlib.suppress(BlockingIOError):
-        end.recv(1)  # nothing is ever sent: the other end was closed before
+        end.recv(1)  # nothing is ever sent: the other end was already closed
         os._exit(1)
 
 
 def _leashes() -> bool:
-    """Whether this system can do that."""
+    """Whether this system supports that."""
     if not hasattr(fcntl, "F_SETSIG"):
         return False
     probe = {signal.SIGUSR1}
@@ -542,11 +542,11 @@ def _leashes() -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve requests, lines of JSON on a socket, and answer by lines of JSON; see `keeper.Keeper`.
+    """Serve requests, lines of JSON on a socket, and answer with lines of JSON; see `keeper.Keeper`.
 
     Args:
         arguments: descriptors of the socket, of the lock, of the reading ends of the programs' output and errors, and
-            of their writing ends; −1 stands for no lock.
+            of their writing ends; −1 means no lock.
     """
     control, lock, out, err, *ends = map(int, arguments)
     for descriptor in (control, lock, out, err, *ends):

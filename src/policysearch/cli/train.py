@@ -1,4 +1,4 @@
-"""`policysearch train`: flags, a run's folder, progress, requests to end, result."""
+"""`policysearch train`: flags, a run's folder, progress, requests to end, the result."""
 
 from __future__ import annotations
 
@@ -36,42 +36,42 @@ NUMBERS = {
 
 
 def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
-    """The parser of `train` with the flags of some methods."""
+    """The parser of `train` with the flags of the given methods."""
     parser = shared.Parser(
         prog="policysearch train",
         add_help=False,
         allow_abbrev=False,
-        description="Search a policy for a task. Defaults stand in brackets. Ctrl-C once ends with what "
-        "was found so far, twice at once.",
+        description="Search for a policy for a task. Defaults in brackets. Ctrl-C once ends with what was "
+        "found so far, twice ends at once.",
         epilog=None if len(methods) == 1 else "A method's own flags: policysearch train TASK --method ars --help",
     )
     parser.add_argument("task", nargs="?", metavar="TASK", help=shared.TASK_HELP)
     general = parser.add_argument_group("general")
-    general.add_argument("--method", metavar="M", help=f"one of {', '.join(METHODS)} [by the task]")
+    general.add_argument("--method", metavar="M", help=f"one of {', '.join(METHODS)} [depends on the task]")
     general.add_argument("--preset", metavar="P", help="paper: the settings that a paper reports for the environment")
-    general.add_argument("--budget", metavar="B", help="2000 (rollouts), 2e6stages or 50updates [by the task]")
+    general.add_argument("--budget", metavar="B", help="2000 (rollouts), 2e6stages or 50updates [depends on the task]")
     general.add_argument("--seed", default="0", metavar="S", help="of everything random [0]")
     general.add_argument("--initial", metavar="FILE", help="start from a policy file, a run or gains in JSON")
     general.add_argument("--out", metavar="DIR", help="folder of the run [runs/TASK-METHOD-seedS]")
-    general.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one a core]")
+    general.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one per core]")
     general.add_argument("--horizon", metavar="N", help="largest number of stages in a rollout [the task's]")
     general.add_argument(
         "--survival-bonus",
         metavar="B",
         help="reward per stage for staying alive, left out of training [ars: what is declared; else 0]",
     )
-    general.add_argument("--failure-cost", metavar="C", help="of a rollout that fails [worst of its update]")
+    general.add_argument("--failure-cost", metavar="C", help="of a failed rollout [the worst of its update]")
     general.add_argument(
         "--deadline", metavar="S", help="seconds a Gymnasium trial may take [60, or 20 times the slowest]"
     )
-    general.add_argument("--evaluation-rollouts", metavar="N", help="at the end [20 of Gymnasium, else 100]")
+    general.add_argument("--evaluation-rollouts", metavar="N", help="at the end [20 for Gymnasium, else 100]")
     general.add_argument("--tensorboard", nargs="?", const="", metavar="DIR", help=shared.TENSORBOARD_HELP)
     general.add_argument("--json", action="store_true", help="print the result as JSON")
     general.add_argument("--debug", action="store_true", help="show tracebacks")
     general.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
     policy = parser.add_argument_group("policy")
     method = parser.add_argument_group(f"method {methods[0]}" if len(methods) == 1 else "method")
-    # the method goes first: where it has a std of its own, --std means that one
+    # the method goes first: if it has a std of its own, --std means that one
     seen: set[str] = set()
     flags.add(method, [METHODS[name] for name in methods], seen, helpful)
     flags.add(policy, [PolicySettings], seen, helpful)
@@ -102,10 +102,10 @@ def main(given: list[str]) -> int:
 
 
 def carry_out(search: Search, record: journal.Journal, arguments: argparse.Namespace) -> int:
-    """Run a search to its end, report and draw what came out; the exit code.
+    """Run a search to its end, report and draw the result; the exit code.
 
     Args:
-        search: new, or brought to where another process ended.
+        search: new, or restored to where another process ended.
         record: of its folder; it is closed.
         arguments: with task, directory (where the command was), evaluation_rollouts, tensorboard (see
             `shared.scalars_place`) and json.
@@ -138,7 +138,7 @@ def carry_out(search: Search, record: journal.Journal, arguments: argparse.Names
 
 
 def _scalars(folder: Path) -> TensorBoard | None:
-    """The log; without what it needs the run that is gone on with has none, and that is said."""
+    """The log; a resumed run that lacks what it needs goes without one, with a warning."""
     from policysearch.report.tensorboard import TensorBoard
 
     try:
@@ -149,10 +149,10 @@ def _scalars(folder: Path) -> TensorBoard | None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raise ValueError for whatever is wrong without a look at the task, before JAX is imported."""
+    """Raise ValueError for whatever is wrong regardless of the task, before JAX is imported."""
     if arguments.task is None:
         raise ValueError(f"train what? Give TASK: {shared.TASK_HELP}. See: policysearch list tasks")
-    # whatever code of the user's runs from here on may go elsewhere
+    # user code that runs from here on may change the directory
     arguments.directory = Path.cwd()
     for name in ("initial", "tensorboard"):
         if getattr(arguments, name):
@@ -213,7 +213,7 @@ def _search(arguments: argparse.Namespace) -> Search:
 
 
 def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, Any]:
-    """All that it takes to repeat the run, or to go on with it."""
+    """Everything needed to repeat the run or to resume it."""
     from policysearch.core.identity import described
     from policysearch.methods.settings import plain
 
@@ -265,7 +265,7 @@ def _run(
 
         if search.settings.get("survival_bonus"):
             bonus = search.settings["survival_bonus"]
-            progress.note(f"training leaves out a survival bonus of {bonus:g} a stage; returns and evaluations have it")
+            progress.note(f"training omits a survival bonus of {bonus:g} per stage; returns and evaluations include it")
         try:
             search.run(on_update)
         finally:
@@ -317,10 +317,10 @@ def _draw(folder: Path) -> None:
 
 @contextmanager
 def _interruptible(search: Search, progress: Progress, requests: list[int]) -> Iterator[None]:
-    """While it lasts, the first request to end (Ctrl-C, TERM, HUP) ends the search in order, a second one at once.
+    """While it lasts, the first request to end (Ctrl-C, TERM, HUP) ends the search cleanly, a second one at once.
 
     Args:
-        search: to end. progress: where that is said. requests: gets the number of each signal.
+        search: to end. progress: where to say so. requests: receives the number of each signal.
     """
 
     def handle(number: int) -> None:
@@ -343,14 +343,14 @@ def _refuse_existing(folder: Path, directory: Path) -> None:
     try:
         journal.refuse_existing(folder)
     except FileExistsError as error:
-        remedy = "Type --out with another folder"
+        remedy = "Give another folder with --out"
         if (folder / reader.DATABASE).exists():
             remedy += f", or remove the run: rm -r {shared.shown(folder, directory)}"
         raise FileExistsError(f"{error}\n{remedy}.") from None
 
 
 def _advice(result: dict[str, Any], folder: str) -> list[str]:
-    """What to try where the criterion does not hold at the end."""
+    """What to try if the criterion is not met at the end."""
     if result["solved"] is not False or result["reason"] == "interrupted":
         return []
     budget = Budget.parse(result["budget"])
@@ -359,7 +359,7 @@ def _advice(result: dict[str, Any], folder: str) -> list[str]:
 
 
 def _block(result: dict[str, Any], directory: Path) -> str:
-    """The result as people read it."""
+    """The result for people to read."""
     from policysearch.search.progress import duration
 
     counts = ", ".join(f"{count} {purpose}" for purpose, count in result["counts"].items() if count)
@@ -372,6 +372,6 @@ def _block(result: dict[str, Any], directory: Path) -> str:
             f"saved: {folder}/policy.safetensors, with curve.png, metrics.csv, config.json, run.sqlite",
             f"next: policysearch {'resume' if result['reason'] == 'interrupted' else 'evaluate'} {folder}",
             *_advice(result, folder),
-            f"all of it on a page: policysearch report {folder}",
+            f"all of it on one page: policysearch report {folder}",
         ]
     )

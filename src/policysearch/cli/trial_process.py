@@ -1,6 +1,6 @@
 """A trial as a process: a command, its exit code, and the cost in its last line. No JAX.
 
-How it is run and ended is the keeper's affair; here is what its end says of the parameters.
+How it is run and ended is the keeper's concern; this module decides what its end says about the parameters.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from policysearch.cli.keeper import Ended, Keeper
 
 #: exit code of a trial that the rig lost: EX_TEMPFAIL of sysexits.h
 RIG_EXIT = 75
-#: seconds that a veto may think
+#: seconds that a veto may take
 VETO_SECONDS = 60.0
-#: signals from outside, of a person or the system: they say nothing of the parameters
+#: signals from outside, by a person or the system: they say nothing about the parameters
 _FROM_OUTSIDE = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM, signal.SIGXCPU}
 #: characters of a line that a sentence quotes
 _QUOTED = 200
@@ -31,18 +31,18 @@ _QUOTED = 200
 def run_trial(
     command: Sequence[str], keeper: Keeper | None = None, number: int = 0, held: Held | None = None
 ) -> tuple[dict[str, Any], Ended]:
-    """Run a command to its end, and say what it brought.
+    """Run a command to its end, and return the outcome.
 
     The command is what is waited for, not its output: processes that it leaves behind are ended, and what they print
-    later is not read. It ends with this process, whatever the death: it is asked to end (TERM), and killed after a
+    later is not read. It ends with this process, however that dies: it is asked to end (TERM), and killed after a
     grace.
 
     Args:
-        command: program and arguments; no shell is between.
-        keeper: of the run's folder, with deadline, grace, and what is run after an end that was not orderly; one of no
+        command: program and arguments; no shell in between.
+        keeper: of the run's folder, with deadline, grace, and what is run after a disorderly end; one of no
             run by default.
         number: of the trial.
-        held: requests to end (Ctrl-C, TERM, HUP), of which the first ends the command.
+        held: requests to end (Ctrl-C, TERM, HUP), the first one ends the command.
 
     Returns:
         What to give `Search.tell`: cost, failed, safety_stop, lost or timed_out with the reason; and how it ended.
@@ -50,8 +50,8 @@ def run_trial(
     Raises:
         Interrupted: a request to end came and the command was ended; the trial stays open.
         OSError: the command cannot be started.
-        ValueError: the command is wrong: exit code 126 or 127, or a last line that is no number; the trial stays open.
-        RuntimeError: a process of it does not end, its supervisor was killed, or `on_abort` went wrong; the trial stays
+        ValueError: the command is wrong: exit code 126 or 127, or a last line that is not a number; trial stays open.
+        RuntimeError: a process of it does not end, its supervisor was killed, or `on_abort` failed; the trial stays
             open.
 
     Example:
@@ -71,7 +71,7 @@ def run_trial(
     if code is None:
         raise RuntimeError(
             f"The process that supervised trial {number} was ended from outside; it ended the trial, which is still "
-            "open. Make sure that the machine stands; the same line goes on."
+            "open. Make sure that the machine has stopped; the same command continues."
         )
     if code in supervisor.WRONG:
         raise ValueError(f"{typed} ended with {_words(ended)}. {_what(code)} The trial is still open.")
@@ -88,7 +88,7 @@ def run_trial(
 
 
 def forbids(command: Sequence[str], keeper: Keeper | None = None) -> str | None:
-    """Why a command forbids a trial: its exit code and last line; None where that code is 0.
+    """Why a command forbids a trial: its exit code and last line; None if that code is 0.
 
     Args:
         command: program and arguments.
@@ -120,10 +120,10 @@ def forbids(command: Sequence[str], keeper: Keeper | None = None) -> str | None:
 
 
 def settle(keeper: Keeper, say: Callable[[str], None]) -> None:
-    """Wait for a trial of another process that still ends, and end what was left, before another one is started.
+    """Wait for another process's trial that is still ending, and end what was left, before another one is started.
 
     Raises:
-        RuntimeError: a process does not end, or `on_abort` went wrong.
+        RuntimeError: a process does not end, or `on_abort` failed.
     """
     found = keeper.settle(say)
     if found is not None:
@@ -153,23 +153,23 @@ def _refuse_unstarted(command: Sequence[str], ended: Ended) -> None:
 
 
 def _refuse_unfinished(name: str, keeper: Keeper, ended: Ended) -> None:
-    """Raise RuntimeError if a process of a command is still there, or what was to be run after it went wrong."""
+    """Raise RuntimeError if a process of a command is still there, or what was to be run after it failed."""
     if ended.alive:
         pids = ", ".join(map(str, ended.alive))
         raise RuntimeError(
             f"{name}: processes {pids} do not end, even by KILL. No other trial is started. End them, make sure that "
-            "the machine stands, and type the same line again."
+            "the machine has stopped, and run the same command again."
         )
     if ended.on_abort:
         command = shlex.join(keeper.conduct.on_abort)
         raise RuntimeError(
-            f"--on-abort {command} after {name} went wrong: {ended.on_abort}. It must go well before another trial is "
-            "started. Make sure that the machine is safe, and type the same line again."
+            f"--on-abort {command} after {name} failed: {ended.on_abort}. It must succeed before another trial is "
+            "started. Make sure that the machine is safe, and run the same command again."
         )
 
 
 def _outcome(code: int, safety: int | None) -> str:
-    """What an exit code other than 0 says of a trial, as a word of `Search.tell`.
+    """What an exit code other than 0 says about a trial, as a word for `Search.tell`.
 
     Example:
         >>> [_outcome(code, 4) for code in (1, 4, 75, -9, 137, -11, 139)]
@@ -184,7 +184,7 @@ def _outcome(code: int, safety: int | None) -> str:
 def _what(code: int | None) -> str:
     """What exit codes 126 and 127 mean."""
     if code == supervisor.WRONG[0]:
-        return "126 means that a command was found and cannot be executed: the script is wrong, not the parameters."
+        return "126 means that a command was found but cannot be executed: the script is wrong, not the parameters."
     return "127 means that a command was not found: the script is wrong, not the parameters."
 
 

@@ -1,6 +1,6 @@
-"""Cells of a comparison, one search each, and the file that keeps them: a line of JSON a finished cell. No JAX.
+"""Cells of a comparison, one search each, and the file that keeps them: one line of JSON per finished cell. No JAX.
 
-A torn last line, of a process that was killed while it wrote, counts as not run.
+A torn last line, from a process killed while writing, counts as not run.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ FILE, CONFIGURATION = "cells.jsonl", "comparison.json"
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """The policy itself, not exploring, at one moment of a search.
+    """The policy itself, without exploration, at one moment of a search.
 
     Args:
         rollouts, stages: spent on the search so far; evaluations are not counted.
-        seconds: of sampling and updating so far, without evaluations and without compilation of programs that many
-            seeds share; where S seeds run together, 1/S of what all of them took.
-        value, error: mean cost on the comparison's evaluation seeds, or return where users think in returns, and its
-            standard error. A rollout that failed counts as the worst of the others; None where every one failed.
+        seconds: of sampling and updating so far, without evaluations and without compilation of programs that several
+            seeds share; if S seeds run together, 1/S of their total.
+        value, error: mean cost on the comparison's evaluation seeds, or return for tasks with rewards, and its
+            standard error. A failed rollout counts as the worst of the others; None if every one failed.
         failed: rollouts of the evaluation that failed.
-        solved: by the task's own criterion, or by the threshold that was asked; None where there is neither.
+        solved: by the task's own criterion, or by the requested threshold; None if there is neither.
     """
 
     rollouts: int
@@ -47,10 +47,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         method: label of the method. seed: of the search.
-        curve: the policy along the search, the first point before its first update.
+        curve: the policy during the search, with the first point before its first update.
         final: the policy at its end, on other fresh seeds.
         counts: rollouts by purpose. reason: why it ended.
-        compilation: seconds that compiling took, of all seeds that ran together; 0 where it is part of the curve.
+        compilation: seconds of compilation for all seeds that ran together; 0 if it is part of the curve.
         together: how many seeds ran in one program.
     """
 
@@ -65,12 +65,12 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reached(self) -> Point | None:
-        """The first point at which the criterion held, or None."""
+        """The first point at which the criterion is met, or None."""
         return next((point for point in self.curve if point.solved), None)
 
 
 def read(folder: Path) -> dict[tuple[str, int], Cell]:
-    """The finished cells of a folder by method and seed; a torn line is passed over."""
+    """The finished cells of a folder by method and seed; a torn line is skipped."""
     path = folder / FILE
     found = {}
     for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -83,7 +83,7 @@ def read(folder: Path) -> dict[tuple[str, int], Cell]:
 
 
 def append(folder: Path, cells: Iterable[Cell]) -> None:
-    """Add finished cells, and return when the disk has them."""
+    """Add finished cells, and return when they are on disk."""
     path = folder / FILE
     torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
     with path.open("ab") as file:
@@ -99,7 +99,7 @@ def configuration(folder: Path) -> dict[str, Any]:
     """What `begin` kept of a comparison.
 
     Raises:
-        FileNotFoundError: the folder holds none.
+        FileNotFoundError: the folder holds no comparison.
         ValueError: it is damaged.
     """
     path = folder / CONFIGURATION
@@ -111,12 +111,12 @@ def configuration(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}.") from None
     for name in ("conditions", "methods", "about"):
         if not isinstance(content.get(name), dict):
-            raise ValueError(f"{path} is damaged: it says nothing of {name}.")
+            raise ValueError(f"{path} is damaged: it lacks {name}.")
     return content
 
 
 def _words(value: Any) -> str:
-    """A condition as people read it: of a policy's settings those that differ from the default."""
+    """A condition for people to read: only those settings of a policy that differ from the default."""
     if value in (None, "None"):
         return "by default"
     settings = _SETTING.findall(str(value)) if str(value).startswith("PolicySettings(") else []
@@ -127,13 +127,13 @@ def _words(value: Any) -> str:
 def begin(
     folder: Path, conditions: Mapping[str, Any], methods: Mapping[str, str], about: Mapping[str, Any]
 ) -> dict[tuple[str, int], Cell]:
-    """Make a folder for a comparison, or go on with the one that it holds; its finished cells.
+    """Make a folder for a comparison, or continue the one that it holds; its finished cells.
 
     Args:
-        folder: made if there is none.
+        folder: made if it does not exist.
         conditions: what all cells have in common, JSON-able.
-        methods: by label, what each is; others than last time may take part.
-        about: what readers need beside the cells.
+        methods: what each is, by label; they may differ from last time.
+        about: what readers need besides the cells.
 
     Raises:
         ValueError: it holds a run, a comparison under other conditions, or another method under one of these labels.
@@ -149,7 +149,7 @@ def begin(
     if path.exists():
         before = configuration(folder)
         then, known_before = before["conditions"], before["methods"]
-        # what an older version did not keep is not known to differ
+        # what an older version did not record is not known to differ
         differing = [name for name, value in conditions.items() if name in then and then[name] != value]
         if differing:
             pairs = (
@@ -158,15 +158,15 @@ def begin(
             )
             raise ValueError(
                 f"{folder} holds a comparison under other conditions: {'; '.join(pairs)}. The searches of a folder are "
-                "compared with each other, so they share them: give another folder (--out), or the same conditions."
+                "compared with each other, so they must share them: give another folder (--out) or the same conditions."
             )
         for label, method in methods.items():
             if known_before.get(label, method) != method:
                 raise ValueError(
-                    f"{folder} holds another method {label!r} ({known_before[label]}); give this one another label."
+                    f"{folder} holds a different method {label!r} ({known_before[label]}); give this one another label."
                 )
         known = {**known_before, **methods}
-        # what is kept of those that do not take part this time
+        # records of methods that do not take part this time are kept
         about = {n: {**before["about"].get(n, {}), **v} if isinstance(v, dict) else v for n, v in about.items()}
     folder.mkdir(parents=True, exist_ok=True)
     content = {"conditions": dict(conditions), "methods": known, "about": dict(about), **provenance()}

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: methods of this package by name, settings or composition, and rivals. No JAX.
+"""The entrants of a comparison: methods of this package by name, settings or composition, and rivals. No JAX.
 
 On the command line an entrant is a name, or a name with settings: `trpo`, `trpo(kl=0.05)`, `cma`.
 """
@@ -37,7 +37,7 @@ def parse(text: str) -> MethodSettings | str:
     """
     match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text)
     if match is None:
-        raise ValueError(f"{text!r} is no method: write a name, or name(setting=value,…), such as trpo(kl=0.05).")
+        raise ValueError(f"{text!r} is not a method: write a name, or name(setting=value,…), such as trpo(kl=0.05).")
     name, inside = match.groups()
     if name in RIVALS:
         if inside:
@@ -49,7 +49,7 @@ def parse(text: str) -> MethodSettings | str:
     for part in filter(None, (piece.strip() for piece in (inside or "").split(","))):
         key, equals, value = part.partition("=")
         if not equals:
-            raise ValueError(f"{text!r}: {part!r} is no setting; write name=value.")
+            raise ValueError(f"{text!r}: {part!r} is not a setting; write name=value.")
         options[key.strip()] = value.strip()
     struct = METHODS[name]
     check_names(struct, options, f"a setting of {name}")
@@ -64,10 +64,10 @@ def named(methods: str | Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         methods: "trpo,ars", a sequence of names, settings and rivals, or a mapping from labels to any of these or to a
-            `Method` that was composed by hand.
+            `Method` composed by hand.
 
     Raises:
-        ValueError: nobody, or two under one label.
+        ValueError: no entrant, or two under one label.
         TypeError: an entrant without a label.
     """
     if isinstance(methods, str):
@@ -79,10 +79,10 @@ def named(methods: str | Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
         for entrant in methods:
             label = _label(entrant)
             if label in found:
-                raise ValueError(f"{label} takes part twice; give a mapping from labels to tell them apart.")
+                raise ValueError(f"{label} takes part twice; give a mapping from labels to distinguish them.")
             found[label] = parse(entrant) if isinstance(entrant, str) else entrant
     if not found:
-        raise ValueError("Nobody takes part: name one method or more.")
+        raise ValueError("There are no methods to compare: name at least one.")
     return found
 
 

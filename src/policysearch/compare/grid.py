@@ -1,6 +1,6 @@
 """`compare`: every method on the same task with the same seeds, budget and evaluation seeds; finished cells are kept.
 
-All seeds of a method on a JAX task run in one program. Other tasks run a search after another, each on all workers.
+All seeds of a method on a JAX task run in one program. Other tasks run one search after another, each on all workers.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from policysearch.tasks import resolve
 from policysearch.tasks.regulator import lqr
 from policysearch.tasks.task import Function, Task
 
-#: rollouts of a point, of tasks that run on worker processes
+#: rollouts per point, for tasks that run on worker processes
 SIMULATED_ROLLOUTS = 5
 
 
 class Progress(NamedTuple):
     """A moment of a comparison.
 
-    method, seed: of the record. record: of an update; empty where a method begins, and of a rival. share: of the grid.
+    method, seed: of the record. record: of an update; empty when a method begins, and for a rival. share: of the grid.
     """
 
     method: str
@@ -66,16 +66,16 @@ def compare(
         task: as `Search` takes it; not a bare specification.
         methods: "trpo,ars", names, settings and rivals (`cma`, `nelder_mead`), or a mapping from labels to these or to
             a `Method` composed by hand.
-        seeds: how many, from 0 on; or which.
+        seeds: how many, counting from 0; or which.
         budget: of each search; None for what `train` spends on the task with its default method, in rollouts, or in
             stages of simulators.
-        policy: of all; None for what each method has by default.
-        threshold: cost at most, or return at least, that counts as solved; None for the task's own criterion.
-        folder: where finished cells are kept; the same call again goes on after an interruption, and more seeds or
-            methods may be asked for. None keeps them in memory.
+        policy: of all; None for each method's default.
+        threshold: largest cost, or smallest return, that counts as solved; None for the task's own criterion.
+        folder: where finished cells are kept; the same call continues after an interruption, and more seeds or
+            methods may be added. None keeps them in memory.
         workers: processes for Gymnasium tasks.
         points: of a curve, after the first.
-        evaluation_rollouts: of a point and at the end; by default what the task asks for, and 5 of a point of a
+        evaluation_rollouts: per point and at the end; by default what the task asks for, and 5 per point of a
             Gymnasium task.
         on_progress: called after each update.
 
@@ -83,7 +83,7 @@ def compare(
         What came out.
 
     Raises:
-        ValueError: a method that does not serve the task, or a folder that holds another comparison; nothing has run.
+        ValueError: a method that does not suit the task, or a folder that holds another comparison; nothing has run.
 
     Example:
         >>> found = compare("bowl", "weight_perturbation,nelder_mead", seeds=3, budget=600)
@@ -93,7 +93,7 @@ def compare(
     entrants = named(methods)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"seeds is {seeds!r}; ask for one at least, and for none twice.")
+        raise ValueError(f"seeds is {seeds!r}; give at least one, and none twice.")
     if points < 1:
         raise ValueError(f"points is {points}; measure at least one.")
     plant = resolve(task)
@@ -107,7 +107,7 @@ def compare(
         raise ValueError(f"threshold is {threshold}; it must be finite.")
     settings: dict[str, Any] = {}
     chosen: dict[str, Any] = {}
-    for label, entrant in entrants.items():  # whatever does not fit is said before anything runs
+    for label, entrant in entrants.items():  # what does not fit is refused before anything runs
         if isinstance(entrant, str):
             rivals.prepare(entrant)
             rival_policy(plant, policy, numbers[0])
@@ -147,7 +147,7 @@ def compare(
         missing = [seed for seed in numbers if (label, seed) not in found]
         for group in _groups(plant, entrant, missing):
             report = functools.partial(_report, on_progress, label, done / len(grid), len(group) / len(grid))
-            report(group[0], {}, 0.0)  # compiling comes first, and takes a while
+            report(group[0], {}, 0.0)  # compilation comes first, and takes a while
             new = run(conditions, label, entrant, group, report)
             if folder is not None:
                 kept.append(Path(folder), new)
@@ -178,7 +178,7 @@ def _report(
 
 
 def _baseline(task: Any, rollouts: int) -> tuple[str, float, float] | None:
-    """What the regulator costs on the seeds of the end; None where there is none."""
+    """The regulator's cost on the final evaluation seeds; None without a regulator."""
     policy = lqr(task)
     if policy is None:
         return None
@@ -187,7 +187,7 @@ def _baseline(task: Any, rollouts: int) -> tuple[str, float, float] | None:
 
 
 def _budget(task: Any) -> Budget:
-    """What `train` spends on the task by default, in stages of simulators, else in rollouts."""
+    """What `train` spends on the task by default, in stages for simulators, else in rollouts."""
     search = Search(task)
     if search.budget.unit == "updates":
         return Budget(search.budget.amount * search.layout.size, "rollouts")
@@ -195,7 +195,7 @@ def _budget(task: Any) -> Budget:
 
 
 def _described(entrant: Any) -> str:
-    """Text by which a later process knows whether a method is the same."""
+    """Text by which a later process recognises the same method."""
     return eqx.tree_pformat(entrant, short_arrays=False) if isinstance(entrant, eqx.Module) else repr(entrant)
 
 

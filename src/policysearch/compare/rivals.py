@@ -1,4 +1,4 @@
-"""Searches of other libraries over θ, each by a short adapter: the same trials, budget and evaluations as ours.
+"""Searches of other libraries over θ, each with a short adapter: the same trials, budget and evaluations as ours.
 
 An adapter is a function of (costs, θ, std, seed). `costs(rows, current)` runs a rollout for each row (k, d), on fresh
 environment seeds, and raises `BudgetSpent` before it would exceed the budget; `current` (d,) is what the search would
@@ -26,30 +26,30 @@ from policysearch.runners import native
 from policysearch.tasks.python_function import PythonFunction
 from policysearch.workers.jobs import Jobs
 
-#: spread at the start, in those of a perturbation that only measures a gradient; as `cem` has it
+#: initial spread, in multiples of a perturbation that only measures a gradient; as for `cem`
 START = 3.0
 
 Costs = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class BudgetSpent(Exception):  # noqa: N818 - not an error: the way in which every rival's search ends
+class BudgetSpent(Exception):  # noqa: N818 - not an error: the way every rival's search ends
     """Another call would exceed the budget."""
 
 
 def cma(costs: Costs, theta: np.ndarray, std: float, seed: int) -> None:
-    """CMA-ES by pycma with its defaults (Hansen 2016), from the spread that our `cem` starts from."""
+    """CMA-ES from pycma with its defaults (Hansen 2016), with the initial spread of our `cem`."""
     from cma import CMAEvolutionStrategy
 
     if len(theta) < 2:
-        raise ValueError("cma searches two parameters or more; this policy has one.")
+        raise ValueError("cma needs at least two parameters; this policy has one.")
     search = CMAEvolutionStrategy(theta, std, {"seed": seed + 1, "verbose": -9})
-    while True:  # where pycma would stop, it goes on: the budget is the same for all
+    while True:  # it continues where pycma would stop: the budget is the same for all
         rows = search.ask()
         search.tell(rows, costs(np.array(rows), search.mean).tolist())
 
 
 def nelder_mead(costs: Costs, theta: np.ndarray, std: float, seed: int) -> None:
-    """The simplex method of SciPy, its coefficients by dimension (Gao & Han 2012); it answers its best vertex."""
+    """The simplex method of SciPy, its coefficients by dimension (Gao & Han 2012); it returns its best vertex."""
     from scipy.optimize import minimize
 
     best, least = theta, np.inf
@@ -78,7 +78,7 @@ class Trials:
         seed: of the environment seeds.
         budget: in rollouts, stages, or updates, which are calls.
         pool: of worker processes, for Gymnasium tasks.
-        on_call: called after each batch with what `costs` was told to be current.
+        on_call: called after each batch with the `current` that `costs` was given.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Trials:
     ):
         self.task, self.policy, self.seed, self.budget, self.pool = task, policy, seed, budget, pool
         self.rollouts = self.stages = self.calls = self.failed = 0
-        #: seconds that compiling took
+        #: seconds of compilation
         self.compilation = 0.0
         self._programs: dict[int, Any] = {}
         self._on_call = on_call
@@ -145,7 +145,7 @@ class Trials:
 
 
 def prepare(name: str) -> None:
-    """Import what a rival needs, so that its clock need not.
+    """Import what a rival needs, so that importing is not timed.
 
     Raises:
         ImportError: it is not installed; the message says how to.
@@ -153,15 +153,15 @@ def prepare(name: str) -> None:
     try:
         importlib.import_module({"cma": "cma", "nelder_mead": "scipy.optimize"}[name])
     except ImportError:
-        raise ImportError(f"{name} needs a package more: pip install 'policysearch[rivals]'.") from None
+        raise ImportError(f"{name} needs another package: pip install 'policysearch[rivals]'.") from None
 
 
 def run(name: str, trials: Trials, std: float, seed: int) -> str:
-    """Search by a rival until the budget is spent; why it ended."""
+    """Search with a rival until the budget is spent; why it ended."""
     theta = np.asarray(trials.policy.theta("parameter"), float)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="cma")  # of stagnation, and of what its arguments should be
+            warnings.filterwarnings("ignore", module="cma")  # about stagnation, and about its arguments
             ADAPTERS[name](trials, theta, std, seed)
     except BudgetSpent:
         return "budget spent"

@@ -1,4 +1,4 @@
-"""The searches of a comparison: seeds together, one alone, or one of a rival, each measured along the way.
+"""The searches of a comparison: seeds together, one alone, or a rival's, each measured along the way.
 
 Evaluations count neither in a search's rollouts nor in its seconds.
 """
@@ -29,17 +29,17 @@ from policysearch.search.result import Record
 from policysearch.search.search import Search
 from policysearch.tasks.task import Function, Task
 
-#: evaluation seeds along a search, and at its end
+#: evaluation seeds during a search, and at its end
 ALONG, AT_THE_END = 0, 1
 #: points of a curve after the first one, spaced evenly in the logarithm of the budget from this share of it on
 POINTS, FIRST_SHARE = 24, 0.01
 
-#: hears the seed and the record of an update, and the share of its budget that is spent
+#: receives the seed and the record of an update, and the share of its budget that is spent
 Report = Callable[[int, Record, float], None]
 
 
 class Conditions(NamedTuple):
-    """What all cells have in common. rollouts: of a point of a curve. final: of the evaluation at the end."""
+    """What all cells have in common. rollouts: per point of a curve. final: of the evaluation at the end."""
 
     task: Any
     policy: Policy | PolicySettings | str | None
@@ -86,13 +86,13 @@ def run(conditions: Conditions, label: str, entrant: Any, seeds: list[int], repo
 
     Args:
         conditions: of all cells. label: of the method. entrant: settings, a `Method`, or the name of a rival.
-        seeds: several only of a method of ours on a JAX task.
-        report: called after each update, where seeds run together for the first of them.
+        seeds: several only for a method of this package on a JAX task.
+        report: called after each update; if seeds run together, for the first of them.
     """
     if isinstance(entrant, str):
         return [_rival(conditions, label, entrant, seeds[0], report)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say of a method was said before the first search
+        warnings.simplefilter("ignore")  # warnings about a method were given before the first search
         searches = [
             Search(
                 conditions.task,
@@ -207,7 +207,7 @@ def _single(conditions: Conditions, label: str, search: Search, report: Report) 
 
 
 def rival_policy(task: Any, policy: Any, seed: int) -> Policy:
-    """What a rival searches: the policy of methods that perturb parameters."""
+    """A rival's policy: that of methods that perturb parameters."""
     return policy_of(task, policy, WeightPerturbation(), seed)
 
 
@@ -248,7 +248,7 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
         std = rivals.START * problem(task.specification, start, "parameter").effect
         reason = rivals.run(name, trials, std, seed)
         clock.pause()
-        if curve[-1].rollouts < trials.rollouts:  # where the budget is no whole number of calls, or it ended by itself
+        if curve[-1].rollouts < trials.rollouts:  # the budget is not a whole number of calls, or it ended by itself
             evaluation = measure(trials.at(current), conditions.rollouts, ALONG)
             curve.append(at(evaluation))
         final = measure(trials.at(current), conditions.final, AT_THE_END)

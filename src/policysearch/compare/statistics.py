@@ -1,7 +1,7 @@
 """Statistics over seeds: interquartile means, probabilities of improvement, and their intervals. No JAX.
 
 The interquartile mean (IQM) leaves out the best and the worst quarter of the seeds: less luck than a mean, less noise
-than a median (Agarwal et al. 2021). Intervals are of 95 %; fewer than `FEWEST` seeds have none.
+than a median (Agarwal et al. 2021). Intervals are 95 %; fewer than `FEWEST` seeds have none.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-#: bootstrap samples, of a number in a table; of each point of a curve
+#: bootstrap samples for a number in a table, and for each point of a curve
 RESAMPLES, CURVE_RESAMPLES = 5000, 1000
 LEVEL = 0.95
-#: seeds from which on an interval is given: what resampling makes of two or three is far too short
+#: smallest number of seeds with an interval: resampling two or three makes it far too short
 FEWEST = 4
 
 
 class Estimate(NamedTuple):
-    """A number and its interval; the limits are NaN where there are too few seeds."""
+    """A number and its interval; the limits are NaN if there are too few seeds."""
 
     value: float
     low: float
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
 
 
 def iqm(values: ArrayLike, axis: int = -1) -> np.ndarray:
-    """Mean of the values between the quartiles, along an axis; a quarter that is no whole number counts in part.
+    """Mean of the values between the quartiles, along an axis; a quarter that is not a whole number counts in part.
 
     Example:
         >>> float(iqm([0.0, 1.0, 2.0, 99.0])), float(iqm([0.0, 4.0, 5.0]))
@@ -44,11 +44,11 @@ def iqm(values: ArrayLike, axis: int = -1) -> np.ndarray:
 
 
 def iqm_estimate(values: ArrayLike, resamples: int = RESAMPLES) -> Estimate:
-    """IQM of values (S,), and the percentiles of what it is of resampled seeds."""
+    """IQM of values (S,), and percentiles of the IQM of resampled seeds."""
     values = np.asarray(values, float)
     middle = float(iqm(values))
     if len(values) < FEWEST or not np.isfinite(values).all() or np.ptp(values) == 0:
-        # of seeds that all agree resampling has nothing to say; of failed ones no interval is honest
+        # resampling says nothing about seeds that all agree; for failed ones no interval is honest
         return Estimate(middle, math.nan, math.nan)
     from scipy.stats import bootstrap
 
@@ -66,11 +66,11 @@ def iqm_estimate(values: ArrayLike, resamples: int = RESAMPLES) -> Estimate:
 def improvement(first: ArrayLike, second: ArrayLike) -> Estimate:
     """P(a seed of the first is better than one of the second), ties half, and its interval.
 
-    Newcombe's (2006, method 5) for a Mann-Whitney probability: unlike resampled seeds it has a width where all pairs
-    agree, and of two equal methods it leaves 0.5 out in 1 of 20 cases from four seeds on.
+    Newcombe's (2006, method 5) for a Mann-Whitney probability: unlike resampling it has a width even if all pairs
+    agree, and for two equal methods it excludes 0.5 in 1 of 20 cases, from four seeds on.
 
     Args:
-        first, second: what is the less the better, (S,) and (S',); infinite for seeds that failed.
+        first, second: values, the lower the better, (S,) and (S',); infinite for seeds that failed.
 
     Example:
         >>> improvement([1.0, 2.0], [3.0, 4.0]).value

@@ -1,4 +1,4 @@
-"""`Comparison`: the cells of a grid, and what follows from them: a row a method, curves, pairs, words. No JAX."""
+"""`Comparison`: the cells of a grid, and what follows from them: one row per method, curves, pairs, words. No JAX."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from policysearch.compare.statistics import CURVE_RESAMPLES, Estimate
 from policysearch.core.settings import Budget
 from policysearch.core.specification import Specification
 
-#: reasons for which a search ends in order
+#: reasons for which a search ends normally
 ORDERLY = ("budget spent", "ended by itself", "")
 
 
@@ -25,10 +25,10 @@ class Row(NamedTuple):
     """A method over its S seeds.
 
     Args:
-        seeds: S. solved: how many met the criterion at the end; None where there is none. success: its share.
-        median, iqm: of what the policy costs (or returns) at the end.
+        seeds: S. solved: how many met the criterion at the end; None without one. success: their share.
+        median, iqm: of the final policy's cost (or return).
         reached: seeds that met the criterion at some point of their curve.
-        rollouts, stages, seconds: median till the first such point, of the seeds that reached it; None if none did.
+        rollouts, stages, seconds: median up to the first such point, over the seeds that reached it; None if none did.
         spent: median rollouts of a whole search. took: median seconds of it. failed: share of the trials
             of all seeds that failed.
     """
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A method along its search, over seeds: P points; what all seeds have spent, IQM of the value, its interval."""
+    """A method along its search, over seeds: P points; what each seed has spent, IQM of the value, its interval."""
 
     rollouts: np.ndarray
     seconds: np.ndarray
@@ -62,11 +62,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Methods on one task.
 
     Args:
-        specification: of the task. budget: of each search. threshold: what was asked, or None.
-        evaluation_rollouts: of a point of a curve.
-        methods: labels in the order asked. cells: one a method and seed, in that order.
-        baseline: name, mean and standard error of a controller that was not searched, on the seeds of the end; None
-            where the task has none.
+        specification: of the task. budget: of each search. threshold: the one requested, or None.
+        evaluation_rollouts: per point of a curve.
+        methods: labels in the order given. cells: one per method and seed, in that order.
+        baseline: name, mean and standard error of a controller without search, on the final evaluation seeds; None
+            if the task has none.
     """
 
     specification: Specification
@@ -79,12 +79,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def noun(self) -> str:
-        """What users think in: "cost" or "return"."""
+        """What users read: "cost" or "return"."""
         return "return" if self.specification.reward else "cost"
 
     @property
     def criterion(self) -> str:
-        """When a seed counts as solved, in words; "" where there is no such thing."""
+        """When a seed counts as solved, in words; "" without a criterion."""
         if self.threshold is not None:
             return f"mean {self.noun} {'at least' if self.specification.reward else 'at most'} {self.threshold:g}"
         return self.specification.solved
@@ -105,9 +105,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return [cell for cell in self.cells if cell.method == method]
 
     def values(self, method: str) -> np.ndarray:
-        """Cost (or return) of each seed's last policy (S,), on seeds that no search and no curve has seen.
+        """Cost (or return) of each seed's last policy (S,), on seeds that no search and no curve has used.
 
-        Infinitely bad where every rollout failed.
+        Infinitely bad if every rollout failed.
         """
         return np.array([self._value(cell.final.value) for cell in self.of(method)])
 
@@ -116,7 +116,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return worst if value is None else value
 
     def table(self) -> list[Row]:
-        """A row a method, the best IQM first."""
+        """One row per method, the best IQM first."""
         rows = [self._row(method) for method in self.methods]
         return sorted(rows, key=lambda row: -row.iqm.value if self.specification.reward else row.iqm.value)
 
@@ -166,7 +166,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def words(self) -> list[str]:
-        """Who is best, how sure that is, and what went wrong, in sentences."""
+        """Which method is best, how certain that is, and what went wrong, in sentences."""
         rows = self.table()
         best = rows[0]
         if not np.isfinite(best.iqm.value):
@@ -179,9 +179,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             if chance.low > 0.5:
                 sentences.append(f"It is better than {row.method} with P = {interval(chance, 2)}.")
             else:
-                few = f"; {statistics.FEWEST} seeds or more would tell" if not np.isfinite(chance.low) else ""
+                few = f"; {statistics.FEWEST} or more seeds would tell" if not np.isfinite(chance.low) else ""
                 sentences.append(
-                    f"From {row.method} these seeds do not tell it apart: P(better) = {interval(chance, 2)}{few}."
+                    f"These seeds do not distinguish it from {row.method}: P(better) = {interval(chance, 2)}{few}."
                 )
         sure = [row for row in rows if row.reached == row.seeds]
         quick = min(sure, key=lambda row: row.rollouts or 0, default=None)
@@ -205,14 +205,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             if failing:
                 most = max(cell.final.failed for cell in cells)
                 sentences.append(
-                    f"{method}: rollouts of the last policy fail with {failing} of {len(cells)} seeds, up to {most} of "
+                    f"{method}: rollouts of the last policy fail with {failing} of {len(cells)} seeds, up to {most} in "
                     "an evaluation; each counts as the worst of the others."
                 )
         return sentences
 
 
 def interval(estimate: Estimate, places: int | None = None) -> str:
-    """A number with its interval, as text, rounded where the interval begins to have a width.
+    """A number with its interval, as text, rounded to the interval's width.
 
     Example:
         >>> interval(Estimate(0.5, 0.25, 0.75), 2), interval(Estimate(70.22, 70.1, 70.4))
@@ -228,10 +228,10 @@ def interval(estimate: Estimate, places: int | None = None) -> str:
 
 
 def open_comparison(folder: str | os.PathLike[str]) -> Comparison:
-    """Read a comparison from its folder, also one that has not finished: what is there.
+    """Read a comparison from its folder, even an unfinished one.
 
     Args:
-        folder: that `compare` was given.
+        folder: the one that `compare` was given.
 
     Raises:
         FileNotFoundError: no comparison, or one without a finished cell.

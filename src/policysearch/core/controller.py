@@ -19,23 +19,23 @@ import numpy as np
 from policysearch.core import controller_file, law
 from policysearch.core.interface import Interface, listed
 
-if TYPE_CHECKING:  # a fifth of the time that a worker needs to start
+if TYPE_CHECKING:  # a fifth of the time a worker needs to start
     from jaxtyping import Float
 
 POLICIES = ("linear_gaussian", "neural_gaussian", "softmax", "parameters")
-#: those whose actions may have limits
+#: policies whose actions may have limits
 GAUSSIAN = ("linear_gaussian", "neural_gaussian")
 
 
 class Action(msgspec.Struct, frozen=True, eq=False):
-    """An action as it was drawn, which is what a search must be told, and as a machine gets it, within its limits.
+    """An action as drawn, which is what a search must be told, and as the machine receives it, within its limits.
 
-    Scores of a gradient belong to what was drawn: told what was applied, a search goes the wrong way. So neither is
-    taken for the other by an index; unpacking gives both, `sampled, applied = controller.act(…)`.
+    A gradient's scores belong to what was drawn: told what was applied, a search goes the wrong way. So neither can be
+    mistaken for the other by index; unpacking gives both, `sampled, applied = controller.act(…)`.
 
     Args:
         sampled: (m,) or (B, m), in action units; an int or (B,) of choices.
-        applied: likewise; the same where no limit is known.
+        applied: likewise; the same if no limit is known.
     """
 
     sampled: Any
@@ -63,9 +63,9 @@ class Controller:
             "searched": which parameters make up θ (all by default).
         parameters: arrays by name; kept as float64.
         constants: arrays by name that no search changes; `scaling_shift` and `scaling_scale` (p,) among them.
-        interface: limits, names, units and time step; what a search finds has that of its task. Without limits
+        interface: limits, names, units and time step; a policy found by a search has that of its task. Without limits
             nothing is clipped.
-        version: of the package that wrote the file it was read from, or "".
+        version: of the package that wrote its file, or "".
 
     Raises:
         ValueError: if an array is missing or its shape does not fit the others; the message names it.
@@ -154,13 +154,13 @@ class Controller:
         """The law: mean action (m,) or logits (k,) for an observation (p,), or a batch of them for (B, p).
 
         Args:
-            observation: (p,) or (B, p), in the task's units; what is not finite gives what is not finite.
+            observation: (p,) or (B, p), in the task's units; non-finite input gives non-finite output.
 
         Returns:
             (m,) or (k,), or with a leading B.
 
         Raises:
-            ValueError: for another shape, or what is no numbers.
+            ValueError: for another shape, or if it is not numbers.
             TypeError: if this controller only holds named parameters.
         """
         return self._law(self._numbers(observation))
@@ -173,7 +173,7 @@ class Controller:
                     raise TypeError("complex")
                 observation = np.asarray(observation, dtype=np.float64)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"observation is no array of real numbers: {error}") from None
+                raise ValueError(f"observation is not an array of real numbers: {error}") from None
         if observation.shape == self._shape and self._layers:
             return observation
         if not self._layers:
@@ -185,7 +185,7 @@ class Controller:
                 count = len(observation)
                 hint = f"; {words(count)} is missing" if count < p else f"; there is no {words(p)}"
             raise ValueError(
-                f"observation has shape {observation.shape}; {self._shape} is needed, or (B, {p}) for a batch{hint}."
+                f"observation has shape {observation.shape}; it must be {self._shape}, or (B, {p}) for a batch{hint}."
             )
         return observation
 
@@ -196,7 +196,7 @@ class Controller:
         return law.batch(self._layers, self._shift, self._activation, observation)
 
     def _checked(self, observation: Any) -> np.ndarray:
-        """The law, for an observation or a batch of them that is finite."""
+        """The law, for a finite observation or a batch of them."""
         observation = self._numbers(observation)
         if not _finite(observation):
             self._refuse("observation", observation, "Read the sensor again, or stop the machine.")
@@ -222,7 +222,7 @@ class Controller:
         return self._output
 
     def mode(self, observation: np.ndarray, clip: bool = True) -> Any:
-        """The most probable action, within the limits of the actions.
+        """The most probable action, within the actions' limits.
 
         Args:
             observation: (p,) or (B, p).
@@ -232,7 +232,7 @@ class Controller:
             (m,) or (B, m) in action units; an int or (B,) integers for softmax.
 
         Raises:
-            ValueError: an observation of another shape, or that is not finite; the sentence names it.
+            ValueError: an observation of another shape, or not finite; the message names it.
         """
         return self._bounded(self._chosen(self._checked(observation)), clip)
 
@@ -244,7 +244,7 @@ class Controller:
             noise: standard normal (m,), Gumbel (k,) for softmax, (B, …) for a batch; None: the mode.
 
         Returns:
-            `sampled`, which is what to tell a search, and `applied`, which is what the machine gets.
+            `sampled`, which is what to tell a search, and `applied`, which is what the machine receives.
 
         Raises:
             ValueError: an observation as for `mode`, noise of another shape or not finite, or a policy without log_std.
@@ -259,10 +259,10 @@ class Controller:
         return Action(sampled, applied.copy() if applied is sampled and not self.discrete else applied)
 
     def _chosen(self, output: np.ndarray) -> Any:
-        """The action that a mean or logits stand for."""
+        """The action for a mean or logits."""
         if not _finite(output):
             what = "logit" if self.discrete else "action"
-            self._refuse(what, output, "The observation or its noise is beyond what this controller can work with.")
+            self._refuse(what, output, "The observation or its noise is beyond what this controller can handle.")
         if not self.discrete:
             return output
         return int(output.argmax()) if output.ndim == 1 else output.argmax(axis=1)
@@ -294,7 +294,7 @@ class Controller:
         return self._std
 
     def noise(self, generator: np.random.Generator, stages: int) -> Float[np.ndarray, "stages m"]:
-        """Noise for `act` for as many stages.
+        """Noise for `act`, for as many stages.
 
         Args:
             generator: of the trial, see `streams.action_stream`.
@@ -389,7 +389,7 @@ class Controller:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Controller:
-        """Read what `save` wrote, after checking its checksum; a file is data, no code in it is run.
+        """Read what `save` wrote, after checking its checksum; a file is data; no code in it is run.
 
         Args:
             path: of the file.
@@ -398,16 +398,16 @@ class Controller:
             The controller.
 
         Raises:
-            FileNotFoundError: if there is no file.
+            FileNotFoundError: if the file does not exist.
             ValueError: if it is damaged, of another kind or of a newer format; the message says which.
 
         Warns:
-            UserWarning: the file knows no limits of its actions, so that `mode` clips nothing.
+            UserWarning: the file records no limits for its actions, so `mode` clips nothing.
         """
         controller = Controller.of_content(controller_file.load(path), path)
         if controller.interface.limits is None and controller.policy in GAUSSIAN:
             warnings.warn(
-                f"{path} knows no limits of its actions, so `mode` clips nothing. If the machine has some, give them: "
+                f"{path} records no limits for its actions, so `mode` clips nothing. If the machine has some, give: "
                 "controller.with_interface(Interface(limits=Continuous(low, high))), and save it.",
                 stacklevel=2,
             )
@@ -415,7 +415,7 @@ class Controller:
 
     @staticmethod
     def of_content(content: controller_file.Content, path: str | os.PathLike[str]) -> Controller:
-        """The controller that a file holds; `path` says in errors where it comes from.
+        """The controller in a file; `path` is its origin, for error messages.
 
         Raises:
             ValueError: its parts do not fit together.
@@ -423,11 +423,11 @@ class Controller:
         try:
             return Controller(*content)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
-            raise ValueError(f"{path} is no policy: {error}") from None
+            raise ValueError(f"{path} is not a policy: {error}") from None
 
 
 def _finite(values: np.ndarray) -> bool:
-    """Whether all of (p,) or (B, p) are finite; a sum that is finite says so at once, and Python's never warns."""
+    """Whether all of (p,) or (B, p) are finite; a finite sum shows that at once, and Python's sum never warns."""
     return (values.ndim == 1 and math.isfinite(sum(values.tolist()))) or bool(np.isfinite(values).all())
 
 

@@ -1,7 +1,7 @@
 """Policy files: safetensors with a JSON description and a SHA-256 over both.
 
 The description: format, version of the package, law, names of its arrays, interface (see `Interface.plain`). Files are
-shared, so that one may be anybody's: reading runs no code, and every size that it claims is checked against
+shared, so one may come from anywhere: reading runs no code, and every size that it claims is checked against
 the bytes that are there before memory is taken for it.
 """
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 #: 1 had neither interface nor version
 FORMAT = 2
-#: bytes of a header, and of a file, that are read
+#: largest header and largest file that are read, in bytes
 LARGEST_HEADER, LARGEST = 2**20, 2**30
-#: what a controller holds: safetensors' name → bytes of an entry
+#: types that a controller holds: safetensors' name → bytes per entry
 _TYPES = {"F64": 8, "BOOL": 1}
-#: of an axis beside one of length 0, where no byte of the file vouches for it
+#: largest axis beside one of length 0, where no byte of the file backs it
 _LONGEST = 2**16
 
 
 class Content(NamedTuple):
-    """What a file holds, as `Controller` takes it."""
+    """The contents of a file, as `Controller` takes them."""
 
     description: dict[str, Any]
     parameters: dict[str, np.ndarray]
@@ -72,8 +72,8 @@ def content(controller: Controller) -> bytes:
     text += b" " * (-len(text) % 8)
     if len(text) > LARGEST_HEADER or len(text) + len(tensors) + 8 > LARGEST:
         raise ValueError(
-            f"This policy takes {len(text)} bytes of description and {len(tensors)} of arrays; policy files hold up to "
-            f"{LARGEST_HEADER} and {LARGEST}."
+            f"This policy takes {len(text)} bytes for description and {len(tensors)} for arrays; policy files hold "
+            f"up to {LARGEST_HEADER} and {LARGEST}."
         )
     return len(text).to_bytes(8, "little") + text + tensors
 
@@ -91,7 +91,7 @@ def save(controller: Controller, path: str | os.PathLike[str]) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(descriptor, 0o644)  # a policy is there to be shared; mkstemp makes files private
+            os.fchmod(descriptor, 0o644)  # a policy is meant to be shared; mkstemp makes files private
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
@@ -107,7 +107,7 @@ def save(controller: Controller, path: str | os.PathLike[str]) -> None:
 
 @functools.cache
 def _version() -> str:
-    from importlib import metadata  # slow, and reading needs it not
+    from importlib import metadata  # slow, and reading does not need it
 
     try:
         return metadata.version("policysearch")
@@ -122,10 +122,10 @@ def load(path: str | os.PathLike[str]) -> Content:
         path: of the file.
 
     Returns:
-        What is in it.
+        Its contents.
 
     Raises:
-        FileNotFoundError: if there is no file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if it is damaged, of another kind, or of a newer format; the message says which.
     """
     path = Path(path)
@@ -140,7 +140,7 @@ def load(path: str | os.PathLike[str]) -> Content:
 
 
 def parse(data: bytes, path: str | os.PathLike[str]) -> Content:
-    """Check and decode the bytes of a policy file; `path` says in errors where they come from. See `load`."""
+    """Check and decode the bytes of a policy file; `path` is their origin, for error messages. See `load`."""
     metadata = _checked_header(data, len(data), path)
     try:
         arrays = decode(data)
@@ -151,9 +151,9 @@ def parse(data: bytes, path: str | os.PathLike[str]) -> Content:
     try:
         header = json.loads(metadata["policysearch"])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no policy: its description is no JSON that can be read ({error}).") from None
+        raise ValueError(f"{path} is not a policy: its description is not valid JSON ({error}).") from None
     if not isinstance(header, dict) or type(header.get("format")) is not int:
-        raise ValueError(f"{path} is no policy: its description names no format.")
+        raise ValueError(f"{path} is not a policy: its description names no format.")
     if header["format"] > FORMAT:
         raise ValueError(
             f"{path} has format {header['format']}; this version reads up to {FORMAT}. Update policysearch."
@@ -162,33 +162,33 @@ def parse(data: bytes, path: str | os.PathLike[str]) -> Content:
     parameters, constants = (_named(header.get(kind), f"{kind}.", arrays, path) for kind in ("parameters", "constants"))
     for name, value in parameters.items():
         if not np.isfinite(value).all():
-            raise ValueError(f"{path} is no policy: parameter {name!r} is not finite.")
+            raise ValueError(f"{path} is not a policy: parameter {name!r} is not finite.")
     for name, value in {**parameters, **constants}.items():
         if value.dtype == bool and value.view(np.uint8).max(initial=0) > 1:
-            raise ValueError(f"{path} is no policy: {name!r} holds bytes that are neither true nor false.")
+            raise ValueError(f"{path} is not a policy: {name!r} holds bytes that are neither true nor false.")
     for name, value in constants.items():
         if np.isnan(value).any():
-            raise ValueError(f"{path} is no policy: constant {name!r} has NaN in it.")
+            raise ValueError(f"{path} is not a policy: constant {name!r} has NaN in it.")
     if header["format"] < 1:
-        raise ValueError(f"{path} is no policy: its description names format {header['format']}.")
+        raise ValueError(f"{path} is not a policy: its description names format {header['format']}.")
     if header["format"] == 1:
         return Content(header["description"], parameters, constants, Interface(), "")
     try:
         interface = Interface.from_plain(header.get("interface"))
     except ValueError as error:
-        raise ValueError(f"{path} is no policy: {error}") from None
+        raise ValueError(f"{path} is not a policy: {error}") from None
     version = header.get("version")
     if not isinstance(version, str) or not version.isprintable() or not 0 < len(version) <= 100:
-        raise ValueError(f"{path} is no policy: its version is no name.")
+        raise ValueError(f"{path} is not a policy: its version is not a name.")
     return Content(header["description"], parameters, constants, interface, version)
 
 
 def _damage(path: str | os.PathLike[str], what: object) -> ValueError:
-    return ValueError(f"{path} is damaged or no safetensors file: {what}. Restore it from a copy.")
+    return ValueError(f"{path} is damaged or not a safetensors file: {what}. Restore it from a copy.")
 
 
 def _checked_header(data: bytes, size: int, path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata of a file that starts with these bytes, after all that it claims was found to fit its size."""
+    """The metadata of a file that starts with these bytes, after a check that all it claims fits its size."""
     length = int.from_bytes(data[:8], "little")
     if size < 8 or length > size - 8:
         raise _damage(path, f"its header claims {length} bytes and the file has {size}")
@@ -200,10 +200,10 @@ def _checked_header(data: bytes, size: int, path: str | os.PathLike[str]) -> dic
     try:
         header = _split(data)[0]
     except (ValueError, RecursionError) as error:
-        raise _damage(path, f"its header is no JSON that can be read ({error})") from None
+        raise _damage(path, f"its header is not valid JSON ({error})") from None
     metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict):
-        raise _damage(path, "its header is no table of arrays")
+        raise _damage(path, "its header is not a table of arrays")
     spans = sorted(_span(name, entry, path) for name, entry in header.items())
     end = 0
     for start, stop, name in spans:
@@ -221,19 +221,19 @@ def _span(name: str, entry: Any, path: str | os.PathLike[str]) -> tuple[int, int
     """First byte and last byte + 1 of an array that a header claims, which fit its shape."""
     shown = name if len(name) < 80 else f"{name[:80]}…"
     if not name.isprintable() or len(name) > 200 or any(part in name for part in ("/", "\\", "..")):
-        raise ValueError(f"{path} is no policy: {shown!r} is no name of an array.")
+        raise ValueError(f"{path} is not a policy: {shown!r} is not the name of an array.")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _damage(path, f"array {shown!r} is not described")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in _TYPES:
         raise ValueError(
-            f"{path} is no policy: array {shown!r} is of type {kind!r:.40}; {' and '.join(_TYPES)} are read."
+            f"{path} is not a policy: array {shown!r} is of type {kind!r:.40}; {' and '.join(_TYPES)} are supported."
         )
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or any(type(number) is not int or number < 0 for number in numbers):
-            raise _damage(path, f"array {shown!r} has a shape or a place that is none")
+            raise _damage(path, f"array {shown!r} has an invalid shape or place")
     if len(shape) > 8 or len(offsets) != 2 or (0 in shape and max(shape) > _LONGEST):
-        raise _damage(path, f"array {shown!r} has a shape or a place that is none")
+        raise _damage(path, f"array {shown!r} has an invalid shape or place")
     if offsets[1] - offsets[0] != math.prod(shape) * _TYPES[kind]:
         raise _damage(path, f"array {shown!r} of shape {tuple(shape)} claims {offsets[1] - offsets[0]} bytes")
     return offsets[0], offsets[1], name
@@ -241,26 +241,26 @@ def _span(name: str, entry: Any, path: str | os.PathLike[str]) -> tuple[int, int
 
 def _check_description(description: Any, path: str | os.PathLike[str]) -> None:
     if not isinstance(description, dict):
-        raise ValueError(f"{path} is no policy: its description is no table.")
+        raise ValueError(f"{path} is not a policy: its description is not a table.")
     for name in ("policy", "activation"):
         if not isinstance(description.get(name, ""), str):
-            raise ValueError(f"{path} is no policy: its {name} is no name.")
+            raise ValueError(f"{path} is not a policy: its {name} is not a name.")
     for name in ("names", "searched"):
         _names(description.get(name, []), name, path)
 
 
 def _names(given: Any, what: str, path: str | os.PathLike[str]) -> list[str]:
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given) or len({*given}) < len(given):
-        raise ValueError(f"{path} is no policy: its {what} are no list of names.")
+        raise ValueError(f"{path} is not a policy: its {what} are not a list of names.")
     return given
 
 
 def _named(given: Any, kind: str, arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a kind, which are those that the description names."""
+    """The arrays of a kind, which must be those that the description names."""
     names = _names(given, kind[:-1], path)
     found = {name.removeprefix(kind) for name in arrays if name.startswith(kind)}
     if found != {*names}:
-        raise ValueError(f"{path} is no policy: its {kind[:-1]} are others than its description names.")
+        raise ValueError(f"{path} is not a policy: its {kind[:-1]} differ from those its description names.")
     return {name: arrays[kind + name] for name in names}
 
 

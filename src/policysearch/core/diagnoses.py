@@ -1,6 +1,6 @@
 """Errors of the system, of text and of databases as sentences: what, where, and what to do. No JAX.
 
-An error that policysearch raised itself is one already. One of the standard library becomes one, if policysearch called
+An error that policysearch itself raised is one already. One of the standard library becomes one, if policysearch called
 it; those of a user's own code keep their traceback.
 """
 
@@ -15,39 +15,39 @@ import sys
 from collections.abc import Iterator
 from types import TracebackType
 
-#: what policysearch calls with files and text of its own
+#: modules that policysearch calls with its own files and text
 _TRUSTED = {*sys.stdlib_module_names, "PIL", "jax", "matplotlib", "msgspec", "numpy", "safetensors", "tensorboardX"}
 _ADVICE = {
-    errno.ENOSPC: "the disk is full; make room on it, and do the same again",
-    errno.EDQUOT: "the quota of this user is spent; make room, and do the same again",
-    errno.EFBIG: "a file grew beyond what is allowed here (ulimit -f, or the file system); raise that, and do it again",
-    errno.EROFS: "its file system is read-only; choose another place, or copy the folder to one that can be written",
-    errno.EACCES: "this user may not; change its permissions, or choose another place",
-    errno.EPERM: "this user may not; change its permissions, or choose another place",
+    errno.ENOSPC: "the disk is full; make room on it, and try again",
+    errno.EDQUOT: "this user's disk quota is used up; make room, and try again",
+    errno.EFBIG: "a file grew beyond the limit here (ulimit -f, or the file system); raise it, and try again",
+    errno.EROFS: "its file system is read-only; choose another place, or copy the folder to a writable one",
+    errno.EACCES: "permission denied; change its permissions, or choose another place",
+    errno.EPERM: "permission denied; change its permissions, or choose another place",
     errno.ENOENT: "there is no such file or folder; check the name",
-    errno.ENOTDIR: "a part of it is a file and no folder; check the name",
+    errno.ENOTDIR: "a part of it is a file, not a folder; check the name",
     errno.EISDIR: "it is a folder; give a file",
-    errno.EEXIST: "it is there already; choose another name",
+    errno.EEXIST: "it already exists; choose another name",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EMFILE: "this process has too many files open (ulimit -n)",
     errno.ENFILE: "the system has too many files open",
-    errno.EIO: "the disk reports an error; look at it, and do the same again",
-    errno.ESTALE: "the file server has forgotten it; mount it again",
-    errno.ENOMEM: "there is no memory left",
+    errno.EIO: "the disk reports an error; check it, and try again",
+    errno.ESTALE: "the file server no longer knows it; mount it again",
+    errno.ENOMEM: "out of memory",
 }
 
 
 def sentence(error: BaseException) -> str | None:
-    """What to say of an error; None of a defect, or of one of a user's own code, which need their traceback."""
+    """What to say about an error; None for a defect or an error in a user's own code, which need their traceback."""
     called = _called(error.__traceback__)
     if called is None or not called <= _TRUSTED:
         return None
     if isinstance(error, FileNotFoundError) and _adrift():
-        return "the working directory was deleted; change to one that exists (cd), and do the same again."
+        return "the working directory was deleted; change to one that exists (cd), and try again."
     if isinstance(error, OSError) and error.errno is not None:
         return _of_system(error)
     if isinstance(error, UnicodeError):
-        return f"some text is no {getattr(error, 'encoding', 'UTF-8').upper()} ({error}); write it in UTF-8."
+        return f"some text is not valid {getattr(error, 'encoding', 'UTF-8').upper()} ({error}); write it in UTF-8."
     if isinstance(error, sqlite3.Error):
         return f"a database cannot be used: {error}."
     if isinstance(error, csv.Error):
@@ -60,7 +60,7 @@ def sentence(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def at(path: os.PathLike[str]) -> Iterator[None]:
-    """Give errors of the system that name no file this one, as those of calls on open files."""
+    """Give system errors that name no file, such as those of calls on open files, this one."""
     try:
         yield
     except OSError as error:

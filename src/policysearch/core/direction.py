@@ -21,14 +21,14 @@ from policysearch.core.score import PerturbationScore, PolicyScore, Score
 
 #: largest side of a matrix that `Natural` decomposes
 LARGEST_SIDE = 500
-#: stages that the policy's own Fisher matrix is taken from, at most
+#: largest number of stages that the policy's own Fisher matrix is taken from
 FISHER_STAGES = 4096
 #: iterations that the error estimate looks ahead
 DELAY = 3
-#: why a natural direction was not the solution that was asked for, by `fallback` in what an update reports
+#: why a natural direction was not the requested solution, by `fallback` in an update's report
 FALLBACKS = {
     1: "the natural direction was not finite or led uphill: the gradient itself was followed",
-    2: "conjugate gradients met negative curvature: they ended with what they had",
+    2: "conjugate gradients met negative curvature: they stopped at the last iterate",
 }
 
 Product = Callable[[Array], Array]
@@ -39,7 +39,7 @@ class Direction(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, score: Score, a: Array, groups: Float[Array, "m d"]) -> tuple[Float[Array, " d"], Quality, Info]:
-        """w (d,) for advantages `a`, how much of it is noise, and what is worth reporting.
+        """w (d,) for advantages `a`, how much of it is noise, and what to report.
 
         Args:
             score: S.
@@ -74,20 +74,20 @@ class Natural(Direction):
     Args:
         fisher: "empirical": SᵀS/n of the same rows (18.40), so that w solves S w ≈ a; "analytic": the distribution's
             own matrix, averaged over actions exactly. For sampled actions that is the policy's, on the visited states
-            (18.39): it knows no action noise, so it wants fewer stages. For perturbed parameters it is that of their
+            (18.39): it has no action noise, so it needs fewer stages. For perturbed parameters it is that of their
             normal distribution, diagonal, and nothing is solved.
         cutoff: eigenvalues below this share of the largest count as zero; None for 1e-5 in float32, 1e-12 in float64.
         damping: κ relative to M's mean eigenvalue: (M + κI)⁻¹∇J; 0 for the pseudo-inverse.
         solver: "auto"; "parameter": eigenvalues of M (d × d); "sample": of SSᵀ (rows × rows), empirical only;
-            "conjugate_gradient": neither is formed; needs damping, 1e-3 at least is taken.
+            "conjugate_gradient": neither is formed; needs damping, of which at least 1e-3 is used.
         tolerance: estimated relative error in the Fisher norm that ends conjugate gradients: 0.1 shortens the predicted
             improvement of a step of stated KL by 0.1²/2, half a percent.
         iterations: of conjugate gradients, at most.
         intercept: fit a constant beside S w, with a row per rollout: it takes up the mean cost, as a baseline would;
             the episodic natural actor-critic (Peters & Schaal 2008).
 
-    A solution that is not finite, or that would raise the cost to first order, is not followed: `fallback` in what is
-    reported says what was (`FALLBACKS`).
+    A solution that is not finite, or that would raise the cost to first order, is not followed: `fallback` in the
+    report says what was (`FALLBACKS`).
     """
 
     cutoff: float | None = eqx.field(static=True, default=None)
@@ -99,7 +99,7 @@ class Natural(Direction):
     intercept: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        """Refuse unknown solvers, and cut-offs and damping that mean nothing."""
+        """Refuse unknown solvers, and meaningless cut-offs and damping."""
         choice("solver", self.solver, ("auto", "parameter", "sample", "conjugate_gradient"))
         choice("fisher", self.fisher, ("empirical", "analytic"))
         if self.cutoff is not None and not 0 <= self.cutoff < 1:
@@ -107,9 +107,7 @@ class Natural(Direction):
         if self.fisher == "analytic" and self.solver == "sample":
             raise ValueError("The analytic Fisher matrix has no rows of samples; use solver 'parameter' or 'auto'.")
         if self.intercept and (self.fisher == "analytic" or self.solver == "conjugate_gradient"):
-            raise ValueError(
-                "A constant is fitted to rows of samples that are formed: intercept needs fisher 'empirical'."
-            )
+            raise ValueError("A constant is fitted to explicit rows of samples: intercept needs fisher 'empirical'.")
         positive_number("damping", self.damping, zero=True)
         positive_number("tolerance", self.tolerance)
         positive("iterations", self.iterations)
@@ -125,7 +123,7 @@ class Natural(Direction):
         return "parameter" if d <= rows else "sample"
 
     def __call__(self, score: Score, a: Array, groups: Array) -> tuple[Float[Array, " d"], Quality, Info]:
-        """w = M⁺∇J; quality in the norm √(gᵀM⁺g), in which no parametrisation counts."""
+        """w = M⁺∇J; quality in the norm √(gᵀM⁺g), which does not depend on the parametrisation."""
         gradient, rows = groups.mean(0), None
         if self.fisher == "analytic" and isinstance(score, PerturbationScore):
             fisher = score.fisher(gradient.size // (1 + score.learned))
@@ -177,7 +175,7 @@ class Natural(Direction):
             "condition": jnp.where(jnp.isfinite(smallest), values[-1] / smallest, 1.0),
         }
         if analytic:
-            # of the gradient's square what the Fisher matrix has no say on, and the step leaves out
+            # the part of the gradient's square outside the Fisher matrix's range, which the step leaves out
             power = jnp.sum(parts**2)
             info["outside"] = jnp.sum(jnp.where(keep, 0.0, parts**2)) / jnp.where(power > 0, power, 1.0)
         return w, whitened, info
@@ -186,7 +184,7 @@ class Natural(Direction):
         self, forward: Product, transposed: Product, n: Array, gradient: Array
     ) -> tuple[Array, Info]:
         fisher = lambda v: transposed(forward(v)) / n  # noqa: E731
-        # mean eigenvalue of M along a fixed probe of random signs (Hutchinson)
+        # mean eigenvalue of M from a fixed probe of random signs (Hutchinson)
         probe = jax.random.rademacher(jax.random.key(0), gradient.shape, gradient.dtype)
         mean_eigenvalue = jnp.sum(forward(probe) ** 2) / n / gradient.size
         shift = jnp.maximum(self.damping, 1e-3) * mean_eigenvalue
@@ -216,7 +214,7 @@ def conjugate_gradient(
         product: v → A v.
         b: right-hand side.
         tolerance: relative error in the norm of A, as it was `DELAY` iterations ago, that ends it.
-        iterations: at most so many.
+        iterations: at most this many.
 
     Returns:
         x, its relative residual, the iterations made, and whether A was positive along each of them; an iteration where

@@ -17,11 +17,11 @@ _LOG_2PI = float(np.log(2 * np.pi))
 
 
 class Distribution(eqx.Module):
-    """A distribution over actions; `transform` turns standard noise into a sample, so that noise is drawn in blocks."""
+    """A distribution over actions; `transform` turns standard noise into a sample, so noise can be drawn in blocks."""
 
     @abc.abstractmethod
     def transform(self, noise: Array) -> Array:
-        """The sample that standard noise of the event's shape stands for."""
+        """The sample for standard noise of the event's shape."""
 
     @abc.abstractmethod
     def noise(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Array:
@@ -85,7 +85,7 @@ class Gaussian(Distribution):
             raise TypeError(f"KL of a Gaussian is to a Gaussian, not to a {type(other).__name__}.")
         change = 2 * (self.log_std - other.log_std)
         moved = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
-        # a small KL would drown in the rounding of exp(change) − 1
+        # a small KL would be lost in the rounding of exp(change) − 1
         return 0.5 * jnp.sum(jnp.expm1(change) - change + moved, axis=-1)
 
     def mode(self) -> Float[Array, "*b m"]:
@@ -143,5 +143,5 @@ class Categorical(Distribution):
         return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
     def embedding(self) -> Float[Array, "*b k"]:
-        """2√p, the sphere of Bhattacharyya: Σ dp²/p = ‖d(2√p)‖²; a constant added to the logits moves nothing."""
+        """2√p, the sphere of Bhattacharyya: Σ dp²/p = ‖d(2√p)‖²; a constant added to the logits changes nothing."""
         return 2 * jnp.exp(0.5 * jax.nn.log_softmax(self.logits, axis=-1))

@@ -1,6 +1,6 @@
 """Where variation comes from: noise on the action, noise on the parameters, or one coordinate at a time.
 
-An explorer lays out the trials of an update and gives the score operator of what came back. n trials, d parameters.
+An explorer lays out the trials of an update and gives the score operator of their results. n trials, d parameters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from policysearch.core.rollouts import Rollouts
 from policysearch.core.score import PerturbationScore, PolicyScore, Score
 from policysearch.core.seeded_perturbations import Regenerated
 
-#: most rollouts of an update that is to take so many stages, and the ratio of those numbers that are compiled
+#: largest number of rollouts in an update by stages, and the ratio of the numbers that are compiled
 MOST, RATIO = 64, 4
 
 
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
 
     perturbation: which β a trial uses, −1 for none (a reference trial).
     sign: +1 or −1 on β; 0 for none.
-    environment: number of the environment seed; partners share one where seeds can repeat.
+    environment: number of the environment seed; partners share one if seeds can repeat a rollout.
     pair: trials that must be kept or dropped together.
     """
 
@@ -61,7 +61,7 @@ class Layout(NamedTuple):
 
     @property
     def antithetic(self) -> bool:
-        """Whether each θ + β has its θ − β, so that what all trials cost cancels."""
+        """Whether each θ + β has its θ − β, so that the common cost of all trials cancels."""
         return bool(self.sign.any()) and not np.bincount(self.pair, self.sign).any()
 
 
@@ -82,15 +82,15 @@ class Explore(eqx.Module):
         """The trials of an update for d parameters."""
 
     def draws(self, d: int) -> int:
-        """How many standard normal rows `rows` wants."""
+        """The number of standard normal rows that `rows` needs."""
         return self.layout(d).perturbations
 
     def rows(self, z: Float[Array, "k d"], state: Any = ()) -> Float[Array, "k d"]:
-        """β of each distinct perturbation from standard normal rows z; only parameter space has any."""
+        """β of each distinct perturbation from standard normal rows z; only in parameter space."""
         raise TypeError(f"{type(self).__name__} perturbs no parameters.")
 
     def sized(self, length: float) -> Explore:
-        """What the next update uses after rollouts of `length` stages in the mean; the same where nothing adapts."""
+        """The explorer for the next update, after rollouts of mean length `length`; the same if nothing adapts."""
         return self
 
     @abc.abstractmethod
@@ -105,9 +105,9 @@ class ActionNoise(Explore):
 
     Args:
         rollouts: per update.
-        stages: wanted of an update on a simulator, in whole rollouts; `rollouts` is then of the first update, and
-            `sized` says how many the next one makes. None for always the same rollouts.
-        least: rollouts of an update by `stages`; others are 4 and 16 times as many.
+        stages: target for an update on a simulator, in whole rollouts; `rollouts` is then for the first update, and
+            `sized` gives the number for the next one. None for a fixed number of rollouts.
+        least: fewest rollouts of an update by `stages`; the others are 4 and 16 times as many.
     """
 
     rollouts: int = eqx.field(static=True)
@@ -134,7 +134,7 @@ class ActionNoise(Explore):
     def sized(self, length: float) -> ActionNoise:
         """As many rollouts of `length` stages as take about `stages`: `least`, or 4 or 16 times as many, up to 64.
 
-        Every number of rollouts is compiled anew, so there are few of them.
+        Every number of rollouts is compiled separately, so there are only a few.
         """
         if self.stages is None:
             return self
@@ -173,7 +173,7 @@ class ParameterNoise(Explore):
     learned: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        """Refuse sizes, shapes and spreads that mean nothing."""
+        """Refuse sizes, shapes and spreads that make no sense."""
         positive("directions", self.directions)
         choice("shape", self.shape, SHAPES)
         choice("reference", self.reference, ("none", "one", "each"))
@@ -189,7 +189,7 @@ class ParameterNoise(Explore):
         return "parameter"
 
     def init(self, d: int) -> Any:
-        """log σ (d,) where it is learned."""
+        """log σ (d,) if it is learned."""
         return jnp.log(jnp.broadcast_to(jnp.asarray(self.std, float), (d,))) if self.learned else ()
 
     def spread(self, state: Any) -> Array:
@@ -211,7 +211,7 @@ class ParameterNoise(Explore):
         return Layout(perturbation, sign, environment, pair)
 
     def draws(self, d: int) -> int:
-        """One row a direction; whole blocks of d where rows are made orthogonal."""
+        """One row per direction; whole blocks of d if rows are orthogonal."""
         return -(-self.directions // d) * d if self.shape == "orthogonal" else self.directions
 
     def rows(self, z: Float[Array, "k d"], state: Any = ()) -> Float[Array, "k d"]:
@@ -221,7 +221,7 @@ class ParameterNoise(Explore):
     def score(
         self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
     ) -> PerturbationScore:
-        """Rows β/σ², followed by β²/σ² − 1 where the spread is learned."""
+        """Rows β/σ², followed by β²/σ² − 1 if the spread is learned."""
         variance = self.spread(state) ** 2
         return _perturbation_score(
             offsets, variance, rollouts, layout, jnp.asarray(layout.pair), layout.pairs, self.learned
@@ -262,7 +262,7 @@ class Coordinates(Explore):
             sign, perturbation = np.append(sign, 0.0), np.append(perturbation, -1)
         size = len(sign)
         repeat = np.repeat(np.arange(self.repeats), size)
-        # central: a coordinate's two trials stand or fall together; forward: everything hangs on the reference
+        # central: a coordinate's two trials are kept or dropped together; forward: everything depends on the reference
         pair = np.tile(perturbation, self.repeats) + repeat * d if self.central else repeat
         environment = repeat if self.common else np.arange(size * self.repeats)
         return Layout(np.tile(perturbation, self.repeats), np.tile(sign, self.repeats), environment, pair)
@@ -274,7 +274,7 @@ class Coordinates(Explore):
     def score(
         self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
     ) -> PerturbationScore:
-        """Rows β themselves: a least-squares direction wants B, not B/σ². A repeat is one independent sample."""
+        """Rows β themselves: a least-squares direction needs B, not B/σ². A repeat is one independent sample."""
         repeat = np.repeat(np.arange(self.repeats), layout.size // self.repeats)
         return _perturbation_score(offsets, jnp.ones(()), rollouts, layout, jnp.asarray(repeat), self.repeats)
 
@@ -297,7 +297,7 @@ def _perturbation_score(
 
 
 def pair_used(used: Array, layout: Layout) -> Array:
-    """(n,) True where all trials of the pair came back."""
+    """(n,) True where all trials of the pair were returned."""
     lost = jnp.zeros(layout.pairs).at[layout.pair].add(jnp.where(used, 0.0, 1.0))
     return lost[layout.pair] == 0
 
@@ -309,7 +309,7 @@ def positive(name: str, value: Any) -> None:
 
 
 def positive_number(name: str, value: ArrayLike, infinite: bool = False, zero: bool = False) -> None:
-    """Raise ValueError unless `value` is positive and finite (abstract values pass: they were checked before)."""
+    """Raise ValueError unless `value` is positive and finite (abstract values pass: they have been checked)."""
     try:
         numbers = np.asarray(value, float)
     except jax.errors.TracerArrayConversionError:

@@ -1,6 +1,6 @@
 """What people write: a number, a whole number, the name of a parameter, a parameter, `{name}` in a command. No JAX.
 
-Each has one definition here, which the shell, files and Python share. What has two readings is refused.
+Each has one definition here, shared by the shell, files and Python. Anything ambiguous is refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-#: the whole numbers that a database holds
+#: largest whole number that a database holds
 LARGEST = 2**63 - 1
 PARAMETER = "NAME=INITIAL, NAME=INITIAL:LOW:HIGH, or NAME=INITIAL:LOW:HIGH:log"
 _DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
@@ -24,20 +24,20 @@ _SHOWN = 60
 
 
 def shown(text: str) -> str:
-    """A word as a message repeats it: quoted, and cut where it is long."""
+    """A word as a message repeats it: quoted, and shortened if it is long."""
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}… ({len(text)} characters)"
 
 
 def number(what: str, text: str) -> float:
-    """The number that somebody wrote, such as "0.5", "1e-3", "inf" or "nan"; spaces around it do not count.
+    """The number written as text, such as "0.5", "1e-3", "inf" or "nan"; surrounding spaces do not count.
 
     Args:
-        what: it is, for the message.
-        text: as it was written.
+        what: the number is, for the message.
+        text: as written.
 
     Raises:
-        ValueError: it is none, or larger than a number can be. Digits of other scripts, and digits grouped by
-            underscores, commas or spaces, are none.
+        ValueError: it is not a number, or too large for one. Digits of other scripts, and digits grouped by
+            underscores, commas or spaces, are refused.
 
     Example:
         >>> number("--cost", " 1.5e3")
@@ -56,10 +56,10 @@ def number(what: str, text: str) -> float:
 
 
 def whole(what: str, text: str) -> int:
-    """The whole number that somebody wrote, such as "200", or "2e6" because large counts are easier to type so.
+    """The whole number written as text, such as "200", or "2e6", because large counts are easier to type that way.
 
     Raises:
-        ValueError: it is none, or beyond ±2⁶³.
+        ValueError: it is not a whole number, or beyond ±2⁶³.
 
     Example:
         >>> whole("--seed", "2e6")
@@ -76,9 +76,9 @@ def whole(what: str, text: str) -> int:
 
 
 def name(what: str, text: Any) -> str:
-    """A parameter's name: an identifier as Python has them, in any script, in its normal form (NFKC).
+    """A parameter's name: a Python identifier, in any script, in its normal form (NFKC).
 
-    Python takes a name of two forms for one, a shell and a file do not; so that a name is the same in all of them, the
+    Python treats two forms of a name as one, a shell and a file do not; so that a name is the same everywhere, the
     other forms are refused.
 
     Raises:
@@ -91,8 +91,8 @@ def name(what: str, text: Any) -> str:
     if not isinstance(text, str) or not text.isidentifier():
         said = shown(text) if isinstance(text, str) else repr(text)
         raise ValueError(
-            f"{what} is named {said}; a name is letters, digits and underscores, such as kp or θ_1, and begins with no "
-            "digit."
+            f"{what} is named {said}; a name is letters, digits and underscores, such as kp or θ_1, and does not start "
+            "with a digit."
         )
     normal = unicodedata.normalize("NFKC", text)
     if normal != text:
@@ -102,7 +102,7 @@ def name(what: str, text: Any) -> str:
 
 
 def words(given: Any) -> str:
-    """What is kept for readers, as text that every file can hold: half a character is spelled out.
+    """Text kept for readers, in a form that every file can hold: lone surrogates are escaped.
 
     Example:
         >>> words(OSError("cable off"))
@@ -112,18 +112,18 @@ def words(given: Any) -> str:
 
 
 def client(given: Any) -> str:
-    """Who runs a trial, as a name by which the same one is known again.
+    """The name of the client that runs a trial, by which it is recognised.
 
     Raises:
-        ValueError: no text, or text that no file can hold.
+        ValueError: not text, or text that no file can hold.
     """
     if not isinstance(given, str) or words(given) != given:
-        raise ValueError(f"client is {given!r}; it must be a name as text, such as 'bench 1', or '' for nobody.")
+        raise ValueError(f"client is {given!r}; it must be a name as text, such as 'bench 1', or '' for none.")
     return str(given)
 
 
 class Parameter(NamedTuple):
-    """A named number: where it starts, its bounds (±inf where it has none), and whether its scale is logarithmic."""
+    """A named number: where it starts, its bounds (±inf for no bound), and whether its scale is logarithmic."""
 
     name: str
     initial: float
@@ -135,7 +135,7 @@ class Parameter(NamedTuple):
         """The parameter itself.
 
         Raises:
-            ValueError: values that no parameter has.
+            ValueError: values that a parameter cannot have.
         """
         name("A parameter", self.name)
         for what, value in (("start", self.initial), ("lower bound", self.low), ("upper bound", self.high)):
@@ -159,10 +159,10 @@ class Parameter(NamedTuple):
 
 
 def parameter(text: str) -> Parameter:
-    """A parameter as the shell has it, such as kp=4:0.1:100:log.
+    """A parameter as written in the shell, such as kp=4:0.1:100:log.
 
     Raises:
-        ValueError: it is none; the sentence says what is allowed.
+        ValueError: it is not one; the message says what is allowed.
 
     Example:
         >>> parameter("kp=4:0.1:100:log")
@@ -171,7 +171,7 @@ def parameter(text: str) -> Parameter:
     called, equals, rest = (part.strip() for part in text.partition("="))
     words = [word.strip() for word in rest.split(":")]
     if not equals or len(words) not in (1, 3, 4):
-        raise ValueError(f"{shown(text)} is no parameter; it must look like {PARAMETER}, such as kp=1.0:0:5.")
+        raise ValueError(f"{shown(text)} is not a parameter; it must look like {PARAMETER}, such as kp=1.0:0:5.")
     name("A parameter", called)
     if len(words) == 4 and words[3] != "log":
         integer = " Whole numbers are not searched: let the trial round." if words[3].lower().startswith("int") else ""
@@ -186,16 +186,16 @@ def parameter(text: str) -> Parameter:
 
 
 def named(what: str, given: Sequence[str], known: Sequence[str], unknown: Callable[[str], str]) -> dict[str, float]:
-    """NAME=NUMBER of known names, each at most once.
+    """NAME=NUMBER for known names, each at most once.
 
     Args:
         what: they are, such as a flag.
-        given: as they were written.
+        given: as written.
         known: names.
-        unknown: the sentence for a name that is none of them.
+        unknown: the message for an unknown name.
 
     Raises:
-        ValueError: another name, no number, or a name twice.
+        ValueError: an unknown name, something that is not a number, or a name twice.
     """
     chosen: dict[str, float] = {}
     for text in given:
@@ -205,16 +205,16 @@ def named(what: str, given: Sequence[str], known: Sequence[str], unknown: Callab
         if not equals:
             raise ValueError(f"{what} is {shown(text)}; it must look like {called}=0.5.")
         if called in chosen:
-            raise ValueError(f"{what} gives {called} twice; once is enough.")
+            raise ValueError(f"{what} gives {called} twice; give it once.")
         chosen[called] = number(f"{what} {called}", value)
     return chosen
 
 
 def filled(command: Sequence[str], values: Mapping[str, float]) -> list[str]:
-    """A command with the values of parameters in place of their names in braces; other braces stay.
+    """A command with parameters' values in place of their names in braces; other braces stay.
 
     Raises:
-        ValueError: a name in braces that is no parameter, or a parameter with more than its name in braces.
+        ValueError: a name in braces that is not a parameter, or a parameter with more than its name in braces.
 
     Example:
         >>> filled(["./trial.sh", "--kp={kp}", "{ print $1 }"], {"kp": 1.5})
@@ -228,7 +228,7 @@ def filled(command: Sequence[str], values: Mapping[str, float]) -> list[str]:
         called = re.split(r"[:!.\[]", inside)[0].strip()
         if inside.isidentifier():
             known = ", ".join(map(str, values))
-            raise ValueError(f"{match[0]} in {shlex.join(command)} is no parameter; known are {known}.")
+            raise ValueError(f"{match[0]} in {shlex.join(command)} is not a parameter; the parameters are {known}.")
         if called in values:
             raise ValueError(f"{match[0]} in {shlex.join(command)} has more than a name; write {{{called}}}.")
         return match[0]

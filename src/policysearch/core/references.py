@@ -30,8 +30,8 @@ def attribute(reference: str) -> Any:
     """The object that `module:attr` or `file.py:attr` names; its module is imported.
 
     Raises:
-        ValueError: there is none; the nearest names are named.
-        Exception: whatever the module raises when it is imported.
+        ValueError: there is no such object; the message lists the nearest names.
+        Exception: anything the module raises on import.
     """
     place, _, name = reference.rpartition(":")
     if place.endswith(".py"):
@@ -71,7 +71,7 @@ def _file(path: Path) -> ModuleType:
     except SyntaxError as error:
         del sys.modules[name]
         code = (error.text or "").strip()
-        raise ValueError(f"{path} is no Python: {error.msg}, line {error.lineno}: {code}") from error
+        raise ValueError(f"{path} is not valid Python: {error.msg}, line {error.lineno}: {code}") from error
     except BaseException:
         del sys.modules[name]
         raise
@@ -79,10 +79,10 @@ def _file(path: Path) -> ModuleType:
 
 
 def required_arguments(function: Callable[..., object]) -> int:
-    """How many positional arguments `function` cannot be called without."""
+    """The number of positional arguments that `function` requires."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError as error:
-        raise TypeError(f"{function!r} does not say its arguments; wrap it in a Python function") from error
+        raise TypeError(f"{function!r} has no readable signature; wrap it in a Python function") from error
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)

@@ -38,13 +38,13 @@ def add(
     seen: set[str],
     helpful: bool = False,
 ) -> None:
-    """Add the flags of some structs; values stay text till `given` converts them.
+    """Add the flags of some structs; values stay text until `given` converts them.
 
     Args:
         parser: a parser or one of its groups.
         structs: of settings.
-        seen: flags that the parser has already and that are passed over; those added join it.
-        helpful: with the help of each, read from the text beneath the field.
+        seen: flags that the parser already has, which are skipped; those added join it.
+        helpful: with each flag's help, read from the text beneath the field.
     """
     for struct in structs:
         hints = typing.get_type_hints(struct, include_extras=True)
@@ -74,7 +74,7 @@ def given(arguments: argparse.Namespace, struct: type[Settings]) -> dict[str, An
     """What the user set of a struct, converted from text.
 
     Raises:
-        ValueError: text of the wrong kind; the flag, what came and what is allowed are named.
+        ValueError: text of the wrong kind; the message names the flag, what was given and what is allowed.
     """
     hints = typing.get_type_hints(struct, include_extras=True)
     chosen = {}
@@ -98,7 +98,7 @@ def refuse_foreign(arguments: argparse.Namespace, method: str) -> None:
 
 
 def refuse_unknown(extras: list[str], parser: argparse.ArgumentParser) -> None:
-    """Raise ValueError if something was left over by a parser; nearest names are offered for a flag."""
+    """Raise ValueError if a parser left something over; for a flag the nearest names are offered."""
     for extra in extras:
         if extra.startswith("-"):
             flag = extra.split("=")[0]
@@ -106,7 +106,7 @@ def refuse_unknown(extras: list[str], parser: argparse.ArgumentParser) -> None:
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise ValueError(f"{flag} is not a flag of {parser.prog}.{hint} See: {parser.prog} --help")
     if extras:
-        raise ValueError(f"{extras[0]!r} is one argument too many; values follow a flag, such as --seed 3.")
+        raise ValueError(f"{extras[0]!r} is an extra argument; values follow a flag, such as --seed 3.")
 
 
 def _destination(flag: str) -> str:
@@ -145,7 +145,7 @@ def _convert(flag: str, value: Any, hint: Any) -> Any:
 
 
 def documentation(struct: type[Settings]) -> dict[str, str]:
-    """The text beneath each field, which Python itself does not keep; inherited fields have theirs too."""
+    """The text beneath each field, which Python itself does not keep; inherited fields included."""
     if struct is Settings:
         return {}
     definition = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(struct)).body[0])

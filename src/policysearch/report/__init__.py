@@ -1,1 +1,1 @@
-"""Pictures of a run."""
+"""Pictures, videos and reports of runs."""

@@ -26,9 +26,9 @@ from policysearch.report.video import INSTALL_VIDEO, NoRendererError
 from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.workers.episode import run_rollout
 
-#: seconds that a try of OpenGL may take
+#: seconds that a trial of OpenGL may take
 PATIENCE = 60.0
-#: of MuJoCo's shadow map, in pixels; its own 4096 takes most of the time where no GPU draws
+#: of MuJoCo's shadow map, in pixels; the default 4096 takes most of the time without a GPU
 SHADOWS = 1024
 MOST_ACTIONS = 17
 _TRY = """
@@ -45,12 +45,12 @@ OPENGL = (
 
 @functools.cache
 def prepare_opengl() -> bool:
-    """Set MUJOCO_GL to what works here, best before MuJoCo is imported; a choice of the user's stays.
+    """Set MUJOCO_GL to what works here, best before MuJoCo is imported; the user's choice stays.
 
-    Each is tried in a process of its own, because a library that is missing or broken may end the process.
+    Each is tried in a process of its own, because a missing or broken library may end the process.
 
     Returns:
-        False if MuJoCo cannot draw; True where that is not known before it is tried.
+        False if MuJoCo cannot draw; True if that is not known before trying.
     """
     if sys.platform != "linux" or importlib.util.find_spec("mujoco") is None:
         return True
@@ -115,13 +115,13 @@ class Environment:
 
         Args:
             index: of the rollout.
-            stages: the first ones are run.
+            stages: how many to run.
             stride: stages from one picture to the next.
             show: gets the pictures, RGB (height, width, 3), bytes.
             title: of the pictures.
 
         Returns:
-            Return of the stages shown, how many they are, and why it failed or "".
+            Return over the stages shown, their number, and why it failed or "".
         """
 
         def take(stage: int, returns: float, action: Any) -> None:
@@ -144,8 +144,8 @@ class Environment:
         try:
             frame = self._env.render()
         except gymnasium.error.DependencyNotInstalled as error:
-            raise NoRendererError(f"{name} cannot be drawn: {error}. Install what it takes: {INSTALL_VIDEO}") from error
-        except Exception as error:  # those of OpenGL have no common class
+            raise NoRendererError(f"{name} cannot be drawn: {error}. Install what it needs: {INSTALL_VIDEO}") from error
+        except Exception as error:  # OpenGL's errors have no common base class
             why = f"{type(error).__name__}: {error}"
             what = f" {OPENGL}" if "mujoco" in sys.modules else ""
             raise NoRendererError(f"{name} cannot be drawn here ({why}).{what}") from error
@@ -165,9 +165,9 @@ class Environment:
 
 
 def _drawing(task: GymnasiumTask, size: tuple[int, int] | None) -> gymnasium.Env:
-    """The task's environment as one that draws itself; of that size and with a camera that follows if it can."""
+    """The task's environment with rendering; of that size and with a camera that follows, if it can."""
     pixels = {"width": size[0], "height": size[1]} if size else {}
-    # MuJoCo environments run out of the picture of their usual camera
+    # MuJoCo robots run out of their usual camera's view
     chosen = {"camera_id", "camera_name", "default_camera_config"} & set(task.environment_options)
     follow = {} if chosen else {"camera_name": "track"}
     failure: Exception | None = None
@@ -176,7 +176,7 @@ def _drawing(task: GymnasiumTask, size: tuple[int, int] | None) -> gymnasium.Env
         drawing.environment_options = {**task.environment_options, "render_mode": "rgb_array", **more}
         try:
             env = drawing.make()
-        except TypeError as error:  # not each takes these
+        except TypeError as error:  # not all accept these
             failure = error
             continue
         model: Any = getattr(env.unwrapped, "model", None)
@@ -188,7 +188,7 @@ def _drawing(task: GymnasiumTask, size: tuple[int, int] | None) -> gymnasium.Env
         return env
     raise NoRendererError(
         f"{task.environment} cannot be drawn: it was not made with render_mode='rgb_array' ({failure}). Let its "
-        "factory take render_mode and give an environment whose render() returns a picture."
+        "factory accept render_mode and return an environment whose render() returns a picture."
     ) from failure
 
 
@@ -202,7 +202,7 @@ def _caption(image: Image.Image, lines: list[str]) -> None:
 
 
 def _bars(image: Image.Image, action: Any, space: gymnasium.Space) -> None:
-    """The action in the lower left corner: a bar from the middle of each one's range, or a number."""
+    """The action in the lower left corner: a bar from the middle of each range, or a number."""
     draw, font = _pen(image)
     unit = max(2, min(image.size) // 80)
     bottom = image.height - unit

@@ -1,6 +1,6 @@
-"""`Chapter`: what a report says of one run, section by section. JAX is imported only where a task needs it.
+"""`Chapter`: what a report says about one run, section by section. JAX is imported only where a task needs it.
 
-A section that cannot be made says so and costs the others nothing.
+A section that cannot be made says so and does not affect the others.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Load = Callable[[Any], Any]
 
 
 class Chapter:
-    """What a report says of one run.
+    """What a report says about one run.
 
     Args:
         page: to add to.
         material: the run.
         level: of its sections, 2 or 3.
-        load: gives its task, or raises.
-        rollouts: how many are run and shown.
-        frames: of the film at most.
-        progress: called with what is done now, in words.
+        load: gives its task, or raises an error.
+        rollouts: how many to run and show.
+        frames: of the film, at most.
+        progress: called with what is being done, in words.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Chapter:
             self.page.section(heading, self.level)
             try:
                 part()
-            except Exception as error:  # a folder that others wrote may hold anything
+            except Exception as error:  # a folder written elsewhere may hold anything
                 self.page.note(f"The rest of this section cannot be shown: {_words(error)}")
                 self.progress(f"{heading}: {_words(error)}")
 
@@ -87,7 +87,7 @@ class Chapter:
         if material.goes_on:
             self.page.note("The run went on while this report was made; it shows what was on disk then.")
         elif not result and not material.rig and material.whole:
-            self.page.note("The run has no result: it did not come to its evaluation.")
+            self.page.note("The run has no result: it did not reach its evaluation.")
         known = self.run.configuration
         facts: dict[str, object] = {}
         if result:
@@ -121,7 +121,7 @@ class Chapter:
         if isinstance(quantiles, dict) and number(result.get("rollouts")) > 1:
             head = [f"{100 * share:g} %" if name[0] == "q" else name for name, share in QUANTILES.items()]
             cells = [f"{number(quantiles.get(name)):.4g}" for name in QUANTILES]
-            caption = f"How the rollouts on fresh seeds differ: quantiles of the {material.noun}."
+            caption = f"Spread of the rollouts on fresh seeds: quantiles of the {material.noun}."
             if length and length.get("min") != length.get("max"):
                 caption += f" They last {length['min']} to {length['max']} stages, {length['mean']:.4g} on average."
             self.page.table(["", *head], [[material.noun, *cells]], caption)
@@ -136,7 +136,7 @@ class Chapter:
             self.page.text("No update was made, so there is nothing to draw.")
             return
         troubles = {
-            "skipped": "updates changed nothing, because nothing usable came back",
+            "skipped": "updates changed nothing, because no usable results came back",
             "limited": "updates were shortened to the largest step allowed",
             "fallback": "updates followed the plain gradient, because their own direction could not be found",
         }
@@ -147,7 +147,7 @@ class Chapter:
 
     def _load(self) -> None:
         if not self.run.configuration:
-            self.why_no_task = "It is not known which task this was, so no rollouts are shown."
+            self.why_no_task = "The task of this run is unknown, so no rollouts are shown."
             return
         try:
             self.task = self.load(self.run)
@@ -159,7 +159,7 @@ class Chapter:
         if controller is None:
             self.page.text("No policy can be shown; see above.")
             return
-        if controller.interface == Interface():  # its file is of an older version, which knew none
+        if controller.interface == Interface():  # its file is of an older version, which recorded none
             plain = self.run.configuration.get("specification") if self.material.rig else None
             task = Specification.from_plain(plain) if plain else getattr(self.task, "specification", None)
             if task is not None and task.action is not None:
@@ -175,7 +175,7 @@ class Chapter:
             self.page.text("No rollouts were run for this report." if controller else "There is no policy to run.")
             return
         if self.task.specification.action is None or self.task.specification.horizon < 2:
-            self.page.text("Nothing moves in this task: a policy is a choice, or a set of numbers that has a cost.")
+            self.page.text("Nothing moves in this task: a policy is a choice, or a set of numbers with a cost.")
             return
         self.progress(f"running {self.rollouts} rollouts")
         seed = self.run.configuration.get("seed", 0)
@@ -230,7 +230,7 @@ class Chapter:
 
 
 def _regulator(task: Any, controller: Any) -> tuple[str, Any] | None:
-    """The LQR gain to compare a gain matrix with, where the task has one; what it is, and the matrix."""
+    """The LQR gain to compare a gain matrix with, if the task has one: what it is, and the matrix."""
     if controller.policy != "linear_gaussian" or not hasattr(task, "equilibrium"):
         return None
     from policysearch.tasks.regulator import lqr
@@ -240,10 +240,10 @@ def _regulator(task: Any, controller: Any) -> tuple[str, Any] | None:
         return None
     gain = policy.physical_gain()[0]
     if not hasattr(task, "best_gain") or task.limited:
-        return "The LQR gain about the equilibrium, from the plant's equations linearised there", gain
+        return "The LQR gain at the equilibrium, from the plant's equations linearised there", gain
     own, cost = (task.expected_cost(*_gain_and_bias(c)) for c in (controller, policy.controller()))
     words = f"The best time-invariant LQR gain for this horizon, start and noise. Its expected cost is {cost:.5g}"
-    return f"{words}; that of the found gain is {own:.5g} (both in closed form).", gain
+    return f"{words}; that of the gain found is {own:.5g} (both in closed form).", gain
 
 
 def _gain_and_bias(controller: Any) -> tuple[Any, float, Any]:
@@ -257,7 +257,7 @@ def _words(error: BaseException) -> str:
 
 
 def _budget(given: Any) -> str:
-    """The budget in words, or what a file says that holds none."""
+    """The budget in words, or what the file says in its place."""
     try:
         return Budget.parse(given).words
     except (ValueError, TypeError):

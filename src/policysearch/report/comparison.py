@@ -25,7 +25,7 @@ SECONDS = "seconds of sampling and updating"
 
 
 def curves(comparison: Comparison, x: str, size: tuple[float, float] | None = None) -> Figure:
-    """IQM over seeds of cost or return along the search, with 95 % intervals.
+    """IQM over seeds of cost or return during the search, with 95 % intervals.
 
     Args:
         comparison: of one method or more.
@@ -59,14 +59,14 @@ def curves(comparison: Comparison, x: str, size: tuple[float, float] | None = No
 
 
 def _scaled(axis: Axes, values: np.ndarray, comparison: Comparison, along: str = "y") -> None:
-    """A logarithmic axis where positive costs span decades."""
+    """A logarithmic axis if positive costs span decades."""
     good = values[np.isfinite(values)]
     if good.size and not comparison.specification.reward and good.min() > 0 and good.max() >= DECADES * good.min():
         _logarithmic(axis, along, good)
 
 
 def _logarithmic(axis: Axes, along: str, values: np.ndarray, prefixes: bool = True) -> None:
-    """Plain numbers at 1, 2, 5, or at powers of ten where there are many of them; nothing without positive values."""
+    """Plain numbers at 1, 2, 5, or at powers of ten where these are many; nothing without positive values."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
     if not (np.isfinite(values) & (values > 0)).any():
@@ -82,7 +82,7 @@ def _logarithmic(axis: Axes, along: str, values: np.ndarray, prefixes: bool = Tr
 
 
 def ends(comparison: Comparison) -> Figure:
-    """What each seed's last policy costs or returns, with the IQM of its method."""
+    """Cost or return of each seed's last policy, with the IQM of its method."""
     rows, names = comparison.table(), _names(comparison)
     fig = figure(height=1.3 + 0.42 * len(rows))
     axis = fig.subplots()
@@ -107,18 +107,18 @@ def ends(comparison: Comparison) -> Figure:
     axis.set_yticks(range(len(rows)), [names[row.method] for row in rows])
     axis.set_ylim(len(rows) - 0.4, -0.6)
     _scaled(axis, np.concatenate(everything), comparison, "x")
-    dress(axis, f"final {comparison.noun}, a mark a seed")
+    dress(axis, f"final {comparison.noun}, one mark per seed")
     return fig
 
 
 def _names(comparison: Comparison) -> dict[str, str]:
-    """What figures call the methods."""
+    """The methods' names in figures."""
     methods = comparison.methods
     return {method: plain(name) for method, name in zip(methods, distinct(methods), strict=True)}
 
 
 def reached(comparison: Comparison) -> Figure:
-    """Share of the seeds that have met the criterion, against rollouts."""
+    """Share of seeds that have met the criterion, against rollouts."""
     fig = figure()
     axis = fig.subplots()
     names = _names(comparison)
@@ -186,7 +186,7 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
     spec, methods = comparison.specification, comparison.methods
     seeds = max(len(comparison.of(method)) for method in methods)
     page = Page(f"{spec.name}: {len(methods)} method{'s' * (len(methods) > 1)} compared", ", ".join(methods))
-    page.section("What came out")
+    page.section("Results")
     missing = [method for method in (about or {}).get("methods", {}) if method not in methods]
     if missing:
         page.note(f"Not finished: no search of {', '.join(missing)} has ended yet.")
@@ -194,10 +194,10 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
         page.text(sentence)
     head, rows = table(comparison)
     page.table([name.replace(" %", "\u00a0%") for name in head], rows, _table_caption(comparison))
-    page.section("Along the search")
+    page.section("During the search")
     band = (
-        f"Lines: interquartile mean over {seeds} seeds of the policy itself, not exploring, on "
-        f"{comparison.evaluation_rollouts} evaluation rollouts that are the same for all. Bands: 95 % bootstrap "
+        f"Lines: interquartile mean over {seeds} seeds of the policy without exploration, on "
+        f"{comparison.evaluation_rollouts} evaluation rollouts, the same for all. Bands: 95 % bootstrap "
         "intervals over seeds."
     )
     finals = ", ".join(f"{row.method} {row.iqm.value:.4g}" for row in comparison.table())
@@ -218,7 +218,7 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
     page.figure(
         ends(comparison),
         f"Each seed's final {comparison.noun} by method; IQM: {finals}.",
-        "Marks are the last policies of single seeds, on fresh seeds. Below them, the IQM with its 95 % interval.",
+        "Each mark is one seed's last policy, on fresh seeds. Below, the IQM with its 95 % interval.",
     )
     if any(cell.reached for cell in comparison.cells):
         counts = ", ".join(f"{row.method} {row.reached} of {row.seeds}" for row in comparison.table())
@@ -228,16 +228,16 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
             f"Seeds whose policy met the criterion at a point of its curve: {comparison.criterion}.",
         )
     if len(methods) > 1:
-        page.section("Who is better")
+        page.section("Which is better")
         _pairs(page, comparison)
     page.section("How it was made")
     page.facts(
         {
             "task": spec.name,
-            "budget of a search": comparison.spent,
+            "budget per search": comparison.spent,
             "seeds": seeds,
             "criterion": comparison.criterion or "none",
-            "evaluation rollouts of a point": comparison.evaluation_rollouts,
+            "evaluation rollouts per point": comparison.evaluation_rollouts,
             "horizon": f"{spec.horizon} stages" + (f" of {spec.dt:g} s" if spec.dt else ""),
         }
     )
@@ -247,7 +247,7 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
         page.table(
             ["method", "settings"],
             rows,
-            "What took part, with every setting that is not off; what nobody set follows from the task by rule.",
+            "The methods, with every setting that is not off; settings left open follow from the task by rule.",
         )
         made = {
             "command": " ".join(map(str, about.get("command", []))),
@@ -260,26 +260,26 @@ def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str,
 
 
 def _pairs(page: Page, comparison: Comparison) -> None:
-    """Add the table of who is better than whom; where labels are long, columns go by the numbers of the rows."""
+    """Add the table of which method is better; if labels are long, columns are named by the row numbers."""
     methods = comparison.methods
     rows, columns, hint = list(methods), list(methods), ""
     if max(map(len, methods)) > JOINED:
         columns = [str(number) for number, _ in enumerate(methods, 1)]
         rows = [f"{number}: {method}" for number, method in zip(columns, methods, strict=True)]
-        hint = " Columns go by the numbers of the rows."
+        hint = " Columns are named by the row numbers."
     page.table(
         ["P(row better than column)", *columns],
         [
             [name, *("" if a == b else interval(comparison.improvement(a, b), 2) for b in methods)]
             for name, a in zip(rows, methods, strict=True)
         ],
-        "Chance that a seed of the row ends better than one of the column, with its 95 % interval (Newcombe) from "
+        "Probability that a seed of the row ends better than one of the column, with its 95 % interval (Newcombe) from "
         f"four seeds on. 0.5 is a toss-up; an interval that includes it leaves the question open.{hint}",
     )
 
 
 def _settings(settings: Any, chosen: Mapping[str, Any]) -> str:
-    """Settings by name in one line; those that were chosen by rule say so."""
+    """Settings by name in one line; those chosen by rule are marked."""
     if not isinstance(settings, dict):
         return str(settings)
     off = (None, False, "none")
@@ -292,28 +292,28 @@ def _settings(settings: Any, chosen: Mapping[str, Any]) -> str:
 
 
 def _table_caption(comparison: Comparison) -> str:
-    text = "The best first. Values at the end are measured on seeds that no search and no curve has seen."
+    text = "Best first. Final values are measured on seeds that no search and no curve has used."
     if comparison.criterion:
         text += (
-            f" Solved: {comparison.criterion}. Rollouts and seconds to solve: till the first point of a curve at which "
-            "the criterion held, medians over the seeds that reached one."
+            f" Solved: {comparison.criterion}. Rollouts and seconds to solve: to the first point of a curve at which "
+            "the criterion is met, medians over the seeds that reached it."
         )
     return text
 
 
 def _seconds(comparison: Comparison) -> str:
     together = max(cell.together for cell in comparison.cells)
-    text = "Seconds are those of sampling and updating, without evaluations."
+    text = "Seconds are for sampling and updating, without evaluations."
     if together > 1:
         longest = max(cell.compilation for cell in comparison.cells)
-        text += " Seeds that ran in one program share its time evenly; compiling, which is left out, took up to "
-        text += f"{duration(longest)} a method."
+        text += " Seeds that ran in one program share its time evenly; compilation, which is left out, took up to "
+        text += f"{duration(longest)} per method."
     return text
 
 
 def headline(comparison: Comparison) -> str:
     """The title of the picture."""
-    return f"{plain(comparison.specification.name)}, {comparison.spent} a search"
+    return f"{plain(comparison.specification.name)}, {comparison.spent} per search"
 
 
 def save_picture(comparison: Comparison, path: str | os.PathLike[str]) -> None:

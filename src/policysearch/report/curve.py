@@ -28,9 +28,9 @@ def draw(
 
     Args:
         path: of the picture.
-        records: one an update, with rollouts, cost and cost_sem (or return and return_sem), and perhaps snr
+        records: one per update, with rollouts, cost and cost_sem (or return and return_sem), and perhaps snr
             and kl (nats per stage).
-        title: short.
+        title: a short one.
         reward: show returns instead of costs.
         final: mean cost (or return) of the final policy on fresh seeds and its standard error.
 
@@ -39,7 +39,7 @@ def draw(
     """
     if not records:
         raise ValueError("There are no updates to draw; run at least one.")
-    # neither pyplot nor a global style: a picture is drawn the same whatever else the process does
+    # neither pyplot nor a global style: a picture looks the same whatever else the process does
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -111,7 +111,7 @@ def _objective(
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        # the band of a noisy cost may reach below zero, which has no place here
+        # the band of a noisy cost may reach below zero, which a logarithmic axis cannot show
         axis.set_ylim(0.5 * shown.min(), 2 * shown.max())
     axis.set_ylabel(f"{noun} per rollout")
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncol=3, frameon=False, fontsize=8, borderaxespad=0.2)

@@ -1,6 +1,6 @@
-"""`write`: the report of one run, or of several beside each other, as one HTML page.
+"""`write`: the report of one run, or of several side by side, as one HTML page.
 
-It is made from what is there; what is missing or damaged is said. JAX is imported only where a task needs it.
+It is made from what is there and names what is missing or damaged. JAX is imported only where a task needs it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from policysearch.report.chapter import Chapter, Load
 from policysearch.report.material import Material, gather
 from policysearch.report.page import Page
 
-#: rollouts that are shown, and frames of all films together
+#: rollouts shown, and frames of all films together
 ROLLOUTS, FRAMES = 5, 150
 
 
@@ -29,18 +29,18 @@ def write(
     """Write a report.
 
     Args:
-        folders: of one or more runs, even damaged ones or those that go on.
+        folders: of one or more runs, even damaged or unfinished ones.
         out: the file; report.html in the first folder by default. An older file is replaced when the new one is
             complete.
-        load: gives the task of a `Run`, or raises.
-        rollouts: how many evaluation rollouts are run and shown; 0 for none, which runs no code of the task.
-        progress: called with what is done now, in words.
+        load: gives the task of a `Run`, or raises an error.
+        rollouts: how many evaluation rollouts to run and show; 0 runs none of the task's code.
+        progress: called with what is being done, in words.
 
     Returns:
         The file.
 
     Raises:
-        FileNotFoundError: a folder is missing or holds nothing of a run.
+        FileNotFoundError: a folder is missing or holds no part of a run.
         ValueError: no folder, or fewer than 0 rollouts.
     """
     if not folders:
@@ -55,7 +55,7 @@ def write(
     if len(materials) == 1:
         page = Page(materials[0].name, f"Report of {materials[0].run.folder}")
     else:
-        page = Page(f"{len(materials)} runs", "Results, curves over each other, then each run by itself")
+        page = Page(f"{len(materials)} runs", "Results, overlaid curves, then each run by itself")
         _together(page, dict(zip(labels, materials, strict=True)))
     for label, material in zip(labels, materials, strict=True):
         if len(materials) > 1:
@@ -66,14 +66,14 @@ def write(
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """Short names that differ, in figures too."""
+    """Short names that differ, even in figures."""
     names = [folder.resolve().name for folder in folders]
     full = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
     return style.distinct(full)
 
 
 def _together(page: Page, materials: Mapping[str, Material]) -> None:
-    """A table of results, and the curves of the runs of each task over each other."""
+    """A table of results, and for each task the curves of its runs, overlaid."""
     page.section("Results")
     head = ["run", "task", "method", "seed", "cost or return", "solved", "updates", "rollouts", "time", "ended"]
     rows = []
@@ -95,10 +95,10 @@ def _together(page: Page, materials: Mapping[str, Material]) -> None:
             ]
         )
     page.table(
-        head, rows, "Final policies on fresh seeds: mean ± standard error; costs are better small, returns large."
+        head, rows, "Final policies on fresh seeds: mean ± standard error; lower costs and higher returns are better."
     )
     tasks = dict.fromkeys((str(m.run.configuration.get("task")), m.noun) for m in materials.values())
-    page.section("Curves over each other")
+    page.section("Overlaid curves")
     drawn = []
     for task, noun in tasks:
         chosen = {n: m for n, m in materials.items() if (str(m.run.configuration.get("task")), m.noun) == (task, noun)}

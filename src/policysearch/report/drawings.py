@@ -1,4 +1,4 @@
-"""Drawings of plants by matplotlib: each is set up once, then its parts are moved to stage k.
+"""Drawings of plants with matplotlib: each is set up once, then its parts are moved to stage k.
 
 L stages; states have leading axis L + 1 (L where a rollout failed), actions (L, …), discounted costs (L,).
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BLUE, RED, GREY = "#1f5fa8", "#c4451c", "#9a9a9a"
-#: observations and actions that are shown, if a task has more
+#: number of observations and actions shown, if a task has more
 MOST_CURVES, MOST_ACTIONS = 6, 4
 
 
@@ -41,15 +41,15 @@ Move = Callable[[int], list["Artist"]]
 
 @singledispatch
 def draw(task: Task, axes: Axes, motion: Motion) -> Move:
-    """Draw a plant; `@draw.register(MyPlant)` over a function adds a class of tasks.
+    """Draw a plant; `@draw.register(MyPlant)` above a function adds a class of tasks.
 
     Args:
-        task: the plant; what is drawn follows from its class. Its observations over time by default.
-        axes: where to; it fills the picture between the caption and the actions.
-        motion: the whole rollout, for limits and for what varies between rollouts.
+        task: the plant; its class decides what is drawn, by default its observations over time.
+        axes: to draw in; they fill the picture between the caption and the actions.
+        motion: the whole rollout, for limits and whatever varies between rollouts.
 
     Returns:
-        A function of the stage that moves the parts that move, and returns them.
+        A function of the stage that moves the moving parts, and returns them.
     """
     return _curves(task, axes, motion)
 
@@ -100,7 +100,7 @@ def _cart_pole(task: CartPole, axes: Axes, motion: Motion) -> Move:
 
 @draw.register(LQR)
 def _masses(task: LQR, axes: Axes, motion: Motion) -> Move:
-    """Each position on a line of its own; other linear plants as curves."""
+    """Each position on its own line; other linear plants as curves."""
     rows = [i for i, name in enumerate(task.observation_names) if name.startswith("position")]
     if not rows:
         return _curves(task, axes, motion)
@@ -162,14 +162,14 @@ def _curves(task: Task, axes: Axes, motion: Motion) -> Move:
 
 @singledispatch
 def quantities(task: Task, motion: Motion) -> dict[str, np.ndarray]:
-    """What is drawn over time of a rollout; `@quantities.register(MyPlant)` over a function adds a class of tasks.
+    """Quantities of a rollout drawn over time; `@quantities.register(MyPlant)` above a function adds a class of tasks.
 
     Args:
         task: the plant; the observations by default.
         motion: the whole rollout.
 
     Returns:
-        Values (L + 1,), (L,) where it failed, by name with unit.
+        Values (L + 1,), or (L,) if it failed, by name with unit.
     """
     size = motion.observations.shape[1]
     names = task.specification.observation_names or [f"observation {i}" for i in range(size)]
@@ -193,13 +193,13 @@ def _cart_pole_states(task: CartPole, motion: Motion) -> dict[str, np.ndarray]:
 
 
 def _settled(angle: np.ndarray) -> np.ndarray:
-    """An angle without jumps, less the whole turns in which it ends: 0 is upright at the end."""
+    """An angle without jumps, less the whole turns at its end: 0 is upright at the end."""
     angle = np.asarray(angle, float)
     return angle - 2 * np.pi * np.round(angle[-1:] / (2 * np.pi))
 
 
 def _window(axes: Axes, centre: tuple[float, float], width: float, height: float) -> None:
-    """Show at least `width` × `height` around `centre`, one unit as long upwards as sideways, no ticks."""
+    """Show at least `width` × `height` around `centre`, with equal scales and no ticks."""
     box = axes.get_window_extent()
     scale = max(width / box.width, height / box.height) / 2
     axes.set(
@@ -210,11 +210,11 @@ def _window(axes: Axes, centre: tuple[float, float], width: float, height: float
 
 
 def draw_actions(task: Task, axes: Axes, actions: np.ndarray) -> Move:
-    """Draw the action that acts: bars from zero, or which one of discrete ones; none at the end.
+    """Draw the current action: bars from zero, or which of the discrete ones; nothing at the end.
 
     Args:
         task: the plant, for names and limits.
-        axes: where to.
+        axes: to draw in.
         actions: as applied, (L, m), or (L,) integers.
 
     Returns:

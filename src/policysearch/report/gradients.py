@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from policysearch.verify.diagnosis import Row
 
-#: by what varies; also told by the marker, for those who see no colours
+#: by what varies; the marker tells it too, without colour
 STYLE = {"action": ("#1f5fa8", "o", "actions vary"), "parameter": ("#c4451c", "D", "parameters vary")}
 
 
 def draw(path: str | os.PathLike[str], rows: Sequence[Row], *, title: str) -> None:
-    """Draw a PNG: a row an estimator, its SNR with two standard errors on a logarithmic axis.
+    """Draw a PNG: one row per estimator, its SNR with two standard errors on a logarithmic axis.
 
     Args:
         path: of the picture.
-        rows: in the order in which they are drawn, from the top.
-        title: short.
+        rows: in drawing order, from the top.
+        title: a short one.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-    # what shows no signal, or has no noise, stands at an edge
+    # an estimator without signal, or without noise, is drawn at an edge
     shown = [row.snr for row in rows if 0 < row.snr < math.inf] or [1.0]
     low, high = min(*shown, 1.0) / 3, max(*shown, 1.0) * 3
     figure = Figure(figsize=(8.0, 1.6 + 0.32 * len(rows)), dpi=130, layout="constrained")

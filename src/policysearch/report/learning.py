@@ -1,6 +1,6 @@
 """Figures of a run's records against rollouts: cost or return, SNR, KL, spread, length, failures. No JAX.
 
-Several runs are drawn over each other. Long runs are thinned: a point stands for some updates, a band for their range.
+Several runs are overlaid. Long runs are thinned: a point stands for some updates, a band for their range.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: points of a curve at most
+#: points of a curve, at most
 POINTS = 240
 #: a positive cost whose largest value is this many times the smallest is shown on a logarithmic axis
 DECADES = 30.0
-#: a final cost so many times smaller than all others stands at the edge of its figure
+#: a final cost this many times smaller than all others is drawn at the edge of its figure
 FAR = 1e3
 Records = Sequence[Mapping[str, Any]]
 
 
 class Drawn(NamedTuple):
-    """A figure with what those read who do not see it, and its caption."""
+    """A figure with its text alternative and its caption."""
 
     figure: Figure
     alt: str
@@ -43,7 +43,7 @@ class Final(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Points to draw, (k,) each: rollouts, values, the band's edges (NaN: none); updates that a point stands for."""
+    """Points to draw, (k,) each: rollouts, values, the band's edges (NaN: no band); updates per point."""
 
     rollouts: np.ndarray
     values: np.ndarray
@@ -55,7 +55,7 @@ class Curve(NamedTuple):
 class Quantity(NamedTuple):
     """What a figure shows: a key of the records, its label with unit, a phrase for captions, reference line, scale.
 
-    least: drawn only where some update has more than this.
+    least: drawn only if some update exceeds this.
     """
 
     key: str
@@ -71,26 +71,26 @@ QUANTITIES = (
         "snr",
         "gradient SNR [–]",
         "Signal-to-noise ratio of the gradient estimate: its squared length over its variance, without bias. Below 1 "
-        "(dotted) noise is longer than signal; estimates of a small ratio scatter around zero.",
+        "(dotted) the noise exceeds the signal; estimates of a small ratio scatter around zero.",
         1.0,
     ),
     Quantity(
         "kl",
         "KL [nats per stage]",
-        "How far an update moves the policy: the KL divergence as measured after the step on the same observations.",
+        "How far an update moves the policy: the KL divergence measured after the step on the same observations.",
         floor=True,
     ),
     Quantity(
         "std",
         "learned std",
-        "Spread with which is tried, as the method learned it, the geometric mean: of parameters in the units that are "
-        "searched, or of actions in their own.",
+        "Exploration spread as learned by the method, as a geometric mean: of parameters in the units of the "
+        "search, or of actions in their own.",
     ),
     Quantity(
         "saturated",
         "share of actions beyond limits [–]",
-        "Share of the sampled actions that asked for more than the limits give. Nothing pulls such an action back: "
-        "where it is most of them and the cost stands still, try saturation=0.1.",
+        "Share of the sampled actions beyond their limits. Nothing pulls such an action back: "
+        "if most are beyond them and the cost does not improve, try saturation=0.1.",
         floor=True,
         least=0.05,
     ),
@@ -99,7 +99,7 @@ QUANTITIES = (
 
 
 def column(records: Records, key: str) -> np.ndarray:
-    """A number of each record, (k,); NaN where it is missing or none.
+    """A number from each record, (k,); NaN where it is missing or not a number.
 
     Example:
         >>> column([{"cost": 1.5}, {"cost": "?"}, {}], "cost").tolist()
@@ -116,14 +116,14 @@ def thinned(records: Records, key: str, error: str = "", most: int = POINTS) -> 
     """A curve of at most `most` points.
 
     Args:
-        records: one an update.
+        records: one per update.
         key: of the values.
-        error: key of their standard errors; the band is ± 2 of them where a point stands for one update.
-        most: points.
+        error: key of their standard errors; the band is ± 2 of them if a point stands for one update.
+        most: points, at most.
 
     Returns:
-        A point an update, or, of more than `most` updates, the mean over as many as it takes, with a band from the
-        least to the greatest of them.
+        One point per update or, with more than `most` updates, per mean over several, with a band from their
+        least to their greatest value.
 
     Example:
         >>> thinned([{"rollouts": i, "snr": i % 2} for i in range(1, 5)], "snr", most=2)[:4]
@@ -145,7 +145,7 @@ def thinned(records: Records, key: str, error: str = "", most: int = POINTS) -> 
 
 
 def figures(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Final] | None = None) -> list[Drawn]:
-    """Figures of what the records of some runs of one task hold.
+    """Figures of the records of some runs of one task.
 
     Args:
         runs: records by the run's label; one run needs no legend.
@@ -153,7 +153,7 @@ def figures(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Final] 
         finals: of the runs that were evaluated.
 
     Returns:
-        Cost or return first; nothing for runs without records.
+        Cost or return first; no figures for runs without records.
     """
     runs = {label: records for label, records in runs.items() if records}
     if not runs:
@@ -182,7 +182,7 @@ def _objective(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Fina
             continue
         far = bool(noun == "cost" and min(own, default=0.0) > 0 and final.mean < min(own) / FAR)
         arrow |= far
-        place = min(own) / DECADES if far else final.mean  # an arrow at the edge, lest all else be a line on top
+        place = min(own) / DECADES if far else final.mean  # an arrow at the edge, so as not to flatten the rest
         seen.append(place)
         words = f"final policy: {final.mean:.3g}, far below" if far else "final policy, not exploring"
         axis.errorbar(
@@ -197,12 +197,12 @@ def _objective(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Fina
         + (f" The final policy's is {quantity(*finals[label])}." if label in finals else "")
         for label, curve in curves.items()
     )
-    caption = f"Mean {noun} of the rollouts that each update was made from, which explore."
+    caption = f"Mean {noun} of the exploring rollouts behind each update."
     caption += _band(curves.values(), " The band is ± 2 standard errors of that mean.")
     if finals:
         caption += f" The diamond is the final policy's mean {noun} on fresh seeds, without exploration, ± 2 s.e."
     if arrow:
-        caption += " An arrow stands for one that is far below."
+        caption += " An arrow marks one that is far below."
     return Drawn(figure, alt, caption)
 
 
@@ -218,7 +218,7 @@ def _quantity(runs: Mapping[str, Records], shown: Quantity) -> Drawn:
         predicted = thinned(next(iter(runs.values())), "kl_predicted")
         if np.isfinite(predicted.values).any():
             _draw(axis, predicted, 1, "predicted")
-            words += " The prediction is the Fisher matrix's, before the step."
+            words += " The prediction is from the Fisher matrix, before the step."
     if shown.line is not None:
         axis.axhline(shown.line, color=style.MUTED[0], linewidth=1.0, linestyle=":")
     values = np.concatenate([curve.values for curve in curves.values()])
@@ -253,14 +253,14 @@ def _trouble(runs: Mapping[str, Records], key: str) -> Drawn:
         f"{total} trials {key} in all" + ("" if len(runs) == 1 else f" ({n})") for n, total in totals.items()
     )
     meaning = {
-        "failed": "Trials that the policy made fail (a divergence, a safety stop); they count with a high cost.",
+        "failed": "Trials that the policy caused to fail (divergence, a safety stop); they count with a high cost.",
         "lost": "Trials lost by the rig or a worker; they are left out, each with its partner.",
     }[key]
     return Drawn(figure, f"{alt}.", meaning + _band(curves.values(), ""))
 
 
 def _figure(runs: Mapping[str, Records]) -> Figure:
-    """Half a page for a run; of several, room for their names above the data."""
+    """Half a page for one run; for several, room for their names above the data."""
     longest = min(max(map(len, runs)), style.LONGEST)
     rows = 0 if len(runs) == 1 else -(-len(runs) // max(1, int(style.HALF[0] * 12 / (longest + 6))))
     return style.figure(height=style.HALF[1] + 0.18 * max(0, rows - 1))
@@ -284,7 +284,7 @@ def _scale(axis: Axes, seen: Sequence[float], noun: str) -> None:
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=9))
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.yaxis.set_minor_formatter("")
-        # the band of a noisy cost may reach below zero, which has no place here
+        # the band of a noisy cost may reach below zero, which a logarithmic axis cannot show
         axis.set_ylim(0.5 * min(seen), 2 * max(seen))
 
 
@@ -299,10 +299,10 @@ def _finish(axis: Axes, runs: Mapping[str, Records], label: str, legend: bool) -
 
 
 def _told(what: str, curve: Curve) -> str:
-    """A sentence with the numbers that a curve shows."""
+    """A sentence with a curve's numbers."""
     finite = np.flatnonzero(np.isfinite(curve.values))
     if not len(finite):
-        return f"{what} is not known."
+        return f"{what} is unknown."
     values, last = curve.values[finite], magnitude(float(curve.rollouts[finite[-1]]))
     first, end = f"{values[0]:.4g}", f"{values[-1]:.4g}"
     if len(values) == 1 or first == end:
@@ -318,4 +318,4 @@ def _band(curves: Any, single: str) -> str:
     if max(per) == 1:
         return single
     each = f"{per[0]}" if len(set(per)) == 1 else f"{min(per)} to {max(per)}"
-    return f" Each point is the mean over {each} updates; the band reaches from their least to their greatest."
+    return f" Each point is the mean over {each} updates; the band reaches from their least to their greatest value."

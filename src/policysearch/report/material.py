@@ -1,4 +1,4 @@
-"""What a report is made of: a run as read from its folder, however much of it is whole, and what is missing. No JAX."""
+"""What a report is made of: a run as read from its folder, as far as it is intact, and what is missing. No JAX."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from policysearch.tasks import BUILT_IN
 
 
 class Material(NamedTuple):
-    """A run; its policy or None; what is missing or damaged, in sentences; whether a process writes it now.
+    """A run; its policy or None; what is missing or damaged, in sentences; whether a process is writing it.
 
-    whole: the database could be read; else only what config.json and metrics.csv hold is known.
+    whole: the database could be read; else only the contents of config.json and metrics.csv are known.
     """
 
     run: Run
@@ -32,19 +32,19 @@ class Material(NamedTuple):
 
     @property
     def task(self) -> str:
-        """Its name, as far as that is known."""
+        """Its name, as far as known."""
         known = self.run.configuration
         name = known.get("task") or self.run.result.get("task")
         return str(name) if name else "a Python object" if known else "unknown task"
 
     @property
     def rig(self) -> bool:
-        """Whether its trials are those of a caller, by ask and tell."""
+        """Whether its trials are run by a caller, with ask and tell."""
         return "trials" in self.run.configuration
 
     @property
     def noun(self) -> str:
-        """What its user thinks in: "return" or "cost"."""
+        """What its user reads: "return" or "cost"."""
         if self.run.result.get("return_mean") is not None:
             return "return"
         return "return" if any("return" in record for record in self.run.records[:1]) else "cost"
@@ -63,7 +63,7 @@ class Material(NamedTuple):
         return Final(mean, number(result.get(f"{self.noun}_sem"))) if math.isfinite(mean) else None
 
     def final_words(self) -> str:
-        """The same as people read it."""
+        """The same for people to read."""
         return "–" if self.final is None else quantity(*self.final)
 
     def seconds(self) -> str:
@@ -101,27 +101,27 @@ class Material(NamedTuple):
         if self.run.halted:
             return f"waits: {self.run.halted}"
         if self.goes_on:
-            return "goes on now"
+            return "still running"
         if self.rig:
-            return "open: trials can be asked"
+            return "open: trials can be asked for"
         if not self.whole:
             return "unknown"
         return "without a result: killed, or interrupted twice"
 
 
 def number(value: Any) -> float:
-    """A number as it is, NaN for all else."""
+    """A number as it is, NaN for anything else."""
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def gather(folder: str | os.PathLike[str]) -> Material:
-    """Read what there is of a run, even one that is damaged, goes on or was killed; nothing is written.
+    """Read what there is of a run, even a damaged, unfinished or killed one; nothing is written.
 
     Args:
         folder: of the run.
 
     Returns:
-        The run; with what could not be read named in `missing`.
+        The run, with whatever could not be read named in `missing`.
 
     Raises:
         FileNotFoundError: no such folder, or nothing of a run in it, or not yet: see `BeingMadeError`.
@@ -137,10 +137,10 @@ def gather(folder: str | os.PathLike[str]) -> Material:
         if not folder.is_dir() or not (folder / CONFIGURATION).is_file():
             find(folder)
             raise
-        missing.append(f"{DATABASE} is missing, so {CONFIGURATION} and {METRICS} are all that is known of this run.")
+        missing.append(f"{DATABASE} is missing, so only {CONFIGURATION} and {METRICS} are known of this run.")
         run, whole = _from_files(folder, missing), False
     except (ValueError, OSError) as error:
-        missing.append(f"{DATABASE} cannot be read, so what follows is from {CONFIGURATION} and {METRICS}: {error}")
+        missing.append(f"{DATABASE} cannot be read, so what follows comes from {CONFIGURATION} and {METRICS}: {error}")
         run, whole = _from_files(folder, missing), False
     controller = None
     try:
@@ -153,7 +153,7 @@ def gather(folder: str | os.PathLike[str]) -> Material:
 
 
 def _from_files(folder: Path, missing: list[str]) -> Run:
-    """A run from what is beside its database."""
+    """A run from the files beside its database."""
     configuration: dict[str, Any] = {}
     try:
         found = msgspec.json.decode((folder / CONFIGURATION).read_bytes())

@@ -1,6 +1,6 @@
-"""Evaluation rollouts as they are shown in reports: quantities, actions and costs over time, and a film of the first.
+"""Evaluation rollouts as shown in reports: quantities, actions and costs over time, and a film of the first.
 
-JAX is imported for JAX plants only. L stages; a quantity has a value before each, and one after the last in plants.
+JAX is imported for JAX plants only. L stages; a quantity has a value before each, and in plants one after the last.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from policysearch.core.specification import Discrete, Specification
 from policysearch.report.player import Film, encoded
 from policysearch.search.evaluation import fit
 
-#: quantities and actions that are shown, if a task has more
+#: number of quantities and actions shown, if a task has more
 MOST_QUANTITIES, MOST_ACTIONS = 6, 4
-#: frames per second of a film, about, and the least
+#: frames per second of a film, approximately, and at least
 RATE, SLOWEST = 20.0, 5.0
 
 
@@ -37,7 +37,7 @@ class Rollout(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """Rollouts of one policy. more: quantities and actions that are left out. missing: why there is no film, or ""."""
+    """Rollouts of one policy. more: number of quantities and actions left out. missing: why there is no film, or ""."""
 
     specification: Specification
     rollouts: list[Rollout]
@@ -52,13 +52,13 @@ def record(task: Any, controller: Controller, rollouts: int, seed: int, frames: 
     Args:
         task: as `policysearch.tasks.resolve` gives it.
         controller: the policy.
-        rollouts: how many; one where nothing is random.
+        rollouts: how many; one if nothing is random.
         seed: of the evaluation.
-        frames: of the film at most; 0 for none.
+        frames: of the film, at most; 0 for no film.
 
     Raises:
         ValueError: a policy that does not fit, a task in which nothing moves.
-        Exception: whatever the task's own code raises.
+        Exception: anything the task's own code raises.
     """
     specification: Specification = task.specification
     fit(specification, controller)
@@ -100,7 +100,7 @@ def _plant(task: Any, controller: Controller, rollouts: int, seed: int, frames: 
         reason = "" if len(motion.costs) == specification.horizon else _not_finite(len(motion.costs))
         shown.append(Rollout(dict(list(found.items())[:MOST_QUANTITIES]), actions, motion.costs, reason))
     film = _filmed(plant, len(shown[0].costs), frames, drawing=True)
-    return Recorded(specification, shown, more, film, "" if film else "no film was asked for")
+    return Recorded(specification, shown, more, film, "" if film else "no film was requested")
 
 
 def _environment(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
@@ -137,7 +137,7 @@ def _environment(task: Any, controller: Controller, rollouts: int, seed: int, fr
         )
     more = max(0, specification.observation_size - MOST_QUANTITIES)
     more += max(0, _width(actions) - MOST_ACTIONS)
-    film, missing = None, "no film was asked for"
+    film, missing = None, "no film was requested"
     if frames:
         try:
             camera = Environment(task, controller, seed, None)

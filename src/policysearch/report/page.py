@@ -1,6 +1,6 @@
-"""`Page`: one HTML file that needs nothing else: text, tables and figures, for a phone or a desk, light or dark.
+"""`Page`: one self-contained HTML file: text, tables and figures, for phones and desktops, light or dark.
 
-All text is escaped, and a content security policy forbids whatever is not in the file: no request leaves the reader's
+All text is escaped, and a content security policy forbids anything outside the file: no request leaves the reader's
 machine, and no script runs but those the page was given. No JAX; matplotlib only by the figures that come in.
 """
 
@@ -24,9 +24,9 @@ from policysearch.report.style import CSS, ROLES, WIDE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: characters from which on a cell gets room for lines of some length
+#: number of characters from which a cell gets room for longer lines
 LONG = 40
-#: a cell that counts as a number: 12, −3.5e-4, 1.2 ± 0.3, 1.2 (0.9 to 1.5), 40 %, 3.2 s, or a dash where there is none
+#: a cell that counts as a number: 12, −3.5e-4, 1.2 ± 0.3, 1.2 (0.9 to 1.5), 40 %, 3.2 s, or a dash for no value
 _NUMBER = re.compile(
     r"[-+−]?(\d[\d.,\u202f  ]*)(e[-+]?\d+)?( ± [\d.e+-]+| \(-?[\d.e+-]+ to -?[\d.e+-]+\))?( ?(%|s|ms|min|h|k|M|G))?"
     r"|[-+−]?∞|[–—-]?"
@@ -34,7 +34,7 @@ _NUMBER = re.compile(
 #: control characters but tab and new line, halves of surrogates, changes of direction
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _INTERVAL = re.compile(r" (\(.*\))$")
-#: characters up to which a name stays in one piece, and after what a longer one may be broken
+#: characters up to which a name stays in one piece, and after which a longer one may wrap
 JOINED, _JOINTS = 18, re.compile(r"(?<=\w)([(,/])(?=[^\s)])")
 _TAG = re.compile(r"<[^>]*>")
 _HEX = {pair[0]: f"var(--{name})" for name, pair in ROLES.items()} | {"#000000": "var(--ink)"}
@@ -42,12 +42,12 @@ _COLOURS = re.compile("|".join(_HEX))
 
 
 def escaped(text: object) -> str:
-    """Text for any place in HTML; what no file may hold, or what turns the text around it, is replaced."""
+    """Text for any place in HTML; forbidden characters, and those that change the text's direction, are replaced."""
     return html.escape(_FORBIDDEN.sub("\ufffd", str(text)))
 
 
 def _cell(text: object, numeric: bool = False) -> str:
-    """Text of a table's cell, which may be broken between settings, in paths and before an interval."""
+    """Text of a table cell, which may wrap between settings, in paths and before an interval."""
     text = escaped(text)
     if numeric:
         return _INTERVAL.sub(r" <span>\1</span>", text)
@@ -86,10 +86,10 @@ class Page:
             level: 2, or 3 for a section within one of level 2.
 
         Raises:
-            ValueError: another level, or a page that begins with level 3.
+            ValueError: another level, or level 3 at the beginning of a page.
         """
         if level not in (2, 3) or (level == 3 and not self._headings):
-            raise ValueError(f"A section of level {level} cannot stand here; 2 is a section, 3 one within it.")
+            raise ValueError(f"A section of level {level} is not possible here; 2 is a section, 3 one within it.")
         self._headings.append((level, heading))
         self._pieces.append((f"h{level}", f'<h{level} id="s{len(self._headings)}">{escaped(heading)}</h{level}>'))
 
@@ -98,7 +98,7 @@ class Page:
         self.raw(f"<p>{escaped(text)}</p>")
 
     def note(self, text: str) -> None:
-        """Add a paragraph that stands out: something is missing, or went wrong."""
+        """Add a highlighted paragraph: something is missing, or went wrong."""
         self.raw(f'<p class="note" role="note">{escaped(text)}</p>')
 
     def facts(self, facts: Mapping[str, object]) -> None:
@@ -110,7 +110,7 @@ class Page:
         self.raw(f'<dl class="facts">{"".join(rows)}</dl>')
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
-        """Add a table, which scrolls in a box of its own where it is too wide; columns of numbers are right-aligned.
+        """Add a table, which scrolls in its own box if it is too wide; columns of numbers are right-aligned.
 
         Args:
             head: names of the columns, k.
@@ -118,7 +118,7 @@ class Page:
             caption: what the table shows.
 
         Raises:
-            ValueError: a row with another number of cells.
+            ValueError: a row with a different number of cells.
         """
         for row in rows:
             if len(row) != len(head):
@@ -143,9 +143,9 @@ class Page:
         """Add a figure as SVG, whose text is text and whose colours follow the reader's choice of light or dark.
 
         Args:
-            fig: of matplotlib, best from `style.figure` and in the light colours of `style`, which alone are exchanged;
-                black counts as ink. Figures that follow each other stand side by side where there is room.
-            alt: a sentence that says what is to be seen, for those who do not see it.
+            fig: of matplotlib, best from `style.figure` and in the light colours of `style`, the only ones exchanged;
+                black counts as ink. Consecutive figures stand side by side if there is room.
+            alt: a sentence that says what there is to see, as text alternative.
             caption: what is shown, with the meaning of bands and marks.
         """
         self._count += 1
@@ -156,16 +156,16 @@ class Page:
         self._pieces.append(("figure", f"<figure{kind}>{shown}<figcaption>{escaped(caption)}</figcaption></figure>"))
 
     def raw(self, html: str) -> None:
-        """Add HTML as it is; whoever calls this has escaped what came from others."""
+        """Add HTML as it is; the caller has escaped any foreign text."""
         self._pieces.append(("", html))
 
     def script(self, code: str) -> None:
-        """Let JavaScript run at the end of the page, once however often it is added; `code` holds no `</script`."""
+        """Let JavaScript run at the end of the page, once, however often it is added; `code` holds no `</script`."""
         if code not in self._scripts:
             self._scripts.append(code)
 
     def css(self, rules: str) -> None:
-        """Let style rules hold in the page, once however often they are added; `style.CSS` has the colours."""
+        """Let style rules hold in the page, once, however often they are added; `style.CSS` has the colours."""
         if rules not in self._css:
             self._css.append(rules)
 
@@ -197,7 +197,7 @@ class Page:
         )
 
     def _body(self) -> str:
-        """The pieces, in sections, with figures that follow each other side by side."""
+        """The pieces, in sections, with consecutive figures side by side."""
         lines, before, section = [], "", 0
         for kind, piece in self._pieces:
             if before == "figure" != kind:
@@ -231,7 +231,7 @@ class Page:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-                os.fchmod(descriptor, 0o644)  # a page is there to be shared; mkstemp makes files private
+                os.fchmod(descriptor, 0o644)  # a page is meant to be shared; mkstemp makes files private
             os.replace(aside, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -258,13 +258,13 @@ def _version() -> str:
 
 
 def _svg(fig: Figure, prefix: str, alt: str) -> str:
-    """A figure as SVG within HTML: names of its own, colours as variables, numbers to a hundredth of a point."""
+    """A figure as SVG within HTML: its own ids, colours as variables, numbers to a hundredth of a point."""
     import matplotlib
 
     out = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}), warnings.catch_warnings():
-        # the reader's fonts draw the letters, not those that matplotlib looks through to measure them
+        # the reader's fonts draw the letters, not the fonts that matplotlib measures with
         warnings.filterwarnings("ignore", message="(?s).*[Gg]lyph.*missing from")
         fig.savefig(out, format="svg", transparent=True, metadata=nothing)
     drawn = out.getvalue()

@@ -1,4 +1,4 @@
-"""Rollouts of JAX plants as pictures: a drawing of the plant, time, cost so far, the action that acts.
+"""Rollouts of JAX plants as pictures: a drawing of the plant, time, cost so far, the current action.
 
 L stages are shown, from the state before the first one to the state after the last one.
 """
@@ -27,7 +27,7 @@ LONGEST = 28
 
 
 class Picture:
-    """The figure of one rollout; only what moves is drawn again for a stage.
+    """The figure of one rollout; only the moving parts are redrawn for a stage.
 
     Args:
         task: the plant.
@@ -37,7 +37,7 @@ class Picture:
     """
 
     def __init__(self, task: Task, motion: Motion, size: tuple[int, int] = SIZE, title: str = ""):
-        # neither pyplot nor a global style: a picture is drawn the same whatever else the process does
+        # neither pyplot nor a global style: a picture looks the same whatever else the process does
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -68,7 +68,7 @@ class Picture:
         """The picture at stage k.
 
         Args:
-            k: from 0; the number of stages L for the state in which the rollout ended.
+            k: from 0; the number of stages L for the final state.
 
         Returns:
             RGB (height, width, 3), bytes.
@@ -114,13 +114,13 @@ class Plant:
 
         Args:
             index: of the rollout.
-            stages: the first ones are shown.
+            stages: how many to show.
             stride: stages from one picture to the next.
-            show: gets the pictures.
+            show: receives the pictures.
             title: of the pictures, after the task's name.
 
         Returns:
-            Cost of the stages shown, how many they are, and why it failed or "".
+            Cost over the stages shown, their number, and why it failed or "".
         """
         motion = self.motion(index, stages)
         good = len(motion.costs)
@@ -138,15 +138,15 @@ class Plant:
 
         Args:
             index: of the rollout.
-            stages: at most; fewer where the cost of one is not finite.
+            stages: at most; fewer if one has a cost that is not finite.
 
         Returns:
-            L actions and costs; states and observations of L + 1, or of L where the rollout failed.
+            L actions and costs; states and observations of L + 1, or of L if the rollout failed.
         """
         motion = jax.tree.map(lambda leaf: leaf[index], self._motion)
         finite = np.isfinite(motion.costs[:stages])
         good = stages if finite.all() else int(np.argmin(finite))
-        last = good if finite.all() else good - 1  # a rollout that did not fail has the state after its last stage
+        last = good if finite.all() else good - 1  # a rollout that did not fail has a state after its last stage
         states = jax.tree.map(lambda leaf: leaf[: last + 1], motion.states)
         return Motion(states, motion.observations[: last + 1], motion.actions[:good], motion.costs[:good])
 

@@ -1,6 +1,6 @@
-"""Frames with a button and a slider to play them in a page; without JavaScript the first one is shown. No JAX.
+"""Frames with a button and a slider to play them on a page; without JavaScript the first one is shown. No JAX.
 
-The player never starts by itself. Where the reader prefers reduced motion it plays once instead of again and again.
+The player never starts by itself. If the reader prefers reduced motion, it plays once instead of in a loop.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 
 from policysearch.report.page import Page, escaped
 
-#: width and height of a frame in pixels at most
+#: largest width and height of a frame, in pixels
 LARGEST = 440
-#: of lossy pictures, as Pillow counts it
+#: of lossy pictures, on Pillow's scale
 QUALITY = 60
 
 
@@ -40,7 +40,7 @@ def encoded(frame: np.ndarray) -> tuple[str, tuple[int, int]]:
         frame: RGB (height, width, 3), bytes.
 
     Returns:
-        WebP, or PNG where Pillow has no WebP; (width, height).
+        WebP, or PNG if Pillow has no WebP; (width, height).
     """
     from PIL import Image, features
 
@@ -60,9 +60,9 @@ def add(page: Page, film: Film, alt: str, caption: str, times: Sequence[str] | N
     Args:
         page: to add to.
         film: what to show.
-        alt: a sentence that says what is to be seen.
+        alt: a sentence that says what there is to see.
         caption: below it.
-        times: of the frames in words, if not those of the film.
+        times: of the frames, in words; the film's by default.
     """
     times = film.times if times is None else times
     width, height = film.size

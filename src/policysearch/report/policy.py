@@ -13,17 +13,17 @@ from policysearch.core.controller import Controller
 from policysearch.core.interface import Interface
 from policysearch.report.page import Page
 
-#: rows and columns of a matrix that is printed
+#: rows and columns of a matrix that are printed
 MOST_ROWS, MOST_COLUMNS = 100, 40
 _NOISE = "Methods that perturb parameters, and evaluations, run without this noise."
 
 
 def describe(page: Page, controller: Controller, best: tuple[str, np.ndarray] | None = None) -> None:
-    """Add what a policy is.
+    """Add a description of a policy.
 
     Args:
         page: to add to.
-        controller: the policy; names that it does not know are numbers.
+        controller: the policy; unknown names are replaced by numbers.
         best: what to compare a gain matrix with: what it is, and the matrix (m, p).
     """
     if controller.policy == "parameters":
@@ -66,14 +66,14 @@ def _gain(
     if best is not None and best[1].shape == gain.shape:
         _matrix(page, best[1], observations, actions, best[0])
         distance = np.linalg.norm(gain - best[1]) / np.linalg.norm(best[1])
-        page.text(f"The found gain differs from it by {100 * distance:.2g} % of its Frobenius norm.")
+        page.text(f"The gain found differs from it by {100 * distance:.2g} % of its Frobenius norm.")
 
 
 def physical_gain(controller: Controller) -> tuple[np.ndarray, np.ndarray]:
     """K (m, p) and k (m,) with u = K x + k of a linear policy, for observations in their own units.
 
     Raises:
-        ValueError: another kind of policy.
+        ValueError: a different kind of policy.
     """
     if controller.policy != "linear_gaussian":
         raise ValueError(f"A {controller.policy} policy has no gain matrix.")
@@ -96,7 +96,7 @@ def _matrix(
     caption: str,
     free: np.ndarray | None = None,
 ) -> None:
-    """A matrix, a row an action; entries that are not `free` are dashes."""
+    """A matrix, one row per action; entries that are not `free` are dashes."""
     if matrix.shape[1] > MOST_COLUMNS or matrix.shape[0] > MOST_ROWS:
         caption += f" Shown are the first of {matrix.shape[0]} × {matrix.shape[1]} entries."
     rows = []
@@ -124,7 +124,7 @@ def _named_numbers(page: Page, controller: Controller) -> None:
         ]
         for i, name in enumerate(names[:MOST_ROWS])
     ]
-    caption = "Named numbers: as found, where the search began, and within which bounds."
+    caption = "Named numbers: as found, where the search began, and the bounds."
     if len(names) > MOST_ROWS:
         caption += f" Shown are the first {MOST_ROWS} of {len(names)}."
     page.table(["name", "value", "initial", "lowest", "highest", "searched as"], rows, caption)
@@ -172,10 +172,10 @@ def clipped(interface: Interface) -> str:
     """
     limits, units = interface.limits, {*interface.action_units} or {""}
     if limits is None:
-        return "clipped to nothing, because its limits are not known"
+        return "not clipped, because its limits are unknown"
     sides = {*zip(limits.low, limits.high, strict=True)}
     if len(sides) > 1 or len(units) > 1:
-        return "clipped to limits of its own each"
+        return "each clipped to its own limits"
     (low, high), unit = sides.pop(), f" {units.pop()}".rstrip()
     if not np.isfinite([low, high]).any():
         return "without limits"
@@ -186,7 +186,7 @@ def clipped(interface: Interface) -> str:
 
 
 def _limits(page: Page, controller: Controller, actions: Sequence[str]) -> None:
-    """Limits that are not the same for all actions, and how often the controller acts."""
+    """Limits that differ between actions, and how often the controller acts."""
     interface = controller.interface
     limits = interface.limits
     if limits is not None and len({*zip(limits.low, limits.high, strict=True)} | {*interface.action_units}) > 1:

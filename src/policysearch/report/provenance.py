@@ -1,4 +1,4 @@
-"""The sections of a report about settings, versions and the command: all that it takes to repeat a run. No JAX."""
+"""The sections of a report about settings, versions and the command: everything needed to repeat a run. No JAX."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from policysearch.methods import flags
 from policysearch.methods.settings import METHODS, by_rule
 from policysearch.report.page import Page
 
-#: what marks a value that nobody set
+#: marks a value that was not set
 BY_RULE = "(by rule)"
-#: what has a place of its own
+#: entries with a place of their own
 _KNOWN = ("settings", "given", "chosen", "command", "versions", "specification", "platform", "started", "directory")
 
 
 def settings(page: Page, configuration: Mapping[str, Any]) -> None:
-    """Add the method's settings, then all else that was chosen.
+    """Add the method's settings, then everything else that was chosen.
 
     Args:
         page: to add to.
@@ -44,16 +44,16 @@ def settings(page: Page, configuration: Mapping[str, Any]) -> None:
             ]
             for name in names
         ]
-        caption = f"Settings of {method} as they were used; those that nobody set are defaults, or were chosen by rule."
-        head = ["setting", "value", "set", "what it is"]
+        caption = f"Settings of {method} as used; those not set are defaults or were chosen by rule."
+        head = ["setting", "value", "set", "meaning"]
         kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
         page.table([head[place] for place in kept], [[row[place] for place in kept] for row in rows], caption)
     rest = {name: entry for name, entry in configuration.items() if name not in _KNOWN}
-    page.table(["", "value"], [[name, value(entry)] for name, entry in rest.items()], "What was asked for.")
+    page.table(["", "value"], [[name, value(entry)] for name, entry in rest.items()], "What was requested.")
 
 
 def _used(name: str, given: Mapping[str, Any], used: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
-    """The value of a setting, marked where it was left open and a rule decided."""
+    """The value of a setting, marked if it was left open and a rule decided."""
     known = used.get(name, given.get(name))
     if name not in given or given[name] is not None:
         return value(known)
@@ -77,13 +77,13 @@ def origin(page: Page, configuration: Mapping[str, Any]) -> None:
     if isinstance(versions, dict):
         rows += [[f"{name} version", str(version)] for name, version in versions.items()]
     if rows:
-        page.table(["", "value"], rows, "The command that began the run, where and when it ran, and with what.")
+        page.table(["", "value"], rows, "The command that started the run, where and when it ran, and the versions.")
     else:
-        page.text("Nothing is known of the command and the versions.")
+        page.text("The command and the versions are unknown.")
 
 
 def value(content: Any) -> str:
-    """A JSON-able value as people read it.
+    """A JSON-able value for people to read.
 
     Example:
         >>> value(None), value(True), value([32, 32]), value({"horizon": 9})

@@ -1,4 +1,4 @@
-"""The look of pages and of figures in them: colours that most colour-blind people tell apart, light and dark.
+"""The look of pages and their figures: colours that most colour-blind people can tell apart, light and dark.
 
 Contrast with the background is at least 4.5 for text and 3 for lines (WCAG 2.2, AA), in both looks.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: colours by role, (light, dark); a figure is drawn in the light ones, and the page puts both in their place
 INK, MUTED, RULE, BACK = ("#1b1f24", "#e8eaed"), ("#555d68", "#a9b1bc"), ("#c9cdd3", "#434a54"), ("#ffffff", "#14171b")
-#: colours of series (light, dark), in the order in which they are used; after Okabe and Ito
+#: colours of series (light, dark), in order of use; after Okabe and Ito
 SERIES = (
     ("#0a62a9", "#6cb4f5"),
     ("#b5430b", "#ff9c63"),
@@ -23,11 +23,11 @@ SERIES = (
     ("#7d5f00", "#e3bd4b"),
     ("#46505e", "#b9c2ce"),
 )
-#: dashes of series, so that nothing is told by colour alone
+#: dashes of series, so that nothing depends on colour alone
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
-#: width and height of a figure of which two stand side by side on a desk, in inches; text stays readable on a phone
+#: width and height of a figure, two of which fit side by side on a desktop, in inches; text stays readable on a phone
 HALF = (4.7, 3.1)
-#: letters of a name in a figure
+#: characters of a name in a figure
 LONGEST = 36
 #: figures from this width on, in inches, take the whole width of a page and scroll on a phone
 WIDE = 6.0
@@ -41,12 +41,12 @@ def colour(index: int) -> str:
 
 
 def dash(index: int) -> Any:
-    """The line style of a series by its number, from 0; they repeat later than the colours do."""
+    """The line style of a series by its number, from 0; they repeat later than the colours."""
     return DASHES[(index + index // len(SERIES)) % len(DASHES)]
 
 
 def figure(width: float = HALF[0], height: float = HALF[1]) -> Figure:
-    """An empty figure, neither of pyplot nor of a global style: it is drawn the same whatever else the process does.
+    """An empty figure, without pyplot or a global style: it looks the same whatever else the process does.
 
     Args:
         width, height: in inches; a page shows half a page's width for `HALF`, all of it from `WIDE` on.
@@ -84,7 +84,7 @@ def dress(axis: Axes, x: str = "", y: str = "", legend: bool = False) -> None:
 
 
 def plain(text: str) -> str:
-    """Text as matplotlib shows it letter by letter: a dollar sign begins no formula; without the middle if it is long.
+    """Text as matplotlib shows it letter by letter: a dollar sign starts no formula; a long text loses its middle.
 
     Example:
         >>> plain("cost in $")
@@ -99,7 +99,7 @@ def plain(text: str) -> str:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The names of what a figure shows, numbered in order where two of them would read alike in it.
+    """The names of what a figure shows, numbered in order if two of them would read alike.
 
     Example:
         >>> distinct(["ars", "pgpe"])

@@ -1,4 +1,4 @@
-"""Records of updates as TensorBoard scalars, written by a thread of their own that never holds up a search. No JAX."""
+"""Records of updates as TensorBoard scalars, written by a thread that never holds up a search. No JAX."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ import numpy as np
 INSTALL_TENSORBOARD = "pip install 'policysearch[tensorboard]'"
 #: seconds between two writes, and seconds that `close` waits for a slow disk
 INTERVAL, PATIENCE = 0.5, 5.0
-#: updates that wait for the disk at most
+#: updates that may wait for the disk
 WAITING = 10_000
-#: so many checksums are computed together; fewer are faster one by one
+#: from this many on, checksums are computed together; fewer are faster one by one
 TOGETHER = 32
 _FILES = itertools.count()
 
 
 class TensorBoard:
-    """Writes what updates report as scalars `search/NAME` over the number of the update; give it as `on_update`.
+    """Writes what updates report as scalars `search/NAME` over the update's number; give it as `on_update`.
 
-    Calling it only puts the record aside. A full, slow or broken disk costs records, never the search: those that
+    Calling it only queues the record. A full, slow or broken disk costs records, never the search: those that
     cannot be written, or that come while `WAITING` others wait, are dropped; a warning says so once, and `close` says
-    how many. A folder may hold a log already: what it has from the first update of this one on is shown no more.
+    how many. A folder may already hold a log: its part from this log's first update on is no longer shown.
 
     Args:
-        folder: of the log, made with the first record.
+        folder: of the log, created with the first record.
 
     Raises:
         ImportError: tensorboardX is not installed.
@@ -59,7 +59,7 @@ class TensorBoard:
         except ImportError:
             raise ImportError(f"A TensorBoard log needs tensorboardX: {INSTALL_TENSORBOARD}.") from None
         self.folder = Path(folder)
-        #: records that were given, and those that the disk has
+        #: records that were given, and those on disk
         self.given = self.written = 0
         self._messages: Any = event_pb2
         self._checksum, self._table = record_writer.masked_crc32c, np.array(crc32c.CRC_TABLE, np.uint32)
@@ -75,7 +75,7 @@ class TensorBoard:
         atexit.register(self.close)
 
     def __call__(self, record: Mapping[str, float]) -> None:
-        """Put a record aside for the writer."""
+        """Queue a record for the writer."""
         self.given += 1
         if len(self._waiting) < WAITING:
             self._waiting.append((time.time(), dict(record)))
@@ -83,15 +83,15 @@ class TensorBoard:
             self._failure = self._failure or f"more than {WAITING} updates wait for the disk"
         if self._failure and not self._warned:
             self._warned = True
-            _warn(f"The TensorBoard log in {self.folder} is incomplete: {self._failure}. The search goes on.")
+            _warn(f"The TensorBoard log in {self.folder} is incomplete: {self._failure}. The search continues.")
 
     @property
     def dropped(self) -> int:
-        """Records that are not in the log; while it is open, those that wait count too."""
+        """Records that are not in the log; while it is open, waiting ones count too."""
         return self.given - self.written
 
     def close(self) -> None:
-        """Write what waits, for `PATIENCE` seconds at most, and warn if records are missing; again does nothing."""
+        """Write what waits, for `PATIENCE` seconds at most, and warn if records are missing; once only."""
         if self._closed:
             return
         self._closed = True
@@ -120,7 +120,7 @@ class TensorBoard:
             try:
                 self._write(batch)
                 self.written += len(batch)
-            except Exception as error:  # whatever it is, it ends here: the search has nothing to do with it
+            except Exception as error:  # whatever it is, it ends here: the search is not affected
                 self._failure = str(error) or type(error).__name__
         if self._file is not None:
             with contextlib.suppress(OSError):
@@ -145,7 +145,7 @@ class TensorBoard:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except BaseException:
-            # readers stop at a torn record for ever; without it the file is whole, and later ones may find room
+            # readers stop at a torn record for good; without it the file is whole, and later ones may find room
             self._broken = True
             with contextlib.suppress(OSError, ValueError):
                 os.ftruncate(self._file.fileno(), self._good)
@@ -174,7 +174,7 @@ class TensorBoard:
         return b"".join(parts)
 
     def _checksums(self, texts: list[bytes]) -> list[int]:
-        """Masked CRC-32C of each; of many texts of one length a byte of all at a time."""
+        """Masked CRC-32C of each; many texts of one length are processed together, byte by byte."""
         if len(texts) < TOGETHER:
             return [self._checksum(text) for text in texts]
         found = np.zeros(len(texts), np.uint32)
@@ -191,7 +191,7 @@ class TensorBoard:
 
 
 def open_log(folder: Path) -> BinaryIO:
-    """A new event file, unbuffered; TensorBoard reads those of a folder in the order of their names."""
+    """A new event file, unbuffered; TensorBoard reads a folder's files in the order of their names."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(_FILES):06d}"
     return (folder / name).open("xb", buffering=0)
@@ -200,5 +200,5 @@ def open_log(folder: Path) -> BinaryIO:
 def _warn(sentence: str) -> None:
     try:
         warnings.warn(sentence, stacklevel=3)
-    except UserWarning:  # even where warnings are errors the log is not worth a search
+    except UserWarning:  # even if warnings are errors, the log is not worth a search
         print(f"policysearch: warning: {sentence}", file=sys.stderr)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: of a figure over time, in inches
 HEIGHT = 2.3
-#: of a line over time, at most
+#: points of a line over time, at most
 POINTS = 130
 
 
@@ -28,7 +28,7 @@ def figures(recorded: Recorded) -> list[Drawn]:
         recorded: at least one rollout.
 
     Returns:
-        Quantities, actions, cost or return so far; last a phase portrait where there are two quantities.
+        Quantities, actions, cost or return so far; last, for two quantities, a phase portrait.
     """
     first = recorded.rollouts[0]
     drawn = [_over_time(recorded, "quantities", name) for name in first.quantities]
@@ -79,7 +79,7 @@ def _total(recorded: Recorded) -> Drawn:
         axis.plot(np.arange(len(total)) * (recorded.specification.dt or 1.0), total, **_look(index))
     style.dress(axis, _time(recorded), f"{noun} so far", legend=len(every) > 1)
     discount = recorded.specification.discount
-    how = f", discounted by {discount:g} a stage" if discount != 1 and not reward else ""
+    how = f", discounted by {discount:g} per stage" if discount != 1 and not reward else ""
     ends = [float(values[np.isfinite(values)][-1]) for values in every]
     alt = f"The {noun} of the first rollout adds up to {ends[0]:.4g}"
     alt += f"; those of all {len(ends)} end between {min(ends):.4g} and {max(ends):.4g}." if len(ends) > 1 else "."
@@ -106,7 +106,7 @@ def _portrait(recorded: Recorded, x: str, y: str) -> Drawn:
 
 
 def _line(axis: Axes, recorded: Recorded, index: int, values: np.ndarray, **more: Any) -> None:
-    """A rollout's values; those of a long one as means over some stages, with a band from least to greatest."""
+    """A rollout's values; for a long one, means over some stages, with a band from least to greatest."""
     per = _stages(values)
     time = np.arange(len(values)) * (recorded.specification.dt or 1.0)
     if per == 1:
@@ -121,12 +121,12 @@ def _line(axis: Axes, recorded: Recorded, index: int, values: np.ndarray, **more
 
 
 def _stages(values: np.ndarray) -> int:
-    """Stages that a point stands for."""
+    """Stages per point."""
     return max(1, -(-len(values) // POINTS))
 
 
 def _look(index: int) -> dict[str, Any]:
-    """The first rollout in front, the others quiet and with one entry in the legend."""
+    """The first rollout in front, the others muted and with one entry in the legend."""
     if index == 0:
         return {"color": style.colour(0), "linewidth": 1.6, "label": "rollout 1", "zorder": 3}
     return {"color": style.MUTED[0], "linewidth": 0.8, "alpha": 0.6, "label": "others" if index == 1 else None}
@@ -137,7 +137,7 @@ def _time(recorded: Recorded) -> str:
 
 
 def _told(name: str, every: list[np.ndarray]) -> str:
-    """A sentence with the numbers that are seen."""
+    """A sentence with the numbers shown."""
     finite = [values[np.isfinite(values)] for values in every]
     if not len(finite[0]):
         return f"{name}: no value is finite."

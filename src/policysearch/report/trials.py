@@ -1,4 +1,4 @@
-"""The section of a report about trials on a machine of the user's own: outcomes, and what each trial cost. No JAX."""
+"""The section of a report about trials on the user's own machine: outcomes, and the cost of each trial. No JAX."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from policysearch.report.page import Page
 from policysearch.runs.reader import Run, TrialRecord
 from policysearch.search.progress import duration, quantity
 
-#: what went wrong last, and points of the figure, at most
+#: recent failures, and points of the figure, at most
 LAST, POINTS = 20, 4000
 #: outcome → number of its colour, marker
 MARKS = {"done": (0, "o"), "failed": (1, "X"), "safety stop": (3, "D")}
 
 
 def describe(page: Page, run: Run) -> None:
-    """Add what the trials brought.
+    """Add the outcomes of the trials.
 
     Args:
         page: to add to.
@@ -27,7 +27,7 @@ def describe(page: Page, run: Run) -> None:
     """
     trials = run.trials
     if not trials:
-        page.text("No trial was asked yet.")
+        page.text("No trial has been asked for yet.")
         return
     purposes = sorted({trial.purpose for trial in trials.values()})
     counts = Counter((trial.status, trial.purpose) for trial in trials.values())
@@ -36,7 +36,7 @@ def describe(page: Page, run: Run) -> None:
         for status in dict.fromkeys(trial.status for trial in trials.values())
     ]
     page.table(
-        ["outcome", *purposes], rows, "Trials by outcome and purpose; a trial that was asked waits for its result."
+        ["outcome", *purposes], rows, "Trials by outcome and purpose; a trial that is asked waits for its result."
     )
     times = [trial.told for trial in trials.values() if trial.told]
     if times:
@@ -50,7 +50,7 @@ def describe(page: Page, run: Run) -> None:
     wrong = [trial for trial in trials.values() if trial.fault is not None]
     if wrong:
         rows = [[str(t.number), t.status, t.fault or "", t.reason, t.notes] for t in wrong[-LAST:]]
-        caption = "Trials that did not succeed, whose doing that was, and why."
+        caption = "Trials that did not succeed, what was at fault, and why."
         if len(wrong) > LAST:
             caption += f" Shown are the last {LAST} of {len(wrong)}."
         head = ["trial", "outcome", "by the", "reason", "notes"]
@@ -63,7 +63,7 @@ def _first(trials: Mapping[int, TrialRecord]) -> float:
 
 
 def costs(trials: Mapping[int, TrialRecord]) -> Drawn | None:
-    """The cost of each trial; None where no cost is known."""
+    """The cost of each trial; None if no cost is known."""
     from matplotlib.ticker import MaxNLocator
 
     known = [t for t in trials.values() if t.cost is not None and math.isfinite(t.cost)][-POINTS:]
@@ -101,7 +101,7 @@ def costs(trials: Mapping[int, TrialRecord]) -> Drawn | None:
     style.dress(axis, "trial", "cost of the trial", legend=True)
     alt = f"{len(known)} trials cost between {min(values):.4g} and {max(values):.4g}; "
     alt += f"the first ten {_mean(values[:10])} on average, the last ten {_mean(values[-10:])}."
-    caption = "Cost of each trial in the order in which they were asked; those for the gradient try other parameters."
+    caption = "Cost of each trial in the order asked; those for the gradient try other parameters."
     return Drawn(figure, alt, caption + (f" Shown are the last {POINTS}." if len(known) == POINTS else ""))
 
 
@@ -110,7 +110,7 @@ def _mean(values: list[float]) -> str:
 
 
 def measurements(run: Run) -> Drawn | None:
-    """What the policy itself cost, and the best so far; None where that was not measured."""
+    """Cost of the policy itself, and of the best so far; None if that was not measured."""
     records = [record for record in run.records if math.isfinite(_float(record.get("measured")))]
     if not records:
         return None
@@ -131,7 +131,7 @@ def measurements(run: Run) -> Drawn | None:
     first, last = records[0], records[-1]
     best = quantity(_float(last.get("incumbent")), _float(last.get("incumbent_error")))
     alt = f"The measured cost goes from {_float(first['measured']):.4g} to {_float(last['measured']):.4g}; "
-    caption = "What the policy itself cost, and the best one, which was measured again beside it; bars are ± 2 s.e."
+    caption = "Cost of the policy itself, and of the best one, which was measured again beside it; bars are ± 2 s.e."
     return Drawn(figure, f"{alt}the best is {best}.", caption)
 
 

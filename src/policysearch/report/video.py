@@ -18,19 +18,19 @@ from PIL import GifImagePlugin, Image, ImageChops
 from policysearch.core.controller import Controller
 from policysearch.search.evaluation import fit
 
-#: frames per second, about; no task plays slower than the second number of them
+#: frames per second, approximately; no task plays slower than at the second rate
 FRAMES, SLOWEST = 30.0, 10.0
 SMALLEST, LARGEST = 64, 4096
 INSTALL_VIDEO = "pip install 'policysearch[video]'"
-_INSTEAD = "GIF needs nothing more: --out FILE.gif."
+_INSTEAD = "GIF needs no extra package: --out FILE.gif."
 
 
 class NoRendererError(RuntimeError):
-    """Something that drawing or writing a video takes is not installed or does not work; the message says what."""
+    """Something that drawing or writing a video needs is not installed or does not work; the message says what."""
 
 
 class Shown(NamedTuple):
-    """One rollout of a video: its cost or return over the stages shown, how many they are, why it failed or ""."""
+    """One rollout of a video: its cost or return over the stages shown, their number, why it failed or ""."""
 
     total: float
     stages: int
@@ -63,7 +63,7 @@ class Pace(NamedTuple):
 
     @classmethod
     def of(cls, dt: float | None, fallback: float | None = None) -> Pace:
-        """The pace for a time step in seconds; `fallback` frames per second where it is None."""
+        """The pace for a time step in seconds; `fallback` frames per second if it is None."""
         if dt is None:
             return cls(1, float(fallback or FRAMES), None)
         stride = max(1, round(1 / (FRAMES * dt)))
@@ -101,9 +101,9 @@ def render(
         task: as `policysearch.tasks.resolve` gives it: a JAX plant or a Gymnasium environment.
         controller: the policy.
         path: .mp4 or .gif; an older file is replaced when the new one is complete.
-        rollouts: how many, one after the other.
+        rollouts: how many, one after another.
         seed: from which the environment seeds derive.
-        size: width and height in pixels; 480 × 480, or what the environment draws. MP4 leaves out the last row or
+        size: width and height in pixels; 480 × 480, or the environment's own. MP4 leaves out the last row or
             column of odd sizes.
         seconds: of each rollout, from its start; all by default.
         progress: called with the number of frames so far and the largest number there can be.
@@ -113,7 +113,7 @@ def render(
 
     Raises:
         ValueError: an argument out of range, a policy that does not fit, a task in which nothing moves.
-        NoRendererError: something that drawing or writing takes is missing; the message says what to install.
+        NoRendererError: something that drawing or writing needs is missing; the message says what to install.
     """
     path = Path(path)
     _check(rollouts, size, seconds)
@@ -156,13 +156,13 @@ def _check(rollouts: int, size: tuple[int, int] | None, seconds: float | None) -
     if rollouts < 1:
         raise ValueError(f"rollouts is {rollouts}; show at least 1.")
     if size is not None and not all(SMALLEST <= length <= LARGEST for length in size):
-        raise ValueError(f"size is {size[0]}x{size[1]}; width and height lie in {SMALLEST} … {LARGEST} pixels.")
+        raise ValueError(f"size is {size[0]}x{size[1]}; width and height must lie in {SMALLEST} … {LARGEST} pixels.")
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"seconds is {seconds}; show more than 0 s, or leave it out for whole rollouts.")
 
 
 def mp4_is_possible() -> bool:
-    """Whether what writes MP4 is installed."""
+    """Whether MP4 can be written here."""
     return importlib.util.find_spec("imageio_ffmpeg") is not None
 
 
@@ -177,7 +177,7 @@ def _writer_for(path: Path) -> type[_Mp4] | type[_Gif]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; the file takes `path`'s place at the end, or goes if there was an error."""
+    """A name to write to; the file takes `path`'s place at the end, or is removed after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
@@ -188,7 +188,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 class _Mp4:
-    """H.264 by the ffmpeg of imageio-ffmpeg, which gets the frames through a pipe."""
+    """H.264 by imageio-ffmpeg's ffmpeg, which gets the frames through a pipe."""
 
     def __init__(self, path: Path, rate: float):
         self._path, self._rate = path, rate
@@ -223,7 +223,7 @@ class _Mp4:
         ]
         coding = ["-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
         try:
-            # not by the package's own writer, whose way to start a process warns where JAX is loaded
+            # not with the package's own writer, whose way of starting a process warns if JAX is loaded
             return subprocess.Popen(
                 [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *coding, str(self._path)],
                 stdin=subprocess.PIPE,
@@ -245,7 +245,7 @@ class _Mp4:
 
 
 class _Gif:
-    """GIF89a with a palette for each frame, of which only the part that changed is kept.
+    """GIF89a with a palette per frame, of which only the changed part is kept.
 
     Pillow's own way to save an animation holds all frames in memory until the last one.
     """

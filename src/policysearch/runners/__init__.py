@@ -16,7 +16,7 @@ def sampler(task: Any, seed: int, workers: int | None, deadline: float | None, p
         seed, workers, deadline, programs: of `Search`.
 
     Raises:
-        RuntimeError: a bare specification, whose trials nobody can run here.
+        RuntimeError: a bare specification, whose trials cannot be run here.
     """
     if isinstance(task, Specification):
         raise RuntimeError("A bare specification has no sampler: run the trials yourself with ask() and tell().")

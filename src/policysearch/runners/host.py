@@ -1,4 +1,4 @@
-"""Trials that run outside JAX: the jobs of an update, and the arrays for `Method.tell` from what came back.
+"""Trials that run outside JAX: the jobs of an update, and the arrays for `Method.tell` from their results.
 
 n trials, T stages, d parameters. Random numbers are NumPy's Philox, the same in driver and worker (see `streams`).
 """
@@ -24,7 +24,7 @@ from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.tasks.python_function import PythonFunction
 from policysearch.workers.jobs import Episode, HostRollouts, Jobs, gather
 
-#: most numbers of β that an update forms at once
+#: largest number of entries of β that an update forms at once
 LARGEST = 4_000_000
 
 
@@ -36,7 +36,7 @@ def compiled_tell(
     rollouts: Rollouts,
     action: Continuous | Discrete | None = None,
 ) -> tuple[State, Info]:
-    """`Method.tell`, compiled, and what share of the actions lay beyond the limits of `action`."""
+    """`Method.tell`, compiled, and the share of actions beyond the limits of `action`."""
     state, info = method.tell(state, offsets, rollouts)
     return state, {**info, **saturated(rollouts, action)}
 
@@ -64,7 +64,7 @@ def jobs(method: Method, state: State, seed: int) -> Jobs:
 def offsets(requested: Jobs, largest: int = LARGEST) -> np.ndarray | Regenerated | None:
     """β of every trial (n, d), the numbers that the workers used; None where actions vary.
 
-    Where they are more than `largest` numbers they are not formed: what comes back makes them anew.
+    If they have more than `largest` entries they are not formed here but regenerated from the results.
     """
     if requested.offsets is not None or requested.perturbation is None or requested.sign is None:
         return requested.offsets
@@ -86,7 +86,7 @@ def offsets(requested: Jobs, largest: int = LARGEST) -> np.ndarray | Regenerated
 
 
 def padded_horizon(longest: int, horizon: int) -> int:
-    """T for the longest rollout of a batch: 256, 1024, … or the horizon, so that few sizes are ever compiled."""
+    """T for the longest rollout of a batch: 256, 1024, … or the horizon, so that only a few sizes are ever compiled."""
     size = 256
     while size < longest:
         size *= 4
@@ -94,10 +94,10 @@ def padded_horizon(longest: int, horizon: int) -> int:
 
 
 def to_rollouts(came: HostRollouts, recorded: bool, specification: Specification) -> Rollouts:
-    """Padded arrays of what came back; totals only, (n, 1), where stages were not asked for.
+    """Padded arrays of the results; totals only, (n, 1), if stages were not requested.
 
     A rollout without a record has no stages: it failed or was lost, and says nothing about any action. Costs are
-    centred before they are rounded, lest a large offset take their digits: totals always, stages where every rollout
+    centred before they are rounded, so that a large offset costs no digits: totals always, stages if every rollout
     lasted to the same horizon, so that the offset is common to all.
     """
     action = specification.action
@@ -120,7 +120,7 @@ def to_rollouts(came: HostRollouts, recorded: bool, specification: Specification
     level = np.zeros(T, float_dtype)
     if len(counts) == 1 and np.all((good & ~came.terminated) | (came.outcome == LOST)):
         paid = np.array([record[2] for record in came.records if record is not None])
-        # a baseline that knows no time takes no level that depends on it
+        # a baseline without time takes no level that depends on it
         level[:longest] = _level(paid if specification.discount < 1 else paid.reshape(-1, 1), float_dtype)
     costs, alive = np.zeros((n, T), float_dtype), np.zeros((n, T), bool)
     seen = np.zeros((n, T, len(mean)), float_dtype)
@@ -160,7 +160,7 @@ def _level(costs: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def learned_from(
     state: State, requested: Jobs, came: HostRollouts, specification: Specification
 ) -> tuple[Any, Rollouts]:
-    """Offsets and rollouts for `Method.tell` or `Method.estimate`, from what came back of `requested`."""
+    """Offsets and rollouts for `Method.tell` or `Method.estimate`, from the results of `requested`."""
     beta = offsets(requested)
     given = jnp.asarray(beta, state.policy.theta().dtype) if isinstance(beta, np.ndarray) else beta
     return given, to_rollouts(came, requested.record, specification)
@@ -169,7 +169,7 @@ def learned_from(
 def tell(
     method: Method, state: State, requested: Jobs, came: HostRollouts, specification: Specification
 ) -> tuple[State, Info]:
-    """Update from what came back of `requested`."""
+    """Update from the results of `requested`."""
     given, rollouts = learned_from(state, requested, came, specification)
     state, info = compiled_tell(method, state, given, rollouts, specification.action)
     level = np.asarray(rollouts.level, float).sum()
@@ -177,7 +177,7 @@ def tell(
 
 
 class Host:
-    """Runs the updates of a search on a Gymnasium task, by worker processes."""
+    """Runs the updates of a search on a Gymnasium task, in worker processes."""
 
     def __init__(self, task: GymnasiumTask, seed: int, workers: int | None = None, deadline: float | None = None):
         self.task, self.seed = task, seed
@@ -200,7 +200,7 @@ class Host:
         return state, {**info, **extra}, came.stages
 
     def sample(self, method: Method, state: State) -> tuple[Any, Rollouts]:
-        """Offsets and rollouts of one update, which nothing is learned from."""
+        """Offsets and rollouts of one update, from which nothing is learned."""
         return learned_from(state, *self._run(method, state), self.task.specification)
 
     def _run(self, method: Method, state: State) -> tuple[Jobs, HostRollouts]:
@@ -219,7 +219,7 @@ class Host:
 
 
 class InProcess:
-    """Runs the updates of a search on a Python function g(θ), one call a trial, in this process."""
+    """Runs the updates of a search on a Python function g(θ), one call per trial, in this process."""
 
     def __init__(self, task: PythonFunction, seed: int):
         self.task, self.seed = task, seed
@@ -232,7 +232,7 @@ class InProcess:
         return state, info, len(requested)
 
     def sample(self, method: Method, state: State) -> tuple[Any, Rollouts]:
-        """Offsets and rollouts of one update, which nothing is learned from."""
+        """Offsets and rollouts of one update, from which nothing is learned."""
         return learned_from(state, *self._run(method, state), self.task.specification)
 
     def _run(self, method: Method, state: State) -> tuple[Jobs, HostRollouts]:

@@ -61,7 +61,7 @@ def simulate(task: Task, policy: Policy, key: PRNGKeyArray, noise: Array | None)
     end, (states, observations, actions, costs) = jax.lax.scan(stage, start, (noise, disturbances), length=T)
     weight = jnp.asarray(specification.discount, costs.dtype) ** jnp.arange(T)
     costs = (costs.at[-1].add(task.final_cost(end))) * weight
-    # a state that is not finite fails the rollout even where its cost saturates
+    # a state that is not finite fails the rollout even if its cost saturates
     costs = jnp.where(jnp.all(jnp.isfinite(observations), axis=-1), costs, jnp.nan)
     states = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), states, end)
     return Trace(states, observations, actions, costs)
@@ -103,7 +103,7 @@ def sample(
 
 
 def total(task: Task | Function, policy: Policy, key: PRNGKeyArray) -> tuple[Array, Any]:
-    """Total cost () of the policy's mode on one environment seed, and running statistics of what it saw, or None."""
+    """Total cost () of the policy's mode on one environment seed, and running statistics of observations, or None."""
     if isinstance(task, Function):
         return _plain(task, policy, key), None
     trace = simulate(task, policy, key, None)
@@ -126,7 +126,7 @@ def _pool(counts: Array, means: Array, m2s: Array) -> tuple[Array, Array, Array]
 
 
 def batch(task: Task | Function, method: Method, state: State, key: PRNGKeyArray) -> tuple[Array | None, Rollouts]:
-    """Offsets and rollouts of one update, from a key of its own."""
+    """Offsets and rollouts of one update, from its own key."""
     offset_key, sample_key = jax.random.split(key)
     layout, offsets = method.layout(state.policy), None
     if method.space == "parameter":
@@ -220,7 +220,7 @@ class Native:
     def update(self, method: Method, state: State, trials: int) -> tuple[State, Info, int]:
         """One update of `trials` trials: the next state, what it reports, and how many stages were run.
 
-        Every call is given the same method, and the state that the last one gave.
+        Every call takes the same method, and the state returned by the previous one.
         """
         plan = (self.task, method)
         if self._programs is not None and self._run is None:
@@ -235,7 +235,7 @@ class Native:
         return state, info, trials * self._horizon
 
     def sample(self, method: Method, state: State) -> tuple[Array | None, Rollouts]:
-        """Offsets and rollouts of one update, which nothing is learned from."""
+        """Offsets and rollouts of one update, from which nothing is learned."""
         return compiled_batch(self.task, method, state, self._seed)
 
     def close(self) -> None:

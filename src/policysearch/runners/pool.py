@@ -24,11 +24,11 @@ from policysearch.workers.jobs import Episode, Event, HostRollouts, Jobs, Terms,
 from policysearch.workers.process import LOST_CONNECTION, WorkerProcess
 from policysearch.workers.worker import ATTEMPTS, SHORTEST_DEADLINE, START_DEADLINE
 
-#: times the slowest good trial that one may take, if that is more than `SHORTEST_DEADLINE`
+#: multiple of the slowest good trial that a trial may take, if that is more than `SHORTEST_DEADLINE`
 PATIENCE = 20.0
-#: lost trials in a row after which a batch is given up, unless told
+#: lost trials in a row after which a batch is given up, by default
 LOST_LIMIT = 20
-#: a block is this share of what a worker still has to do
+#: a block is this share of a worker's remaining work
 SHARE = 0.25
 
 
@@ -46,7 +46,7 @@ class TrialsLostError(RuntimeError):
 
 
 class _Batch:
-    """What is known of the trials of some jobs while they run."""
+    """What is known about the trials of some jobs while they run."""
 
     def __init__(self, jobs: Jobs, terms: Terms, workers: int):
         n = len(jobs)
@@ -64,7 +64,7 @@ class _Batch:
             start += size
 
     def put_back(self, blocks: deque[list[int]], guilty: int) -> None:
-        """Queue the blocks of a dead worker; the one that ran is cut up, so that the guilty trial stands alone."""
+        """Queue the blocks of a dead worker; the one that ran is split, so that the guilty trial is alone."""
         left = [[trial for trial in block if trial in self.missing] for block in blocks]
         ran = next((index for index, block in enumerate(blocks) if guilty in block), 0)
         for index in reversed(range(len(left))):
@@ -76,11 +76,11 @@ class Workers:
     """Worker processes for one task; they start with the first job or with `start`, and stay until `close`.
 
     An environment that raises, dies or hangs costs the trial one attempt; after two the trial is `LOST`, with
-    an event that says why, and everything else is unharmed.
+    an event that says why, and everything else is unaffected.
 
     Args:
         task: what they run.
-        workers: how many; as many as this process may use cores by default.
+        workers: how many; by default as many as the cores this process may use.
         deadline: seconds that one trial may take before its worker is replaced; by default the larger of 60 s
             and 20 times the slowest good trial so far.
         lost_limit: lost trials in a row, in the order in which they end, after which `run` raises `TrialsLostError`.
@@ -131,10 +131,10 @@ class Workers:
         """Start the processes.
 
         Args:
-            wait: until each has made its environment; otherwise those that are ready take the first jobs.
+            wait: until each has made its environment; otherwise the ones that are ready take the first jobs.
 
         Raises:
-            RuntimeError: if one could not, with its traceback.
+            RuntimeError: if one could not make it, with its traceback.
         """
         try:
             self._spawn()
@@ -159,7 +159,7 @@ class Workers:
                 worker.kill()
 
     def evaluate(self, controller: Controller, seed: int, rollouts: int, update: int = 0) -> HostRollouts:
-        """Run the mode of a controller on fresh environment seeds that no gradient sees.
+        """Run the mode of a controller on fresh environment seeds that no gradient uses.
 
         Args:
             controller: the policy.
@@ -186,13 +186,13 @@ class Workers:
         Raises:
             ValueError: if the controller does not fit the task.
             RuntimeError: if an environment could not be made in a worker, with the worker's traceback.
-            TrialsLostError: if `lost_limit` trials in a row were lost, counted on from the jobs before.
+            TrialsLostError: if `lost_limit` trials in a row were lost, counting on from earlier jobs.
         """
         self._check(jobs.controller)
         try:
             return self._run(jobs)
         except BaseException:
-            self.close()  # they may be in the middle of blocks that nobody awaits any more
+            self.close()  # they may be in the middle of blocks that are no longer awaited
             raise
 
     def _check(self, controller: Controller) -> None:
@@ -207,14 +207,14 @@ class Workers:
             )
         if controller.discrete != isinstance(action, Discrete):
             fitting = "softmax" if isinstance(action, Discrete) else "Gaussian"
-            raise ValueError(f"A {controller.policy} controller came; {specification.name} needs a {fitting} policy.")
+            raise ValueError(f"The controller is {controller.policy}; {specification.name} needs a {fitting} policy.")
 
     def _spawn(self) -> None:
         while len(self._workers) < self.count:
             self._workers.append(self.task.worker())
 
     def _messages(self) -> list[tuple[WorkerProcess, Any]]:
-        """What workers have said since, None where one has died; returns at the latest after a second."""
+        """New messages from workers, None where one has died; returns within a second."""
         silent: dict[Any, WorkerProcess] = {worker.connection: worker for worker in self._workers}
         heard: list[tuple[WorkerProcess, Any]] = []
         for connection in wait(list(silent), timeout=min(1.0, self.deadline / 4)):
@@ -270,11 +270,11 @@ class Workers:
                     self._bury(batch, worker, "deadline", trial, seconds)
             if idle_deaths > 3 * self.count:
                 reason = batch.events[-1].reason
-                raise RuntimeError(f"Workers keep dying outside of trials: {reason}. Is memory short?")
+                raise RuntimeError(f"Workers keep dying outside of trials: {reason}. Is memory running out?")
         return gather(batch.episodes, batch.events, self.task.specification.observation_size)
 
     def _hand_out(self, batch: _Batch, worker: WorkerProcess) -> bool:
-        """Give a worker what it runs now and the block after it, but the last blocks to those that are idle.
+        """Give a worker the block that it runs now and the next one, but the last blocks to idle workers.
 
         False if it has died.
         """
@@ -289,7 +289,7 @@ class Workers:
         return True
 
     def _take(self, batch: _Batch, worker: WorkerProcess, results: list[Any]) -> None:
-        """Note the results of a worker's first block."""
+        """Record the results of a worker's first block."""
         for trial, (episode, seconds) in zip(worker.blocks.popleft(), results, strict=True):
             if episode is not None and episode.outcome == FAILED:
                 batch.events.append(Event(trial, "failed", episode.reason, "", batch.used[trial] + 1))
@@ -297,7 +297,7 @@ class Workers:
             self._settle(batch, trial, episode)
 
     def _settle(self, batch: _Batch, trial: int, episode: Episode | None) -> None:
-        """Note how a trial ended, with an `Episode` or lost."""
+        """Record how a trial ended, with an `Episode` or lost."""
         batch.episodes[trial] = episode
         batch.missing.discard(trial)
         self._lost_in_a_row = self._lost_in_a_row + 1 if episode is None else 0

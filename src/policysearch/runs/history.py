@@ -1,7 +1,7 @@
 """`History`: what happened in a run, as rows of one SQLite table that are only ever added. No JAX.
 
-Row i has dᵢ = SHA-256(dᵢ₋₁, kind, body, SHA-256(blob)), so that a changed, missing or swapped row shows. The last dᵢ
-also stands in a small file beside the database: SQLite drops committed rows in silence when its log is damaged.
+Row i has dᵢ = SHA-256(dᵢ₋₁, kind, body, SHA-256(blob)), so a changed, missing or swapped row is detected. The last dᵢ
+also stands in a small file beside the database: SQLite silently drops committed rows when its log is damaged.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from policysearch.core.diagnoses import at
 from policysearch.runs.databases import damaged, explained, reading
 from policysearch.runs.pages import Pages
 
-#: kind of row whose blob may be dropped once it is not among the last few of its kind
+#: kind of row whose blob may be dropped once it is no longer among the last few of its kind
 PRUNED = "update"
-#: such blobs that are kept
+#: how many such blobs are kept
 KEPT = 3
-#: bytes of one of the two slots of the head file
+#: bytes per slot of the head file, which has two
 _SLOT = 160
 _TABLE = """
 CREATE TABLE history (
@@ -39,8 +39,8 @@ _COLUMNS = "number, kind, trial, body, blob, blob_digest, digest"
 class Row(NamedTuple):
     """One thing that happened.
 
-    kind: such as "asked", "told", "update". body: JSON. blob: arrays as bytes, or None (none, or dropped since).
-    trial: number of the trial that it is about, if any.
+    kind: such as "asked", "told", "update". body: JSON. blob: arrays as bytes, or None (never there, or dropped since).
+    trial: number of the trial concerned, if any.
     """
 
     kind: str
@@ -50,15 +50,15 @@ class Row(NamedTuple):
 
 
 class History:
-    """Adds rows; those of one call are on disk together, or none of them is. Any thread may call, one at a time.
+    """Adds rows; those of one call reach the disk together or not at all. Any thread may call, one at a time.
 
     Args:
         path: of the database.
         head: of the small file.
-        create: start an empty one, which must not exist; otherwise go on with one that `read` has checked.
+        create: start an empty one, which must not exist; otherwise continue one that `read` has checked.
 
     Raises:
-        FileExistsError: `create` and there is one.
+        FileExistsError: `create`, and the database exists.
     """
 
     def __init__(self, path: Path, head: Path, *, create: bool):
@@ -92,14 +92,14 @@ class History:
             self._slot = 0
             with at(head):
                 self._write_head()
-                self._write_head()  # both slots have their place on the disk from now on
+                self._write_head()  # both slots have their space on disk from now on
             undo.pop_all()
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add rows, and return when the disk has them.
+        """Add rows, and return when they are on disk.
 
         Raises:
-            OSError: the disk does not take them (it is full, say); then nothing was added.
+            OSError: the disk does not accept them (it is full, say); then nothing was added.
         """
         with self._lock:
             number, previous, added = self._number, self._digest, []
@@ -120,7 +120,7 @@ class History:
                 self._write_head()
 
     def of_kind(self, kind: str) -> Iterator[bytes]:
-        """The bodies of all rows of a kind, in order, as they are."""
+        """The bodies of all rows of a kind, in order, unchanged."""
         for (body,) in self._connection.execute("SELECT body FROM history WHERE kind = ? ORDER BY number", (kind,)):
             yield body
 
@@ -131,11 +131,11 @@ class History:
             return [Row(*row) for row in self._connection.execute(query, (trial,))]
 
     def close(self) -> None:
-        """End the writing; one database file is left without companions, which can be copied as it is."""
+        """Stop writing; one database file is left without companions, which can be copied as it is."""
         with self._lock, contextlib.ExitStack() as last:
             last.callback(os.close, self._head)
             last.callback(self._connection.close)
-            # where somebody is reading, the companions stay
+            # while another process is reading, the companions stay
             with contextlib.suppress(sqlite3.OperationalError):
                 self._connection.execute("PRAGMA journal_mode=DELETE")
             os.fsync(self._head)
@@ -162,9 +162,9 @@ class History:
 
 
 def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
-    """The rows of a history, each checked before it is given; a writer may go on.
+    """The rows of a history, each checked before it is yielded; a writer may continue.
 
-    Nothing is written, except that SQLite undoes what a process left half done that ended while it opened or closed the
+    Nothing is written, except that SQLite undoes what a process left half done if it died while opening or closing the
     database.
 
     Args:
@@ -174,7 +174,7 @@ def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: something is damaged; the row and the file are named.
+        ValueError: something is damaged; the message names the row and the file.
     """
     known = _read_head(head)  # before the database, which may only have more rows than this
     if path.with_name(f"{path.name}-journal").exists():
@@ -193,7 +193,7 @@ def read(path: Path, head: Path, *, every: bool = True) -> Iterator[Row]:
 
 
 class Found(NamedTuple):
-    """A row of a damaged history. whole: it is what was written, if the row before is."""
+    """A row of a damaged history. whole: it is intact, if the row before it is."""
 
     number: int
     row: Row
@@ -214,7 +214,7 @@ def salvage(path: Path) -> Iterator[Found]:
 
 
 def sound(path: Path) -> bool:
-    """Whether the database's own structure is, its index among it; `read` checks the rows."""
+    """Whether the database's own structure is intact, its index included; `read` checks the rows."""
     with reading(path) as connection:
         try:
             return connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
@@ -235,13 +235,13 @@ def _found(entry: tuple[Any, ...], before: Any) -> Found:
 
 
 def acknowledged(head: Path) -> int:
-    """Number of rows that the small file says were written; 0 if it cannot be read."""
+    """Number of rows written according to the small file; 0 if it cannot be read."""
     known = _read_head(head)
     return 0 if known is None else known[0]
 
 
 def empty(path: Path) -> bool:
-    """Whether a database surely holds no row: it was just made, or its maker ended then."""
+    """Whether a database certainly holds no row: it was just made, or its maker died right then."""
     try:
         with reading(path) as connection:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -255,7 +255,7 @@ class _DamageError(Exception):
 
 
 def _checked(connection: sqlite3.Connection, known: tuple[int, str] | None, every: bool) -> Iterator[Row]:
-    # a long run has hundreds of thousands of rows: what is done for each is written out, and done once
+    # a long run has hundreds of thousands of rows: the work for each is inlined, and done once
     found = connection.execute(f"SELECT {_COLUMNS} FROM history ORDER BY number")
     acknowledged = -1 if known is None else known[0]
     sha256, expected, previous = hashlib.sha256, 0, b""
@@ -307,13 +307,13 @@ def _checked(connection: sqlite3.Connection, known: tuple[int, str] | None, ever
 
 
 def _digest(previous: bytes, kind: str, trial: int | None, body: bytes, blob_digest: bytes | None) -> bytes:
-    # lengths go in, so that no two different rows give the same bytes
+    # lengths are included, so that no two different rows give the same bytes
     head = f"{kind}\n{trial}\n{len(body)}\n{int(blob_digest is not None)}\n".encode()
     return hashlib.sha256(previous + head + body + (blob_digest or b"")).digest()
 
 
 def _read_head(path: Path) -> tuple[int, str] | None:
-    """Number and digest of the last row that was acknowledged; None where no slot can be read."""
+    """Number and digest of the last acknowledged row; None if no slot can be read."""
     try:
         content = path.read_bytes()[: 2 * _SLOT]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a search warns of or notes: effects smaller than the noise of a rollout, directions that were replaced."""
+"""What a search warns about or records: effects smaller than a rollout's noise, directions that were replaced."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from policysearch.workers.jobs import Event
 if TYPE_CHECKING:
     from policysearch.search.search import Search
 
-#: after so many updates a search looks once whether its gradient is this small a share of the noise
+#: after so many updates a search checks once whether its gradient is this small a share of the noise
 LOOK, FAINT = 5, 0.1
 _DIFFERENCES = "Finite differences on a noisy task"
 
 
 def about_differences(search: Search) -> None:
-    """Warn at the start of finite differences whose compared rollouts have noise of their own, each the whole of it."""
+    """Warn at the start of finite differences whose compared rollouts share no noise."""
     explore = search.method.explore
     if not isinstance(explore, Coordinates) or search.specification.deterministic or explore.common:
         return
     if search.specification.repeatable:
-        remedy = "Common random numbers let them share one, which removes what noise they have in common"
+        remedy = "Common random numbers let them share one, which cancels the noise they have in common"
     else:
         remedy = "No seed repeats a rollout here; a larger step or more repeats help"
     warnings.warn(
         f"{_DIFFERENCES}: each of the {search.layout.size} rollouts moves one parameter by "
-        f"{float(np.mean(np.asarray(explore.step))):.3g} and carries the whole noise of a rollout, for those that are "
+        f"{float(np.mean(np.asarray(explore.step))):.3g} and carries the full noise of a rollout, for those that are "
         f"compared share no seed. {remedy}; weight_perturbation averages the noise over all parameters.",
         stacklevel=4,
     )
@@ -41,21 +41,21 @@ def about_differences(search: Search) -> None:
 
 @contextlib.contextmanager
 def already_given() -> Iterator[None]:
-    """While it lasts, a search is built again that began before: what is said at the start was said then."""
+    """While it lasts, an existing search is rebuilt: its initial warnings were given when it began."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _DIFFERENCES)
         yield
 
 
 def about_noise(search: Search) -> None:
-    """Warn once, after the first updates, if the gradient drowns in noise."""
+    """Warn once, after the first updates, if the gradient is lost in noise."""
     explore: Any = search.method.explore
     learned = getattr(explore, "learned", False)
     if search.updates != LOOK or search.method.space != "parameter" or search.specification.deterministic or learned:
         return
     ratios = [record["snr"] for record in search.records if math.isfinite(record["snr"]) and not record["skipped"]]
     coordinates = isinstance(explore, Coordinates)
-    # m random directions of d parameters give m/(d + 1) even without noise, so that few of them tell nothing of it
+    # m random directions of d parameters give m/(d + 1) even without noise, so few of them say nothing about it
     telling = coordinates or search.layout.pairs > search.settings["parameters"]
     if not telling or not ratios or np.mean(ratios) >= FAINT:
         return
@@ -64,15 +64,15 @@ def about_noise(search: Search) -> None:
     if search.specification.repeatable and not explore.common:
         remedies += ", common random numbers"
     warnings.warn(
-        f"The gradient drowns in noise: over the first {LOOK} updates its signal-to-noise ratio is "
-        f"{np.mean(ratios):.2g} on average, with perturbations of {size:.3g} and {search.layout.size} rollouts an "
-        f"update. What raises it: {remedies}.",
+        f"The gradient is lost in noise: over the first {LOOK} updates its signal-to-noise ratio is "
+        f"{np.mean(ratios):.2g} on average, with perturbations of {size:.3g} and {search.layout.size} rollouts per "
+        f"update. To raise it: {remedies}.",
         stacklevel=5,
     )
 
 
 def about_direction(search: Search, numbers: dict[str, float]) -> None:
-    """Note among the events of a search that an update did not follow the direction of its method, and why."""
+    """Record among a search's events that an update did not follow its method's direction, and why."""
     reason = FALLBACKS.get(int(numbers.get("fallback", 0)))
     if reason:
         search.note(Event(-1, "direction", reason, "", 1))

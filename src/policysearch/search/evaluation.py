@@ -1,4 +1,4 @@
-"""How good a policy is: its mode on environment seeds that training never sees. JAX only where the task needs it."""
+"""How good a policy is: its mode on environment seeds that training never sees. JAX only if the task needs it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SINGLE = ("costs", "returns", "lengths")
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """Mean and standard error over rollouts, in the task's cost unit, and what each rollout gave.
+    """Mean and standard error over rollouts, in the task's cost unit, and the result of each rollout.
 
     Args:
         cost_mean, cost_sem: discounted total cost of the rollouts that did not fail, without any training bonus.
         rollouts: how many were run; `failed` of them failed and count as unsuccessful.
         stages: how many stages they took.
-        solved: by the task's own criterion; None where it has none.
-        success_share: share of rollouts that met the physical goal; None where the task has none.
-        return_mean, return_sem: undiscounted return, for tasks that users think of in returns.
-        costs: of each rollout, in the order of their seeds; NaN where it failed.
-        returns: the same in returns; None where cost_mean is what users think of.
-        lengths: stages of each rollout, up to the failure where it failed.
+        solved: by the task's own criterion; None if it has none.
+        success_share: share of rollouts that met the physical goal; None if the task has none.
+        return_mean, return_sem: undiscounted return, for tasks with rewards.
+        costs: of each rollout, in the order of their seeds; NaN if it failed.
+        returns: the same in returns; None for tasks with costs.
+        lengths: stages of each rollout, up to the failure if it failed.
 
     Example:
         >>> Evaluation(cost_mean=2.0, cost_sem=0.5, rollouts=3, costs=(1.0, 3.0, 2.0)).quantiles()["median"]
@@ -52,7 +52,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     lengths: tuple[int, ...] = ()
 
     def quantiles(self) -> dict[str, float]:
-        """Quantiles of the return where there is one, else of the cost, over rollouts that did not fail.
+        """Quantiles of the return if there is one, else of the cost, over rollouts that did not fail.
 
         Returns:
             min, q05, q25, median, q75, q95 and max, interpolated linearly; NaN if all failed.
@@ -63,7 +63,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         return dict(zip(QUANTILES, map(float, found), strict=True))
 
     def summary(self) -> dict[str, Any]:
-        """All numbers but those of single rollouts, JSON-able.
+        """All numbers except those of single rollouts, JSON-able.
 
         Returns:
             The fields by name, `quantiles`, and the mean, min and max of the lengths (in stages, of rollouts that
@@ -77,12 +77,12 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         return {name: value for name, value in msgspec.structs.asdict(self).items() if name not in SINGLE}
 
     def __repr__(self) -> str:
-        # thousands of single numbers would hide the others
+        # thousands of single numbers would hide the rest
         return f"Evaluation({', '.join(f'{name}={value!r}' for name, value in self._scalars().items())})"
 
 
 def default_rollouts(specification: Specification) -> int:
-    """What the task asks for; else 100 rollouts of a plant, 20 of an environment, 1 where nothing is random."""
+    """The task's own number; else 100 rollouts of a plant, 20 of an environment, 1 if nothing is random."""
     if specification.evaluation_rollouts is not None:
         return specification.evaluation_rollouts
     if specification.deterministic:
@@ -100,18 +100,18 @@ def evaluate(
         controller: the policy.
         rollouts: how many; see `default_rollouts`.
         seed: from which the environment seeds derive.
-        workers: a `Workers` pool that is up, or how many processes to start, for Gymnasium tasks.
+        workers: a running `Workers` pool, or how many processes to start, for Gymnasium tasks.
 
     Raises:
         ValueError: fewer than one rollout, or a policy whose sizes do not fit the task.
 
     Warns:
-        UserWarning: the policy's own limits are others than those of the task.
+        UserWarning: the policy's own limits differ from those of the task.
     """
     specification: Specification = task.specification
     n = rollouts if rollouts is not None else default_rollouts(specification)
     if n < 1:
-        raise ValueError(f"rollouts is {n}; ask for at least 1.")
+        raise ValueError(f"rollouts is {n}; it must be at least 1.")
     if not specification.reward:
         fit(specification, controller)
     limits = controller.interface.limits
@@ -135,11 +135,11 @@ def evaluate(
 
 
 def fit(specification: Specification, controller: Controller) -> None:
-    """Raise ValueError unless the policy's sizes are those of the task."""
+    """Raise ValueError unless the policy's sizes match the task's."""
     action, kind = specification.action, controller.description["policy"]
     wanted = {"parameters"} if action is None else {"softmax"} if isinstance(action, Discrete) else None
     if (wanted and kind not in wanted) or (isinstance(action, Continuous) and kind in ("softmax", "parameters")):
-        raise ValueError(f"A {kind} policy cannot serve {specification.name}, whose actions are {action}.")
+        raise ValueError(f"A {kind} policy does not fit {specification.name}, whose actions are {action}.")
     if action is None:
         return
     p = specification.observation_size
@@ -150,7 +150,7 @@ def fit(specification: Specification, controller: Controller) -> None:
         raise ValueError(f"The policy does not take the {p} observations of {specification.name}: {error}") from None
     size = action.n if isinstance(action, Discrete) else action.size
     if output.shape != (size,):
-        raise ValueError(f"The policy gives {output.shape[0]} outputs; {specification.name} takes {size}.")
+        raise ValueError(f"The policy has {output.shape[0]} outputs; {specification.name} takes {size}.")
 
 
 def _gymnasium(task: Any, controller: Controller, n: int, seed: int, workers: Any) -> Evaluation:

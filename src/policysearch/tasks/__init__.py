@@ -1,4 +1,4 @@
-"""The built-in tasks by name, and `resolve`, from what the user typed to a task. No JAX till one is built."""
+"""The built-in tasks by name, and `resolve`, from what the user typed to a task. No JAX until one is built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from policysearch.workers.packages import package_of
 
 
 class BuiltIn(msgspec.Struct, frozen=True):
-    """Where a built-in task is made (`module:attr`, called with nothing), what it is, when it is solved."""
+    """Where a built-in task is made (`module:attr`, called without arguments), what it is, when it is solved."""
 
     target: str
     summary: str
@@ -89,7 +89,7 @@ def build(name: str) -> Any:
         name: a key of `BUILT_IN`.
 
     Raises:
-        ValueError: no such name; the nearest ones are named.
+        ValueError: no such name; the message lists the nearest.
 
     Example:
         >>> build("bandit").specification.horizon
@@ -109,15 +109,15 @@ def resolve(task: Any, **environment: Any) -> Any:
             Gymnasium id, `module:attr` or `file.py:attr`, where attr is a task, a class or function making
             one without arguments, a Gymnasium environment class or factory, or a Python cost
             `cost(values[, seed])`, whose attribute `initial`, if it has one, is where a search starts.
-        environment: keyword arguments of `GymnasiumTask` where the task is an environment, such as `horizon`; other
-            tasks pass over them.
+        environment: keyword arguments of `GymnasiumTask` if the task is an environment, such as `horizon`; other
+            tasks ignore them.
 
     Returns:
         A `Task`, `Function`, `PythonFunction` or `GymnasiumTask`.
 
     Raises:
-        ValueError: nothing by that name; the nearest names and what is allowed are named.
-        TypeError: the attribute is none of these things.
+        ValueError: nothing by that name; the message lists the nearest names and what is allowed.
+        TypeError: the attribute is not one of these.
 
     Example:
         >>> resolve("bandit").specification.name
@@ -127,11 +127,11 @@ def resolve(task: Any, **environment: Any) -> Any:
         return _task_of(task, task, getattr(task, "__name__", type(task).__name__), environment)
     if task in BUILT_IN:
         return build(task)
-    # Gymnasium's own "module:Id-v0" also has a colon; its version tells it apart
+    # Gymnasium's own "module:Id-v0" also has a colon; its version distinguishes it
     if ":" in task and not re.search(r"-v\d+$", task):
         return _named(task, environment)
     if task.endswith(".py"):
-        raise ValueError(f"{task} is a file; name what is in it too, such as {task}:Plant")
+        raise ValueError(f"{task} is a file; name the task in it too, as in {task}:Plant")
     near = "" if re.search(r"-v\d+$|/", task) else nearest(task, BUILT_IN)
     if near:
         raise ValueError(f"unknown task {task!r}.{near} Allowed: {ALLOWED}. Built in: {', '.join(BUILT_IN)}")
@@ -144,13 +144,13 @@ def resolve(task: Any, **environment: Any) -> Any:
             raise
         near = f" Nearest: {', '.join(error.near)}." if error.near else ""
         raise ValueError(
-            f"unknown task {task!r}.{near} Allowed: {ALLOWED}; ids of other packages than Gymnasium as package:Id. "
+            f"unknown task {task!r}.{near} Allowed: {ALLOWED}; ids of packages other than Gymnasium as package:Id. "
             f"Built in: {', '.join(BUILT_IN)}"
         ) from error
 
 
 def _named(reference: str, environment: dict[str, Any]) -> Any:
-    """The task that `module:attr` or `file.py:attr` names. Environments are imported by workers alone."""
+    """The task that `module:attr` or `file.py:attr` names. Environments are imported only by workers."""
     if _source_mentions_gymnasium(reference):
         from policysearch.tasks.gymnasium_task import NotAnEnvironmentError
 
@@ -160,7 +160,7 @@ def _named(reference: str, environment: dict[str, Any]) -> Any:
 
 
 def _source_mentions_gymnasium(reference: str) -> bool:
-    """Whether a module that is not imported yet looks like one of environments: then a worker is asked first."""
+    """Whether a module that is not yet imported looks like one of environments: then a worker is asked first."""
     place = reference.rpartition(":")[0]
     if place.endswith(".py"):
         path: str | None = place
@@ -176,7 +176,7 @@ def _source_mentions_gymnasium(reference: str) -> bool:
 
 
 def _origin(module: str) -> str | None:
-    """The file of a module, found without importing the packages that it is in."""
+    """The file of a module, found without importing its packages."""
     found, path, name = None, None, ""
     for part in module.split("."):
         name = f"{name}.{part}" if name else part
@@ -212,7 +212,7 @@ def _task_of(found: Any, given: Any, reference: str, environment: dict[str, Any]
                     made.close()
                 return _gymnasium_task(given, environment)
             raise TypeError(
-                f"task {reference!r}: calling it gave {type(made).__name__}, not a task. Allowed: {ALLOWED}"
+                f"task {reference!r}: calling it returned {type(made).__name__}, not a task. Allowed: {ALLOWED}"
             )
         if not isinstance(found, type) and required <= 2:
             return PythonFunction(found, getattr(found, "initial", None), name=reference)
@@ -223,7 +223,7 @@ def _task_of(found: Any, given: Any, reference: str, environment: dict[str, Any]
 
 
 def _made(found: Any, reference: str) -> Any:
-    """What a class or function without arguments makes; ValueError for a class that lacks methods."""
+    """The result of a class or function without arguments; ValueError for a class that lacks methods."""
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise ValueError(f"task {reference!r} cannot be made: it has no {', '.join(missing)}.")
@@ -231,7 +231,7 @@ def _made(found: Any, reference: str) -> Any:
 
 
 def _looked_at(task: Any, given: Any) -> Any:
-    """A task, once a plant that was named and is the user's own was checked."""
+    """A task, after a check if it is a named plant of the user's own."""
     module = sys.modules.get("policysearch.tasks.task")
     own = not type(task).__module__.startswith("policysearch.")
     if own and isinstance(given, str) and module is not None and isinstance(task, module.Task):
@@ -242,6 +242,6 @@ def _looked_at(task: Any, given: Any) -> Any:
 
 
 def _is_environment(found: Any) -> bool:
-    """Whether `found` is a Gymnasium environment class; Gymnasium is not imported for the question."""
+    """Whether `found` is a Gymnasium environment class; Gymnasium is not imported to find out."""
     gymnasium = sys.modules.get("gymnasium")
     return gymnasium is not None and isinstance(found, type) and issubclass(found, gymnasium.Env)

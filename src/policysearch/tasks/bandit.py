@@ -99,5 +99,5 @@ class Bandit(Task):
     def _probabilities(self, logits: ArrayLike) -> np.ndarray:
         array = np.asarray(logits, np.float64)
         if array.shape != (len(self.means),):
-            raise ValueError(f"logits have shape {array.shape}; one for each of the {len(self.means)} arms is needed")
+            raise ValueError(f"logits have shape {array.shape}; give one for each of the {len(self.means)} arms")
         return scipy.special.softmax(array)

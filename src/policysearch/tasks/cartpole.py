@@ -30,7 +30,7 @@ class CartPoleState(NamedTuple):
     """Position in m, velocity in m/s, angle in rad (0 upright), rate in rad/s; the angle's sine and cosine.
 
     `plant` was drawn at reset, or is None. The sine and cosine ride along because observation, motion and
-    cost all need them, and sines are most of what a stage takes.
+    cost all need them, and sines take most of a stage's time.
     """
 
     position: Float[Array, ""]
@@ -81,7 +81,7 @@ class CartPole(Task):
 
     def __check_init__(self):
         if self.goal not in ("balance", "swingup"):
-            raise ValueError(f'CartPole.goal is {self.goal!r}; "balance" and "swingup" are allowed')
+            raise ValueError(f'CartPole.goal is {self.goal!r}; it must be "balance" or "swingup"')
         check_positive(self, "cart_mass", "pole_mass", "half_length", "force_limit", "travel", "dt")
         if self.horizon is not None:
             check_positive(self, "horizon")
@@ -104,7 +104,7 @@ class CartPole(Task):
         )
 
     def reset(self, key: PRNGKeyArray) -> CartPoleState:
-        """At rest in the middle with a spread of 0.05 in all four numbers, upright or hanging."""
+        """At rest in the middle, with a spread of 0.05 in all four numbers, upright or hanging."""
         start, plant = jax.random.split(key)
         position, velocity, angle, rate = 0.05 * jax.random.normal(start, (4,))
         angle = angle if self.goal == "balance" else angle + jnp.pi
@@ -167,5 +167,5 @@ def balance() -> CartPole:
 
 
 def swing_up() -> CartPole:
-    """The built-in `cartpole-swingup`: 25 decisions a second suffice, so its stages last 0.04 s."""
+    """The built-in `cartpole-swingup`: 25 decisions per second suffice, so its stages last 0.04 s."""
     return CartPole("swingup", dt=0.04)

@@ -1,6 +1,6 @@
-"""A user's plant looked at once, before anything runs: shapes traced without a rollout, and errors said in a sentence.
+"""A user's plant checked once, before anything runs: shapes traced without a rollout, and errors explained.
 
-p observations, m actions, T stages. Built-in plants are not looked at; their tests do that.
+p observations, m actions, T stages. Built-in plants are not checked; their tests do that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OTHERS = (str(Path(__file__).resolve().parents[1]), str(Path(jax.__file__).reso
 
 
 def place(error: BaseException) -> str:
-    """The last line of the user's own code that an error passed, as "file:line: code"; "" without one.
+    """The last line of the user's own code in an error's traceback, as "file:line: code"; "" without one.
 
     Example:
         >>> place(ValueError("never raised"))
@@ -37,21 +37,21 @@ def place(error: BaseException) -> str:
 
 
 def said(error: BaseException) -> str:
-    """What an error says, in its first line, with its kind and the place in the user's code."""
+    """An error's type and first line, with its location in the user's code."""
     lines = str(error).strip().splitlines() or [""]
     where = place(error)
     return f"{type(error).__name__}: {lines[0]}" + (f"\n  {where}" if where else "")
 
 
 def check(task: Task) -> None:
-    """Raise ValueError, in a sentence, for a plant whose methods do not fit each other or fail when they are traced."""
+    """Raise ValueError, with an explanation, for a plant whose methods do not fit together or fail when traced."""
     name = type(task).__name__
     specification = task.specification
     if not isinstance(specification, Specification):
         raise ValueError(f"{name}.specification gives a {type(specification).__name__}; it must be a Specification.")
     action, T, p = specification.action, specification.horizon, specification.observation_size
     if action is None:
-        raise ValueError(f"{name}: the specification has no action; say Continuous(low, high) or Discrete(n).")
+        raise ValueError(f"{name}: the specification has no action; give Continuous(low, high) or Discrete(n).")
 
     def traced(method: str, function: Callable[..., Any], *given: Any) -> Any:
         try:
@@ -59,7 +59,7 @@ def check(task: Task) -> None:
         except Exception as error:
             hint = ""
             if method == "step" and "positional argument" in str(error):
-                hint = " step takes (x, u, w); w is this stage's disturbance, None without."
+                hint = " step takes (x, u, w); w is this stage's disturbance, or None."
             raise ValueError(f"{name}.{method} fails: {said(error)}{hint}") from error
 
     def scalar(method: str, found: Any) -> None:
@@ -74,7 +74,7 @@ def check(task: Task) -> None:
     observed = traced("observe", task.observe, x)
     if getattr(observed, "shape", None) != (p,):
         shape = getattr(observed, "shape", type(observed).__name__)
-        raise ValueError(f"{name}.observe returns shape {shape}; observation_size={p} wants ({p},).")
+        raise ValueError(f"{name}.observe returns shape {shape}; observation_size={p} needs ({p},).")
     noise = traced("noise", task.noise, key)
     for leaf in jax.tree.leaves(noise):
         if not leaf.shape or leaf.shape[0] != T:
@@ -89,7 +89,7 @@ def check(task: Task) -> None:
     after = traced("step", task.step, x, u, w)
     if _described(after) != _described(x):
         raise ValueError(
-            f"{name}.step returns a state of shape {_shapes(after)}, reset one of {_shapes(x)}; they must be alike."
+            f"{name}.step returns a state of shape {_shapes(after)}, reset one of {_shapes(x)}; they must be equal."
         )
     scalar("cost", traced("cost", task.cost, x, u))
     scalar("final_cost", traced("final_cost", task.final_cost, x))

@@ -17,7 +17,7 @@ from policysearch.tasks.task import Function
 
 @dataclasses.dataclass(frozen=True)
 class Quadratic:
-    """θ ↦ ½ Σ_i eigenvalues_i θ_i², callable as `Function` wants it."""
+    """θ ↦ ½ Σ_i eigenvalues_i θ_i², callable as `Function` requires."""
 
     eigenvalues: tuple[float, ...]
 
@@ -43,7 +43,7 @@ class Bowl(Function):
 
     def __init__(self, d: int = 10, condition: float = 10.0):
         if not (d >= 1 and 1 <= condition < np.inf):
-            raise ValueError(f"Bowl(d={d!r}, condition={condition!r}): both must be 1 or more, and finite")
+            raise ValueError(f"Bowl(d={d!r}, condition={condition!r}): both must be finite and at least 1")
         self.cost = Quadratic(tuple(np.geomspace(1.0, condition, d).tolist()))
         self.initial = (1.0,) * d
         self.name = "bowl"
@@ -91,7 +91,7 @@ def rosenbrock(d: int = 2) -> Function:
         (-1.2, 1.0)
     """
     if d < 2:
-        raise ValueError(f"rosenbrock(d={d!r}): d must be 2 or more")
+        raise ValueError(f"rosenbrock(d={d!r}): d must be at least 2")
     return Function(
         cost=_valley,
         initial=tuple(1.0 if i % 2 else -1.2 for i in range(d)),

@@ -1,6 +1,6 @@
-"""Gymnasium environments as tasks. What one is, is found by a worker process; Gymnasium is not imported here.
+"""Gymnasium environments as tasks. A worker process finds out what one is; Gymnasium is not imported here.
 
-L stages of at most T, p observations, m actions.
+L of at most T stages, p observations, m actions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class UnknownEnvironmentError(ValueError):
-    """There is no environment by that name. near: names that are."""
+    """There is no environment by that name. near: similar names that exist."""
 
     def __init__(self, message: str, near: list[str]):
         super().__init__(message)
@@ -34,15 +34,15 @@ class UnknownEnvironmentError(ValueError):
 
 
 class NotAnEnvironmentError(ValueError):
-    """The name is that of something else than an environment."""
+    """The name is that of something other than an environment."""
 
 
 class GymnasiumTask:
     """An environment, known by its Gymnasium id or by the factory that makes it.
 
-    It is made in a worker process, which looks at it before anything is searched: it is reset twice with one seed and
-    stepped a little. Whatever is wrong with its spaces, its observations, its rewards or its interface is refused here,
-    in a sentence. The worker then waits for trials.
+    It is made in a worker process, which checks it before anything is searched: it is reset twice with one seed and
+    stepped a little. Whatever is wrong with its spaces, observations, rewards or interface is refused here,
+    with an explanation. The worker then waits for trials.
 
     Args:
         environment: a Gymnasium id ("Hopper-v5", or "package:Id-v0", whose package is imported first), or "module:attr"
@@ -57,7 +57,7 @@ class GymnasiumTask:
         deadline: seconds that each call of the first contact may take; 60 by default.
 
     Attributes:
-        specification: what a search must know of it.
+        specification: what a search must know about it.
         solved_return: mean return from which it counts as solved, or None.
         declared_bonus: reward per stage for staying alive that it declares, or 0.
         observation_layout: name → (start, stop) of each part of the p observations, where they were flattened from a
@@ -68,8 +68,8 @@ class GymnasiumTask:
         UserWarning: equal seeds give different rollouts, or an observation lies outside its space.
 
     Raises:
-        ValueError: if another process could not make it too, if it does not do what its interface demands, if the
-            policies do not serve its spaces, or if no time limit is known.
+        ValueError: if another process could not make it too, if it does not follow the interface, if the
+            policies do not support its spaces, or if no time limit is known.
 
     Example:
         >>> GymnasiumTask("CartPole-v1").specification.horizon
@@ -87,11 +87,11 @@ class GymnasiumTask:
         deadline: float | None = None,
     ):
         if horizon is not None and horizon < 1:
-            raise ValueError(f"horizon is {horizon}; it is a number of stages, at least 1.")
+            raise ValueError(f"horizon is {horizon}; it must be a number of stages, at least 1.")
         if not 0 < discount <= 1:
             raise ValueError(f"discount is {discount}; it must lie in (0, 1].")
         if deadline is not None and not 0 < deadline < math.inf:
-            raise ValueError(f"deadline is {deadline}; it is a number of seconds above 0.")
+            raise ValueError(f"deadline is {deadline}; it must be a number of seconds above 0.")
         self.environment = environment if isinstance(environment, str) else _address(environment)
         self.environment_options = dict(environment_options or {})
         if "max_episode_steps" in self.environment_options:
@@ -100,7 +100,7 @@ class GymnasiumTask:
             raise ValueError(f"survival_bonus is {survival_bonus}; it must be finite.")
         self.survival_bonus = survival_bonus
         self.discount = float(discount)
-        #: where the driver was when the environment was named; workers start there
+        #: the driver's folder when the environment was named; workers start there
         self.directory = os.getcwd()
         self._source, self._registered = _absolute(self.environment), _registered(self.environment)
         self._horizon = horizon
@@ -139,14 +139,14 @@ class GymnasiumTask:
             The environment, without Gymnasium's passive checker.
 
         Raises:
-            ValueError: if the factory does not give an environment.
+            ValueError: if the factory does not return an environment.
         """
         from policysearch.workers.making import make
 
         return make(self.recipe)
 
     def with_survival_bonus(self, bonus: float) -> GymnasiumTask:
-        """This task with what the method takes out of training."""
+        """This task with the method's choice of what to take out of training."""
         task = copy.copy(self)
         task.survival_bonus = bonus
         return task
@@ -169,7 +169,7 @@ class GymnasiumTask:
             ) from error
 
     def _meet(self, deadline: float) -> Met:
-        """What a new worker says of the environment; the worker then waits."""
+        """A new worker's answer about the environment; the worker then waits."""
         worker = WorkerProcess(self._order(look=True), self.directory)
         try:
             kind, content = _answer(worker, self.environment, deadline)
@@ -183,7 +183,7 @@ class GymnasiumTask:
                 sentence = (
                     f"{self.environment} is registered in this process alone, with an entry point that a worker cannot "
                     "import: workers make their own environments, and see neither lambdas nor closures nor what the "
-                    "main script defines. Put the registration into a module and type "
+                    "main script defines. Put the registration into a module and name it as "
                     f"module:{self.environment}."
                 )
             error = {"unknown": UnknownEnvironmentError(sentence, near), "other": NotAnEnvironmentError(sentence)}
@@ -195,7 +195,7 @@ class GymnasiumTask:
 
 
 class _Waiting:
-    """The worker that has met an environment, till it is taken; it ends with the tasks that know of it."""
+    """The worker that has met an environment, until it is taken; it ends with the tasks that refer to it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -214,11 +214,11 @@ class _Waiting:
         return worker
 
     def __reduce__(self) -> Any:
-        return (_Waiting, ())  # a process does not travel
+        return (_Waiting, ())  # a process cannot be pickled
 
 
 def _answer(worker: WorkerProcess, name: str, deadline: float) -> tuple[str, Any]:
-    """What a worker says when it has met an environment, or a ValueError if it does not in time."""
+    """A worker's answer once it has met an environment; ValueError if none comes in time."""
     while True:
         try:
             if worker.connection.poll(0.05):
@@ -234,7 +234,7 @@ def _answer(worker: WorkerProcess, name: str, deadline: float) -> tuple[str, Any
         limit = deadline if what in CALLS[1:] else START_DEADLINE
         if seconds > limit:
             raise ValueError(
-                f"{name} did not come back from {what} within {limit:g} s; --deadline, or deadline= in Python, allows "
+                f"{name} did not return from {what} within {limit:g} s; --deadline, or deadline= in Python, allows "
                 f"more.{_below(worker.stack(ask=True))}"
             )
         if worker.process.poll() is not None and not worker.connection.poll():
@@ -246,7 +246,7 @@ def _below(stack: str) -> str:
 
 
 def _address(factory: Callable[..., Any]) -> str:
-    """`module:attr` of a class or function, refusing those that another process cannot import."""
+    """`module:attr` of a class or function; refuses those that another process cannot import."""
     module = getattr(factory, "__module__", None)
     name = getattr(factory, "__qualname__", None)
     if not callable(factory) or module is None or name is None or "<" in name or module == "__main__":
@@ -259,13 +259,13 @@ def _address(factory: Callable[..., Any]) -> str:
 
 
 def _absolute(environment: str) -> str:
-    """The name with its file, if it has one, as a path from the root."""
+    """The name, with its file, if it has one, as an absolute path."""
     place, colon, attribute = environment.rpartition(":")
     return f"{Path(place).resolve()}{colon}{attribute}" if place.endswith(".py") else environment
 
 
 def _registered(name: str) -> Any:
-    """The registration of an id that this process alone may know, with an entry point that a worker can import."""
+    """The registration of an id that only this process may know, with an entry point that a worker can import."""
     gymnasium: Any = sys.modules.get("gymnasium")
     if gymnasium is None or ":" in name or name not in gymnasium.registry:
         return None

@@ -48,8 +48,8 @@ class LQR(Task):
         initial_mean, initial_covariance: of the Gaussian x_0, (p,) and (p, p) ≥ 0.
         horizon: stages T.
         discount: per stage, in (0, 1].
-        final: weight (p, p) ≥ 0 of the state after the last stage; none by default.
-        action_limit, state_limit: actions and next states are held within ± these scalars; None for none.
+        final: weight (p, p) ≥ 0 of the state after the last stage; zero by default.
+        action_limit, state_limit: actions and next states are clipped to ± these scalars; None for no limit.
         dt: seconds per stage.
         tolerance: (p,) a rollout succeeds if each state stays within ± it over the last tenth of the stages;
             None: the task is judged by its mean cost.
@@ -171,13 +171,13 @@ class LQR(Task):
             discount=self.discount,
             deterministic=not random,
             solved=solved,
-            # a mean within 5 % of the best gain's takes more than a hundred rollouts to tell
+            # it takes more than a hundred rollouts to tell whether a mean is within 5 % of the best gain's
             evaluation_rollouts=2000 if random and self.tolerance is None else None,
         )
 
     def reset(self, key: PRNGKeyArray) -> Float[Array, " p"]:
         """Draw x_0 from its Gaussian."""
-        # the dtype is asked for: that of a float64 constant depends on what JAX has traced before
+        # an explicit dtype: that of a float64 constant depends on what JAX has traced before
         mean = jnp.asarray(self.initial_mean, jnp.result_type(float))
         if not self.scattered:
             return mean
@@ -191,7 +191,7 @@ class LQR(Task):
         return standard @ jnp.asarray(self.noise_root, standard.dtype).T
 
     def step(self, x: Float[Array, " p"], u: Float[Array, " m"], w: Array | None) -> Float[Array, " p"]:
-        """A x + B u + w, held within the state limit if there is one."""
+        """A x + B u + w, clipped to the state limit if there is one."""
         x = jnp.asarray(self.A, x.dtype) @ x + jnp.asarray(self.B, x.dtype) @ u
         x = x if w is None else x + w
         return x if self.state_limit is None else jnp.clip(x, -self.state_limit, self.state_limit)
@@ -205,14 +205,14 @@ class LQR(Task):
         return x @ jnp.asarray(self.final, x.dtype) @ x
 
     def success(self, states: Float[Array, "T1 p"], actions: Array) -> Bool[Array, ""] | None:
-        """Whether every state kept within `tolerance` over the last tenth of the stages; None without it."""
+        """Whether every state stayed within `tolerance` over the last tenth of the stages; None without it."""
         if self.tolerance is None:
             return None
         last = states[-max(self.horizon // 10, 1) :]
         return jnp.all(jnp.abs(last) <= jnp.asarray(self.tolerance))
 
     def solved_cost(self) -> float | None:
-        """1.05 times the best time-invariant gain's cost, or `threshold`; None where `tolerance` judges."""
+        """1.05 times the best time-invariant gain's cost, or `threshold`; None if `tolerance` decides."""
         if self.threshold is not None or self.tolerance is not None:
             return self.threshold
         return None if self.limited else 1.05 * self.best_gain()[1]
@@ -303,7 +303,7 @@ class LQR(Task):
         return Riccati(np.stack(gains[::-1]), value, float(np.sum(value * start) + constant))
 
     def stationary_gain(self) -> Matrix:
-        """The infinite-horizon optimal gain (m, p): algebraic Riccati equation with √discount folded in."""
+        """The infinite-horizon optimal gain (m, p): algebraic Riccati equation with √discount absorbed."""
         self._refuse_limits("stationary_gain")
         A, B = np.sqrt(self.discount) * np.asarray(self.A), np.sqrt(self.discount) * np.asarray(self.B)
         P = scipy.linalg.solve_discrete_are(A, B, self.Q, self.R)
@@ -368,15 +368,15 @@ class LQR(Task):
 
 
 def _array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """`value` as a finite float64 array of this shape, or a ValueError that says what came."""
+    """`value` as a finite float64 array of this shape, or a ValueError that says what was given."""
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"LQR.{name} must be numbers of shape {shape}; {value!r} came") from error
+        raise ValueError(f"LQR.{name} must be numbers of shape {shape}, not {value!r}") from error
     if array.shape != shape:
-        raise ValueError(f"LQR.{name} has shape {array.shape}; {shape} is needed here")
+        raise ValueError(f"LQR.{name} has shape {array.shape}; it must be {shape}")
     if not np.all(np.isfinite(array)):
-        raise ValueError(f"LQR.{name} must be finite; it holds NaN or infinity: {array.tolist()}")
+        raise ValueError(f"LQR.{name} must be finite; it contains NaN or infinity: {array.tolist()}")
     return array
 
 

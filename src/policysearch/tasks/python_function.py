@@ -17,9 +17,9 @@ class PythonFunction:
 
     Args:
         cost: returns one number, in the user's unit; NaN or infinity for a trial that failed.
-        initial: where a search starts, (d,); None where the policy says it.
-        name: as shown in reports.
-        deterministic: the same values always cost the same.
+        initial: where a search starts, (d,); None if the policy gives it.
+        name: for reports.
+        deterministic: the same values always have the same cost.
 
     Raises:
         TypeError: `cost` cannot be called with one or two positional arguments.
@@ -69,13 +69,13 @@ class PythonFunction:
             The cost; NaN or infinity as the callable gave it.
 
         Raises:
-            ValueError: `values` is not (d,) as `initial` is.
-            TypeError: what the callable returned is not one real number.
+            ValueError: `values` is not (d,), like `initial`.
+            TypeError: the callable did not return one real number.
         """
         vector = np.array(values, np.float64)
         if vector.ndim != 1 or (self.initial is not None and vector.size != len(self.initial)):
             size = "d" if self.initial is None else len(self.initial)
-            raise ValueError(f"{self.name}: values have shape {vector.shape}; ({size},) is needed")
+            raise ValueError(f"{self.name}: values have shape {vector.shape}; it must be ({size},)")
         if not self.seeded:
             result = self.cost(vector)
         elif self._by_position:
@@ -83,14 +83,14 @@ class PythonFunction:
         else:
             result = self.cost(vector, seed=int(seed))
         try:
-            # a forgotten `return` must not pass for a failed trial, as NumPy's NaN for None would
+            # a forgotten `return` must not count as a failed trial, as NumPy's NaN for None would
             number = np.asarray([] if result is None else result, np.float64)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"{self.name}: the cost must be one real number; {result!r} came") from error
+            raise TypeError(f"{self.name}: the cost must be one real number, not {result!r}") from error
         if number.size != 1:
-            raise TypeError(f"{self.name}: the cost must be one real number; {result!r} came")
+            raise TypeError(f"{self.name}: the cost must be one real number, not {result!r}")
         return float(number.reshape(()))
 
     def solved_cost(self) -> float | None:
-        """None: nobody said what counts as solved."""
+        """None: there is no criterion."""
         return None

@@ -1,6 +1,6 @@
-"""The controller that a control engineer would try first: a linear-quadratic regulator about the task's rest.
+"""The controller that a control engineer would try first: a linear-quadratic regulator at the task's equilibrium.
 
-It knows the plant's equations, which no search does; comparisons and reports show it beside what was searched.
+It knows the plant's equations, which no search does; comparisons and reports show it beside the searched policies.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def lqr(task: Any) -> LinearGaussian | None:
 
     An `LQR` task without limits has its best time-invariant gain for horizon, start and noise. Any other task with a
     `equilibrium` is linearised there: x' ≈ A x + B u, cost to second order, K from the Riccati equation of an infinite
-    horizon with the task's discount. Where observations say more than the coordinates need, K takes the least norm.
+    horizon with the task's discount. If observations hold more than the coordinates need, K has the least norm.
 
     Args:
         task: as `policysearch.tasks.resolve` gives it.
 
     Returns:
-        The policy; None where the task has no equilibrium to hold, or names a state that the plant leaves (a warning
-        says so), where its cost does not curve upwards there, or where no gain stabilises it.
+        The policy; None if the task has no equilibrium to hold, or names a state that the plant leaves (a warning
+        says so), if its cost does not curve upwards there, or if no gain stabilises it.
 
     Example:
         >>> from policysearch.tasks import build
@@ -49,7 +49,7 @@ def lqr(task: Any) -> LinearGaussian | None:
     if not np.allclose(move(z, u), z, rtol=1e-4, atol=1e-4):
         warnings.warn(
             f"{type(task).__name__}.equilibrium() names a state that the plant leaves: {np.asarray(z).tolist()} "
-            f"goes to {np.asarray(move(z, u)).tolist()}. There is no regulator about it.",
+            f"goes to {np.asarray(move(z, u)).tolist()}. No regulator is built for it.",
             stacklevel=2,
         )
         return None
@@ -67,11 +67,11 @@ def lqr(task: Any) -> LinearGaussian | None:
     o, C = np.asarray(observe(z), float), np.asarray(jax.jacfwd(observe)(z), float)
     gain = K @ np.linalg.pinv(C)
     if not np.allclose(gain @ C, K, rtol=1e-3, atol=1e-6 * np.abs(K).max()):
-        return None  # the observations do not tell the coordinates
+        return None  # the observations do not determine the coordinates
     return LinearGaussian(gain, bias=np.asarray(u) - gain @ o)
 
 
 def _calm(task: Task) -> Any:
-    """Disturbances of one stage that are all zero; None where there are none."""
+    """All-zero disturbances of one stage; None if the plant has none."""
     shapes = jax.eval_shape(task.noise, jax.random.key(0))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shapes)

@@ -19,9 +19,9 @@ from policysearch.core.specification import Continuous, Discrete, Specification
 
 
 class Equilibrium(NamedTuple):
-    """An equilibrium of a plant in minimal coordinates z, that is without redundant ones such as sines.
+    """An equilibrium of a plant in minimal coordinates z, that is, without redundant ones such as sines.
 
-    coordinates: z (k,) at the goal. action: that holds it, (m,). state: z → x. read: x → z.
+    coordinates: z (k,) at the goal. action: holds it there, (m,). state: z → x. read: x → z.
     """
 
     coordinates: tuple[float, ...]
@@ -37,7 +37,7 @@ class Task(eqx.Module):
     Actions reach `step` and `cost` already clipped to the limits in `specification.action`.
     """
 
-    #: a line for `policysearch list`
+    #: one line for `policysearch list`
     summary: ClassVar[str] = ""
 
     @property
@@ -69,13 +69,13 @@ class Task(eqx.Module):
         return jnp.zeros(())
 
     def observe(self, x: PyTree) -> Float[Array, " p"]:
-        """What the policy sees of state x; the state itself by default."""
+        """The policy's observation of state x; the state itself by default."""
         return x
 
     def success(self, states: PyTree, actions: Array) -> Bool[Array, ""] | None:
         """Whether one rollout met the physical goal; leaves of `states` have leading axis `horizon` + 1.
 
-        None (the default) where the task has no such criterion.
+        None (the default) if the task has no such criterion.
         """
         return None
 
@@ -98,7 +98,7 @@ class Function(eqx.Module):
         cost: JAX function of (values (d,), key) → scalar; the key may be ignored.
         initial: where a search starts, (d,).
         deterministic: the key changes nothing.
-        scale: how much a sensible change of a value is, in its unit.
+        scale: size of a sensible change of a value, in its unit.
     """
 
     cost: Any = eqx.field(static=True)
@@ -120,7 +120,7 @@ class Function(eqx.Module):
 
 
 def clip(u: Array, action: Continuous | Discrete | None) -> Array:
-    """The action that the plant receives: `u` held within the limits; discrete actions pass."""
+    """The action that the plant receives: `u` clipped to the limits; discrete actions unchanged."""
     if isinstance(action, Continuous) and np.isfinite(action.low + action.high).any():
         return jnp.clip(u, jnp.asarray(action.low, u.dtype), jnp.asarray(action.high, u.dtype))
     return u
@@ -135,7 +135,7 @@ def check_positive(task: Task, *names: str) -> None:
     spread = getattr(task, "randomise", 0.0)
     if not 0 <= spread < 1:
         raise ValueError(
-            f"{type(task).__name__}.randomise is {spread!r}; a relative spread lies in [0, 1): 0.1 is ±10 %"
+            f"{type(task).__name__}.randomise is {spread!r}; a relative spread must lie in [0, 1): 0.1 is ±10 %"
         )
 
 

@@ -25,11 +25,11 @@ from policysearch.core.step import LearningRate
 from policysearch.runners import native
 from policysearch.verify.closed_forms import Problem, estimand
 
-#: rollouts of a batch, so few that a bias of 1/n shows
+#: rollouts per batch, so few that a bias of 1/n shows
 ROLLOUTS = 10
-#: least and most batches of a row; batches that are held in memory at a time, also those of a pilot
+#: fewest and most batches per row; batches held in memory at a time, also those of a pilot
 LEAST, MOST, CHUNK = 10_000, 400_000, 2_000
-#: wanted and highest standard error, as a share of the gradient's norm; highest |z|
+#: target and largest standard error, as a share of the gradient's norm; largest |z|
 WANTED, LOOSEST, FARTHEST = 0.017, 0.02, 4.0
 #: rounding in float32, as a share of the gradient's norm
 ROUNDING = 1e-5
@@ -45,7 +45,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         z: bias in standard errors, (d,).
         names: of the d parameters.
         bias, error: largest |bias| and standard error (root of the summed squares), as shares of the gradient's norm.
-        probability: of a χ² as large with all coordinates taken together, if there is no bias.
+        probability: of so large a χ², over all coordinates together, if there is no bias.
         snr: signal-to-noise ratio of one batch, ‖∇J‖²/tr Cov.
         cosine: mean cosine between one batch's estimate and the estimand.
     """
@@ -76,7 +76,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         if not self.error <= LOOSEST:
             return (
                 f"{label} on {self.problem}: the standard error is {100 * self.error:.2g} % of the gradient after "
-                f"{self.batches} batches, more than {100 * LOOSEST:g} %, so a bias could hide. Ask for more batches."
+                f"{self.batches} batches, more than {100 * LOOSEST:g} %, so a bias could be missed. Run more batches."
             )
         if not self.worst <= FARTHEST:
             name = self.names[int(np.argmax(np.abs(self.z)))]
@@ -99,7 +99,7 @@ def catalogue(problem: Problem) -> dict[tuple[str, str, str], Method]:
         for baseline in baselines.serving("to_go"):
             found["gpomdp", "", baseline] = Method(noise, CostToGo(baseline), gradient, rate)
     for shape in problem.shapes:
-        # all laws one-sided, where a lopsided one would show; the Gaussian with all baselines
+        # all laws one-sided, where an asymmetric one would show; the Gaussian with all baselines
         for baseline in baselines.serving("total") if shape == "gaussian" else ("leave_one_out",):
             reference = "each" if baseline == "reference" else "none"
             one = ParameterNoise(ROLLOUTS, problem.std, shape, two_sided=False, reference=reference)
@@ -125,23 +125,23 @@ def measure(
     seed: int = 0,
     scale: float = 1.0,
 ) -> Iterator[Row]:
-    """A row for each method; those that explore alike learn from the same rollouts.
+    """One row per method; methods that explore alike learn from the same rollouts.
 
     Args:
         problem: with its closed forms.
-        methods: by (method, variant, baseline); of each the gradient is checked, whatever its step.
-        batches: how many; None for as many as a pilot asks for, at least `LEAST`.
+        methods: by (method, variant, baseline); the gradient of each is checked, whatever its step.
+        batches: how many; None for as many as a pilot run requires, at least `LEAST`.
         seed: of all random numbers.
-        scale: factor on every estimate, to see whether a wrong one is found.
+        scale: factor on every estimate, to see whether a wrong one is detected.
 
     Raises:
-        ValueError: a direction that is no gradient, or a credit without a known expectation.
+        ValueError: a direction that is not a gradient, or a credit without a known expectation.
     """
     groups: dict[Any, dict[tuple[str, str, str], Method]] = {}
     for label, method in methods.items():
         if not isinstance(method.direction, (Euclidean, LeastSquares)):
             raise ValueError(
-                f"A {type(method.direction).__name__} direction is no gradient; check it with Euclidean()."
+                f"A {type(method.direction).__name__} direction is not a gradient; check it with Euclidean()."
             )
         groups.setdefault(_alike(method.explore), {})[label] = method
     key = jax.random.key(seed)
@@ -158,7 +158,7 @@ def _group(
     key: PRNGKeyArray,
     scale: float,
 ) -> Iterator[Row]:
-    """Rows of methods with one way to explore."""
+    """Rows for methods that explore the same way."""
     task, policy, first = problem.task, problem.policy, next(iter(methods.values()))
     pilot_key, key = jax.random.split(key)
     told = _told(task, first, policy, pilot_key, CHUNK)
@@ -184,7 +184,7 @@ def _group(
 
 
 def _alike(explore: Any) -> Any:
-    """What two explorers share if they make the same trials."""
+    """A key that two explorers share if they make the same trials."""
     leaves, structure = jax.tree.flatten(explore)
     return structure, tuple(np.asarray(leaf).tobytes() for leaf in leaves)
 

@@ -27,7 +27,7 @@ from policysearch.tasks.lqr import LQR
 
 Vector = Float[np.ndarray, " d"]
 
-#: most parameters for which all corners of a cube are visited
+#: largest number of parameters for which all corners of a cube are visited
 MOST_CORNERS = 12
 
 
@@ -231,18 +231,18 @@ def _degree_five(d: int, second: float, mixed: float) -> Iterator[tuple[float, V
 
 
 def estimand(problem: Problem, method: Method) -> tuple[str, Vector]:
-    """What a method's gradient estimate is an unbiased estimate of, in words and exactly, (d,).
+    """The quantity that a method's gradient estimate estimates without bias, in words and exactly, (d,).
 
-    A baseline that includes the sample shrinks the estimate: by 1 − 1/n where it is compared with its own stage or
+    A baseline that includes the sample shrinks the estimate: by 1 − 1/n if it is compared with its own stage or
     total; one number for all stages takes 1/(nT) of the gradient of Σ_k (k+1) g_k instead.
 
     Raises:
-        ValueError: ranks, best pairs and divided costs estimate the gradient of no cost.
+        ValueError: ranks, best pairs and divided costs, which do not estimate the gradient of any cost.
     """
     explore, credit = method.explore, method.credit
     if isinstance(credit, (TopPairs, CentredRanks)) or getattr(credit, "normalise", False):
         raise ValueError(
-            f"{type(credit).__name__} rescales each batch by its own costs, so no gradient is its expectation; "
+            f"{type(credit).__name__} rescales each batch by its own costs, so its expectation is not a gradient; "
             "check a TotalCost or CostToGo with normalise=False."
         )
     baseline = getattr(credit, "baseline", "none")
@@ -262,7 +262,7 @@ def estimand(problem: Problem, method: Method) -> tuple[str, Vector]:
             short = sum((problem.gradient(h) for h in range(1, T)), np.zeros_like(exact))
             return f"{words} − O(1/n)", (1 - 1 / n) * exact + short / (n * T)
     else:
-        raise ValueError(f"What a {type(explore).__name__} estimates is not known; use action or parameter noise.")
+        raise ValueError(f"The estimand of {type(explore).__name__} is unknown; use action or parameter noise.")
     return (f"{words} · (1 − 1/{n})", (1 - 1 / n) * exact) if inclusive else (words, exact)
 
 

@@ -1,7 +1,7 @@
 """`diagnose`: how good each gradient estimator is at one policy, all with the same number of rollouts.
 
 B batches of n rollouts each give estimates ĝ_b (d,). SNR = ‖∇J‖²/tr Cov(ĝ) of one batch; ‖∇J‖² is taken from the mean
-of all batches, freed of its own noise, so that no closed form is needed. Each SNR is about its own estimand.
+of all batches, corrected for its own noise, so no closed form is needed. Each SNR is about its own estimand.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from policysearch.methods.settings import GPOMDP, WeightPerturbation
 from policysearch.search.evaluation import fit
 from policysearch.tasks import resolve
 
-#: batches, of simulators by worker processes and of other tasks
+#: batches, for simulators on worker processes and for other tasks
 BATCHES, COMPILED_BATCHES = 16, 100
-#: rollouts of a batch
+#: rollouts per batch
 ROLLOUTS = 64
-#: what variants are called that the advice looks for
+#: names of the variants that the advice looks for
 BIASED, SHARED = "biased", "shared seeds"
 #: estimator, variants in the order of preference, and baseline of the gradients that methods follow with their defaults
 _PAIRS = ("weight_perturbation", (f"two-sided, {SHARED}", "two-sided"), "")
@@ -49,11 +49,11 @@ _FOLLOWED = {
     "finite_differences": ("finite_differences", (SHARED, "central"), ""),
     **dict.fromkeys(("weight_perturbation", "ars", "pgpe"), _PAIRS),
 }
-#: most parameters whose single errors are kept
+#: largest number of parameters whose single errors are kept
 COORDINATES = 100
-#: what completes a method of which no step is taken
+#: completes a method that takes no step
 UNUSED = LearningRate(1.0)
-#: a ratio of two SNRs that is worth a sentence
+#: a ratio of two SNRs that is worth mentioning
 WORTH = 1.5
 
 
@@ -62,12 +62,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         estimator, variant, baseline: what it is. space: "action" or "parameter".
-        rollouts: of a batch. batches: how many were compared.
-        snr: signal-to-noise ratio of one batch, freed of bias; below 0 where no signal was seen.
+        rollouts: per batch. batches: how many were compared.
+        snr: signal-to-noise ratio of one batch, corrected for bias; below 0 if no signal was seen.
         snr_error: its standard error, by jackknife over batches.
         cosine: between the estimates of two independent batches, on average.
         norm, norm_error: ‖∇J‖ and the standard error √tr Cov of one batch, in cost units per unit of θ.
-        errors: that of each coordinate (d,), of no more than `COORDINATES`; else empty.
+        errors: of each coordinate, (d,), for up to `COORDINATES` of them; else empty.
     """
 
     estimator: str
@@ -85,22 +85,22 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """All three words of it."""
+        """Estimator, variant and baseline together."""
         baseline = self.baseline and f"baseline {self.baseline}"
         return ", ".join(filter(None, (self.estimator, self.variant, baseline)))
 
     @property
     def least(self) -> int:
-        """Rollouts of the smallest batch: a pair; a step along each coordinate and back of finite differences."""
+        """Rollouts of the smallest batch: a pair; for finite differences a step along each coordinate and back."""
         return 2 * max(1, len(self.errors)) if self.estimator == "finite_differences" else 2
 
     def needed(self, snr: float = 1.0) -> float:
-        """Rollouts for an SNR; infinite where no signal was seen."""
+        """Rollouts for an SNR; infinite if no signal was seen."""
         return self.rollouts * snr / self.snr if self.snr > 0 else math.inf
 
 
 def catalogue(specification: Specification, policy: Policy, rollouts: int) -> dict[tuple[str, str, str], Method]:
-    """(estimator, variant, baseline) → a method of about so many rollouts, for every estimator that serves a task."""
+    """(estimator, variant, baseline) → a method with about so many rollouts, for every estimator that suits a task."""
     found: dict[tuple[str, str, str], Method] = {}
     if specification.action is not None and not isinstance(policy, Parameters):
         noise = ActionNoise(rollouts)
@@ -149,14 +149,14 @@ def diagnose(
         task: as `Search` takes it; not a bare specification.
         policy: a `Policy` or a `Controller`, settings, or None for where a search would start.
         methods: by (estimator, variant, baseline), whose gradients are compared, whatever their steps; None for all.
-        rollouts: of a batch; finite differences take as many whole sets as fit, if any.
-        batches: of each estimator, at least 4; None for 16 of a Gymnasium task, else 100.
+        rollouts: per batch; finite differences take as many whole sets as fit, if any.
+        batches: per estimator, at least 4; None for 16 on a Gymnasium task, else 100.
         seed: of everything random; estimators that explore alike see the same rollouts.
         workers: processes for Gymnasium tasks.
         on_row: called with each row as soon as it is known.
 
     Returns:
-        A row an estimator, the highest SNR first.
+        One row per estimator, the highest SNR first.
 
     Raises:
         ValueError: too few batches or rollouts, or a policy that does not fit.
@@ -167,7 +167,7 @@ def diagnose(
         'finite_differences'
     """
     if (batches is not None and batches < 4) or rollouts < 2:
-        raise ValueError(f"{batches} batches of {rollouts} rollouts: at least 4 batches of 2 rollouts are needed.")
+        raise ValueError(f"{batches} batches of {rollouts} rollouts: give at least 4 batches of 2 rollouts.")
     plant: Any = resolve(task)
     if getattr(plant, "survival_bonus", 0.0) is None:
         plant = plant.with_survival_bonus(0.0)
@@ -198,7 +198,7 @@ def diagnose(
 
 def _estimates(runner: Any, method: Method, policy: Policy, horizon: int, batches: int) -> Float[np.ndarray, "B d"]:
     state, found = method.init(policy, horizon), []
-    # a baseline that is carried from update to update starts from a batch that is used for nothing else
+    # a baseline that is carried from update to update starts from a batch used for nothing else
     for _ in range(batches + 1):
         offsets, rollouts = runner.sample(method, state)
         direction, state, usable = _estimate(method, state, offsets, rollouts)
@@ -253,7 +253,7 @@ def _row(words: tuple[str, str, str], method: Method, policy: Policy, estimates:
 
 
 def nearest(rows: Sequence[Row], method: str) -> Row | None:
-    """The row whose gradient a named method follows with its defaults, or comes closest to; None if there is none.
+    """The row whose gradient a named method follows with its defaults, or comes closest to; None without one.
 
     Args:
         rows: from `diagnose` with all estimators.
@@ -269,7 +269,7 @@ def nearest(rows: Sequence[Row], method: str) -> Row | None:
 
 
 def advice(rows: Sequence[Row]) -> list[str]:
-    """What a person should do about it, in sentences.
+    """What to do about it, in sentences.
 
     Args:
         rows: from `diagnose`.
@@ -289,15 +289,15 @@ def advice(rows: Sequence[Row]) -> list[str]:
     biased = [row for row in rows if BIASED in row.variant and row.snr > WORTH * best.snr]
     if biased:
         said.append(
-            f"{biased[0].label}: {_number(biased[0].snr / best.snr)} times that SNR, because it estimates another "
-            "gradient, that of nearer costs; where those mislead, so does it."
+            f"{biased[0].label}: {_number(biased[0].snr / best.snr)} times that SNR, because it estimates a different "
+            "gradient, that of nearer costs; if those mislead, so does it."
         )
     for space, what in (("action", "varies actions"), ("parameter", "varies parameters")):
         inside = [row for row in honest if row.space == space]
         if inside and best.space != space:
             other = max(inside, key=lambda row: row.snr)
             said.append(
-                f"Of what {what}: {other.label}, SNR {_number(other.snr)} ({_number(other.needed())} rollouts for 1)."
+                f"Best that {what}: {other.label}, SNR {_number(other.snr)} ({_number(other.needed())} rollouts for 1)."
             )
     for name in ("weight_perturbation", "finite_differences"):
         shared = {SHARED in row.variant: row for row in rows if row.estimator == name and "one" not in row.variant}

@@ -1,6 +1,6 @@
-"""Actions of Gymnasium's spaces: what a policy chooses of them, and how what it chose reaches the environment. No JAX.
+"""Actions of Gymnasium's spaces: which of them a policy chooses, and how its choice reaches the environment. No JAX.
 
-What cannot be searched is refused with a wrapper that serves it. T stages, m actions.
+What cannot be searched is refused, with a wrapper that helps. T stages, m actions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def actions(space: Any) -> tuple[Continuous | Discrete, dict[int, float]]:
     """What a policy chooses, and actions that are fixed (low == high): their places and values.
 
     Raises:
-        UnfitError: a space that no policy serves; the words say which wrapper does.
+        UnfitError: a space that no policy supports; the message says which wrapper helps.
     """
     space = checked_space(space, "action")
     if isinstance(space, spaces.Discrete):
@@ -58,18 +58,18 @@ def actions(space: Any) -> tuple[Continuous | Discrete, dict[int, float]]:
         )
         explained = "which puts all of them into one Box"
     raise UnfitError(
-        f"has actions {space}; policies give a Box of floats or a Discrete. {factory(advice)}, {explained}."
+        f"has actions {space}; policies support a Box of floats or a Discrete. {factory(advice)}, {explained}."
     )
 
 
 def _box(space: Box) -> tuple[Continuous, dict[int, float]]:
     low, high = (np.asarray(limit, np.float64).ravel() for limit in (space.low, space.high))
     if low.size == 0:
-        raise UnfitError(f"has actions {space}, which are none at all; there is nothing to search.")
+        raise UnfitError(f"has actions {space}, which are empty; there is nothing to search.")
     for index, (least, most) in enumerate(zip(low, high, strict=True)):
         if math.isnan(least) or math.isnan(most) or least > most or least == math.inf or most == -math.inf:
-            raise UnfitError(f"has no action between its limits: those of action {index} are {least:g} and {most:g}.")
-    largest = float(np.finfo(np.dtype(space.dtype).char).max)  # the largest number that there is means none
+            raise UnfitError(f"has actions with invalid limits: those of action {index} are {least:g} and {most:g}.")
+    largest = float(np.finfo(np.dtype(space.dtype).char).max)  # the type's largest number means no limit
     low, high = np.where(low <= -largest, -np.inf, low), np.where(high >= largest, np.inf, high)
     chosen = free(space)
     if not chosen.any():
@@ -79,7 +79,7 @@ def _box(space: Box) -> tuple[Continuous, dict[int, float]]:
 
 
 def middle(space: Any) -> Any:
-    """An action for a first step: 0 held within the limits, or the first one."""
+    """An action for a first step: 0 clipped to the limits, or the first one."""
     if isinstance(space, Box):
         return np.array(np.clip(0.0, space.low, space.high), space.dtype)
     return space.dtype.type(space.start)
@@ -90,7 +90,7 @@ def actor(
 ) -> Callable[[int, np.ndarray], Any]:
     """A function of a stage and its observation that writes the sampled action into `chosen`.
 
-    It returns what the environment takes: the row of `taken` that holds the action within limits, or an integer of the
+    It returns the environment's action: the row of `taken` that holds the clipped action, or an integer of the
     space's type.
 
     Args:
@@ -111,12 +111,12 @@ def actor(
 
         return choose
     if not isinstance(space, Box):
-        raise ValueError(f"Actions {space} came; a Box or Discrete is needed.")
+        raise ValueError(f"The action space is {space}; a Box or Discrete is needed.")
     shape, low, high = space.shape, space.low.ravel(), space.high.ravel()
     deviations = None if noise is None else controller.std * noise
     searched: Any = free(space)
     if searched.all():
-        searched = slice(None)  # what is fixed has its value once it is clipped
+        searched = slice(None)  # fixed actions get their values by clipping
 
     def act(k: int, observation: np.ndarray) -> np.ndarray:
         action, command = chosen[k], taken[k]

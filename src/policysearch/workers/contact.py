@@ -1,6 +1,6 @@
-"""First contact with an environment, in a worker, before anything is searched: what it is, and what is wrong with it.
+"""First contact with an environment, in a worker, before any search: what it is, and what is wrong with it.
 
-It is reset twice with one seed and stepped a little; each thing that is wrong is said in one sentence. No JAX.
+It is reset twice with one seed and stepped a little; each fault is described in one sentence. No JAX.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from policysearch.workers.observations import (
 
 #: of the two resets
 SEED = 20_011_999
-#: of each of the two first rollouts, at most
+#: stages of each of the first two rollouts, at most
 STEPS = 2
-#: where an environment declares no time limit: rollouts that are run to see one, and stages of each and seconds of all
-#: after which none is looked for any longer
+#: for an environment without a declared time limit: rollouts run to find one, stages of each, and seconds in total
+#: after which the search for one ends
 CUTS, LONGEST, PATIENCE = 3, 5000, 20.0
-#: limits of observations from here on say nothing of typical magnitudes, even where they are meant
+#: limits of observations from here on say nothing about typical magnitudes, even if they are real limits
 LARGEST_LIMIT = 1e3
 _PORT_RESET = (
     "write def reset(self, *, seed=None, options=None), call super().reset(seed=seed) in it and return "
     "(observation, {})"
 )
 _PORT_STEP = (
-    "return (observation, reward, terminated, truncated, {}), terminated where the task itself has ended and "
-    "truncated where a time limit cut it"
+    "return (observation, reward, terminated, truncated, {}), terminated when the task itself has ended and "
+    "truncated when a time limit cut it off"
 )
 _OLD = "the interface before Gymnasium"
 
 
 class ContactError(ValueError):
-    """An environment that cannot be searched; the sentence says what it did and what to do."""
+    """An environment that cannot be searched; the message says what it did and what to do."""
 
 
 def meet(env: gymnasium.Env, recipe: Recipe, calls: Callable[[str], None]) -> Met:
@@ -61,8 +61,8 @@ def meet(env: gymnasium.Env, recipe: Recipe, calls: Callable[[str], None]) -> Me
 
     Args:
         env: just made; it is reset and stepped.
-        recipe: it was made by.
-        calls: told what of the environment is called next, such as "step()".
+        recipe: by which it was made.
+        calls: told which call of the environment comes next, such as "step()".
 
     Raises:
         ContactError: what is wrong.
@@ -84,7 +84,7 @@ def _meet(env: Any, recipe: Recipe, calls: Callable[[str], None]) -> Met:
     horizon = recipe.horizon or getattr(env.spec, "max_episode_steps", None) or _time_limit(env, name, calls)
     if not horizon:
         raise ContactError(
-            f"{name} has no time limit (max_episode_steps) and was not seen to end by one. Say --horizon N, or "
+            f"{name} has no time limit (max_episode_steps) and did not end by one when tried. Give --horizon N, or "
             "horizon=N in Python, in stages, so that every rollout ends."
         )
     declared = not getattr(env.spec, "nondeterministic", False)
@@ -92,15 +92,15 @@ def _meet(env: Any, recipe: Recipe, calls: Callable[[str], None]) -> Met:
     warned = []
     if declared and difference:
         warned.append(
-            f"{name}: equal seeds give different rollouts ({difference}), so that no two trials share their conditions "
-            "(common random numbers) and repeated runs differ. Let chance come from self.np_random alone, which "
+            f"{name}: equal seeds give different rollouts ({difference}), so no two trials share their conditions "
+            "(common random numbers) and repeated runs differ. Draw random numbers from self.np_random alone, which "
             "super().reset(seed=seed) seeds."
         )
     far = next(filter(None, (outside(seen, row) for row in first.observations)), "")
     if far:
         warned.append(
-            f"{name}: an observation lies outside its space: {far}. Nothing that is learned depends on these limits, "
-            "but one of the two is wrong."
+            f"{name}: an observation lies outside its space: {far}. Learning does not depend on these limits, "
+            "but either they or the observation is wrong."
         )
     threshold = getattr(env.spec, "reward_threshold", None)
     dt = _attribute(base, "dt") or _attribute(base, "tau")
@@ -129,13 +129,13 @@ def _layout(found: list[Part], composed: bool) -> dict[str, tuple[int, int]]:
 
 
 def _attribute(base: Any, name: str) -> Any:
-    with contextlib.suppress(Exception):  # a property may need what is there only after a reset
+    with contextlib.suppress(Exception):  # a property may need something that exists only after a reset
         return getattr(base, name, None)
     return None
 
 
 def _bonus(env: Any, options: dict[str, Any]) -> float:
-    """The `healthy_reward` that MuJoCo environments take as an option; 0 for those that have none."""
+    """The `healthy_reward` that MuJoCo environments take as an option; 0 for those without one."""
     value = options.get("healthy_reward")
     if value is None:
         with contextlib.suppress(TypeError, ValueError):  # a class in C may have no signature
@@ -145,7 +145,7 @@ def _bonus(env: Any, options: dict[str, Any]) -> float:
 
 
 def _reset_takes_a_seed(env: Any) -> None:
-    """Refuse a `reset` that lacks arguments, which the call itself would say less clearly."""
+    """Refuse a `reset` that lacks arguments, more clearly than the call itself would."""
     try:
         parameters = inspect.signature(type(env.unwrapped).reset).parameters.values()
     except (TypeError, ValueError):
@@ -168,7 +168,7 @@ class _Rollout(NamedTuple):
 
 
 def _rollout(env: Any, name: str, calls: Callable[[str], None], most: int = STEPS) -> _Rollout:
-    """The first stages of a rollout, everything that came looked at."""
+    """The first stages of a rollout, with every returned value checked."""
     space = env.observation_space
     came = _called(name, "reset()", lambda: env.reset(seed=SEED), calls)
     rows = [check_observation(space, _after_reset(came), "reset()")]
@@ -184,7 +184,7 @@ def _rollout(env: Any, name: str, calls: Callable[[str], None], most: int = STEP
 
 
 def _called(name: str, what: str, call: Callable[[], Any], calls: Callable[[str], None] | None = None) -> Any:
-    """What a call of the environment gives; whatever it raises is said in a sentence with the place."""
+    """The result of a call of the environment; an exception becomes a sentence with its location."""
     if calls is not None:
         calls(what)
     try:
@@ -194,7 +194,7 @@ def _called(name: str, what: str, call: Callable[[], Any], calls: Callable[[str]
 
 
 def told(error: BaseException) -> str:
-    """An exception in words, with the place in the user's code."""
+    """An exception in words, with its location in the user's code."""
     words = f"{type(error).__name__}{': ' if str(error) else ''}{error}".rstrip(".")
     place = where(error)
     return f"{words}{f' ({place})' if place else ''}."
@@ -261,7 +261,7 @@ def _after_step(came: Any) -> tuple[Any, float, bool, bool]:
 def _reward(reward: Any) -> float:
     """The reward as a number."""
     number = None
-    with contextlib.suppress(Exception):  # whatever the conversion to an array or a number raises
+    with contextlib.suppress(Exception):  # any error in the conversion to an array or a number
         array = np.asarray(reward)
         plain = array.dtype.kind in "biuf" or (array.dtype.kind == "O" and isinstance(reward, numbers.Real))
         if array.shape == () and plain:
@@ -294,7 +294,7 @@ def _shown(value: Any) -> str:
 
 
 def _difference(first: _Rollout, second: _Rollout) -> str:
-    """What differs between two rollouts of one seed and the same actions, beyond rounding; "" for nothing."""
+    """The difference between two rollouts with one seed and the same actions, beyond rounding; "" if they agree."""
     for index, rows in enumerate(zip(first.observations, second.observations, strict=False)):
         if not np.allclose(*rows, rtol=1e-5, atol=1e-8):
             return "their first observations differ" if index == 0 else f"the observations after step {index} differ"
@@ -307,7 +307,7 @@ def _difference(first: _Rollout, second: _Rollout) -> str:
 
 
 def _time_limit(env: Any, name: str, calls: Callable[[str], None]) -> int:
-    """The stage at which rollouts of different starts and actions were all cut; 0 if they were not, or at once."""
+    """The stage at which rollouts with different starts and actions were all cut off; 0 if not all were, or at once."""
     end = time.monotonic() + PATIENCE
     env.action_space.seed(SEED)
     found = {_cut(env, name, calls, seed, end) for seed in range(SEED, SEED + CUTS)}
@@ -316,7 +316,7 @@ def _time_limit(env: Any, name: str, calls: Callable[[str], None]) -> int:
 
 
 def _cut(env: Any, name: str, calls: Callable[[str], None], seed: int, end: float) -> int:
-    """The stage at which a rollout was cut; 0 if it was not. The first one does as little as it can, the others act."""
+    """The stage at which a rollout was cut off; 0 if it was not. The first acts as little as it can, the others act."""
     still = middle(env.action_space) if seed == SEED else None
     _called(name, "reset()", lambda: env.reset(seed=seed), calls)
     for stage in range(1, LONGEST + 1):

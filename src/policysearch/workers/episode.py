@@ -1,6 +1,6 @@
 """One rollout of a controller in a Gymnasium environment, and what counts as its failure. No JAX.
 
-L stages happened of at most T, p observations, m actions. Cost of a stage: discount^k (bonus − reward).
+L of at most T stages were run, p observations, m actions. Cost of a stage: discount^k (bonus − reward).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from policysearch.workers.observations import writer
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-#: what NumPy does about rounding unless an environment's code says otherwise
+#: NumPy's settings for rounding errors unless an environment's code changes them
 _USUAL = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
 
@@ -42,12 +42,12 @@ def run_rollout(
 ) -> Episode:
     """Run one rollout from one `reset(seed=seed)`; actions are clipped before they are applied.
 
-    A reward, observation or action that is not a finite number, or a divergence that MuJoCo noted, makes the
+    A reward, observation or action that is not a finite number, or a divergence reported by MuJoCo, makes the
     rollout `FAILED` from that stage on.
 
     Args:
         env: a single environment.
-        controller: the policy, of fitting sizes.
+        controller: the policy, with matching sizes.
         seed: of the reset.
         noise: action noise as `Controller.noise` draws it, (T, m); None: the mode acts.
         horizon: T, largest number of stages.
@@ -59,7 +59,7 @@ def run_rollout(
         The `Episode`.
 
     Raises:
-        Exception: whatever the environment raises, unless a non-finite action caused it.
+        Exception: anything the environment raises, unless a non-finite action caused it.
     """
     inner, limit = _without_time_limit(env, horizon)
     seen = np.zeros((limit + 1, controller.observation_size))
@@ -115,7 +115,7 @@ def run_rollout(
 
 
 def _unalarmed(act: Callable[[int, np.ndarray], Any]) -> Callable[[int, np.ndarray], Any]:
-    """The actor, without the alarms that the environment's code has set for rounding in its own arithmetic."""
+    """The actor, without the floating-point errors that the environment's code enabled for its own arithmetic."""
     if np.geterr() == _USUAL and not any(action == "error" for action, *_ in warnings.filters):
         return act
 
@@ -127,10 +127,10 @@ def _unalarmed(act: Callable[[int, np.ndarray], Any]) -> Callable[[int, np.ndarr
 
 
 def _without_time_limit(env: gymnasium.Env, horizon: int) -> tuple[gymnasium.Env, int]:
-    """The environment below Gymnasium's own time limit and order check, and the stages that they leave of `horizon`.
+    """The environment below Gymnasium's own time limit and order check, and the part of `horizon` that they allow.
 
-    A rollout counts its stages and begins with a reset anyway, so it need not pay for the two at each stage. Other
-    wrappers stay, and what is below them.
+    A rollout counts its stages and begins with a reset anyway, so it need not pay for them at each stage. Other
+    wrappers, and what is below them, stay.
     """
     while isinstance(env, gymnasium.Wrapper) and type(env) in (TimeLimit, OrderEnforcing):
         if isinstance(env, TimeLimit):
@@ -147,13 +147,13 @@ def _first_failure(
     rewards: np.ndarray,
     mean: np.ndarray,
 ) -> tuple[int, str]:
-    """The stage of the first failure and what it was; (L, "") for none."""
+    """The stage of the first failure and what it was; (L, "") without one."""
     length = len(rewards)
     # a stage's observation comes before its action, its action before its reward
     seen = [("observation", observations), ("action", actions), ("reward", rewards)]
-    if controller.discrete:  # the largest of logits that are NaN is a valid action
+    if controller.discrete:  # even the argmax of NaN logits is a valid action
         seen[1] = ("vector of logits", controller.output(observations))
-    # a sum is finite only where all are, and the stages are looked at one by one only where it is not
+    # a sum is finite only if all values are; the stages are checked one by one only if it is not
     if not math.isfinite(mean.sum() + seen[1][1].sum() + rewards.sum()):
         found = []
         for name, values in seen:
@@ -167,19 +167,19 @@ def _first_failure(
     if warning is not None:
         noted = _mujoco_divergence(warning)
         if noted:
-            return length - 1, f"MuJoCo noted {noted}: the simulation diverged"
+            return length - 1, f"MuJoCo reported {noted}: the simulation diverged"
     return length, ""
 
 
 @functools.cache
 def _divergences() -> list[tuple[str, int]]:
-    """Names and numbers of MuJoCo's warnings of a state that is not finite."""
+    """Names and numbers of MuJoCo's warnings about a state that is not finite."""
     kinds = sys.modules["mujoco"].mjtWarning.__members__.items()
     return [(name.removeprefix("mjWARN_"), int(kind)) for name, kind in kinds if "BAD" in name]
 
 
 def _mujoco_divergence(warning: Any) -> str:
-    """Names of the divergences that MuJoCo counted since the reset: it restarts itself and goes on."""
+    """Names of the divergences that MuJoCo counted since the reset: it restarts itself and continues."""
     numbers = getattr(warning, "number", None)
     if numbers is None or "mujoco" not in sys.modules:
         return ""

@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Jobs:
-    """The n trials of one batch; a worker computes each from this alone, whoever else runs the rest.
+    """The n trials of one batch; a worker computes each from this alone, wherever the rest run.
 
     Args:
         controller: at θ.
         seed: of the run.
         update: number of the update.
         environment: (n,) index of each trial's environment seed; partners share it.
-        perturbation: (n,) index of each trial's perturbation β, −1 for none.
+        perturbation: (n,) index of each trial's perturbation β, −1 for no perturbation.
         sign: (n,) of ±1, or 0 for θ itself.
         std: of the perturbations, in units of θ, () or (d,).
         shape: law of the perturbations, see `streams.SHAPES`.
-        offsets: (n, d) to add to θ as they are, in place of perturbations.
+        offsets: (n, d) to add to θ as they are, instead of perturbations.
         purpose: of the environment seeds.
         stochastic: sample the actions; otherwise the mode acts.
-        record: bring observations, actions and costs back.
-        block: trials per message; by default large blocks first and single trials at the end. It changes no result.
+        record: return observations, actions and costs too.
+        block: trials per message; by default large blocks first and single trials at the end. Results do not change.
 
     Raises:
         ValueError: if sizes disagree; the message says which.
@@ -79,7 +79,7 @@ class Jobs:
         if self.shape not in SHAPES:
             raise ValueError(f"Jobs.shape is {self.shape!r}; choose one of {', '.join(SHAPES)}.")
         if self.block is not None and self.block < 1:
-            raise ValueError(f"Jobs.block is {self.block}; pass at least one trial a block.")
+            raise ValueError(f"Jobs.block is {self.block}; pass at least one trial per block.")
         if np.min(self.environment) < 0:
             raise ValueError("Jobs.environment has a negative index; number environment seeds from 0.")
         if self.sign is not None and np.any((np.asarray(self.sign) != 0) & (np.asarray(self.perturbation) < 0)):
@@ -90,20 +90,20 @@ class Jobs:
         return len(self.environment)
 
     def controllers(self, trials: Sequence[int]) -> Iterator[Controller]:
-        """The perturbed controllers of some trials, one at a time: only one is ever kept.
+        """The perturbed controllers of some trials, one at a time: only one is kept at any time.
 
         Args:
             trials: their indices.
 
         Yields:
-            One controller a trial.
+            One controller per trial.
         """
         theta = self.controller.theta()
         for row in self._offsets(trials):
             yield self.controller if row is None else self.controller.with_theta(theta + row)
 
     def _offsets(self, trials: Sequence[int]) -> Iterator[np.ndarray | None]:
-        """What is added to θ in some trials (d,), None for nothing."""
+        """What is added to θ in some trials, (d,); None for nothing."""
         if self.offsets is not None:
             yield from np.asarray(self.offsets, dtype=np.float64)[trials]
             return
@@ -116,13 +116,13 @@ class Jobs:
         beta: np.ndarray = np.zeros(0)
         last = -1
         for i, s in zip(index, sign, strict=True):
-            if s != 0 and i != last:  # partners follow each other and share a perturbation
+            if s != 0 and i != last:  # partners are consecutive and share a perturbation
                 beta, last = perturbations(self.seed, self.update, [i], d, self.shape)[0], i
             yield None if s == 0 else s * self.std * beta
 
 
 class Recipe(NamedTuple):
-    """What it takes to make an environment.
+    """Everything needed to make an environment.
 
     environment: as the user named it. source: an id, "package:Id", "module:attr" or "/folder/file.py:attr".
     registered: the registration of an id that only the driver knows, a `gymnasium.envs.registration.EnvSpec`.
@@ -138,7 +138,7 @@ class Recipe(NamedTuple):
 
 
 class Met(NamedTuple):
-    """What first contact found.
+    """The findings of first contact.
 
     specification: of the task. solved_return: mean return from which it counts as solved, or None.
     declared_bonus: reward per stage for staying alive. layout: name → (start, stop) among the p observations, where
@@ -155,7 +155,7 @@ class Met(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What a task adds to all its jobs: most stages of a rollout, survival bonus of training, discount per stage."""
+    """What a task adds to all its jobs: horizon, survival bonus of training, discount per stage."""
 
     horizon: int
     survival_bonus: float
@@ -163,11 +163,11 @@ class Terms(NamedTuple):
 
 
 class Event(NamedTuple):
-    """Something that went wrong with a trial (−1: with none of them).
+    """Something that went wrong with a trial (−1: with no particular one).
 
-    kind: "failed" (the policy's doing), "raised", "died" or "deadline" (faults; the trial runs again); "direction": an
+    kind: "failed" (by the policy), "raised", "died" or "deadline" (faults; the trial is retried); "direction": an
         update did not follow its method's direction.
-    reason, traceback: in words; the traceback of an environment that raised, or "".
+    reason, traceback: in words; the traceback if the environment raised, else "".
     attempt: which attempt of the trial this was, from 1.
     """
 
@@ -182,12 +182,12 @@ class Episode(NamedTuple):
     """One rollout of L stages.
 
     total: discounted cost without the survival bonus, over the stages before a failure.
-    returns: sum of the rewards of the same stages, as the environment paid them.
+    returns: sum of the environment's own rewards over the same stages.
     length: stages that were stepped, up to the one that failed.
     outcome, reason: `OK` and "", or `FAILED` and why.
-    terminated: the task ended by itself; False where a time limit cut it.
-    mean, m2: mean and sum of squared deviations of the observations, (p,); None where they are not known.
-    record: observations (L + 1, p), the last of which nobody acted on, or (L, p) where it is not known; sampled actions
+    terminated: the task ended by itself; False if a time limit cut it off.
+    mean, m2: mean and sum of squared deviations of the observations, (p,); None if unknown.
+    record: observations (L + 1, p), the last of which led to no action, or (L, p) if it is unknown; sampled actions
         (L, m) or (L,) int; discounted costs (L,), NaN at a failure.
     """
 
@@ -203,22 +203,22 @@ class Episode(NamedTuple):
 
     @classmethod
     def of_cost(cls, cost: float, reason: str = "") -> Episode:
-        """A rollout of which only the total cost is known; it failed if that is not finite."""
+        """A rollout with only its total cost known; it failed if that is not finite."""
         if not math.isfinite(cost):
             return cls(cost, -cost, 1, FAILED, reason or f"its cost is {cost}", False, None, None, None)
         return cls(cost, -cost, 1, OK, "", False, None, None, None)
 
 
 class HostRollouts(NamedTuple):
-    """What came back from n trials, in the order of the jobs.
+    """The results of n trials, in the order of the jobs.
 
     totals (n,): discounted cost without the survival bonus; up to the failure where `FAILED`, NaN if `LOST`.
-    returns (n,): undiscounted sum of the rewards as they were paid, NaN where `LOST`.
+    returns (n,): undiscounted sum of the environment's rewards, NaN where `LOST`.
     lengths (n,): stages that happened; 0 where `LOST`.
     outcome (n,): `OK`, `FAILED` or `LOST`.
-    terminated (n,): the task ended by itself; False where a time limit cut it.
+    terminated (n,): the task ended by itself; False if a time limit cut it off.
     statistics: (count, mean (p,), sum of squared deviations (p,)) of all observations of the OK rollouts.
-    records: a trial's `Episode.record`; None where `LOST`, or all None if they were not asked for.
+    records: a trial's `Episode.record`; None where `LOST`, or all None if not requested.
     events: failures and faults, by trial.
     stages: number of stages in all these rollouts.
     """
@@ -235,7 +235,7 @@ class HostRollouts(NamedTuple):
 
 
 def gather(episodes: list[Episode | None], events: list[Event], observation_size: int) -> HostRollouts:
-    """Put the results of single trials together, always in the order of the trials.
+    """Combine the results of single trials, always in the order of the trials.
 
     Args:
         episodes: an `Episode` for each trial, None for a lost one.

@@ -1,6 +1,6 @@
-"""Gymnasium's MuJoCo runners stepped with a fraction of their Python: the same numbers, to the last bit. No JAX.
+"""Gymnasium's MuJoCo runners stepped with a fraction of the Python code: the same numbers, to the last bit. No JAX.
 
-A lean step is taken only after it was compared with the environment's own, which all but the classes of `RUNNERS`
+A lean step is used only after comparison with the environment's own, which all but the classes of `RUNNERS`
 keep. L stages, m actions.
 """
 
@@ -18,42 +18,42 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-#: whether the state after a step is one that the environment pays for
+#: whether the environment counts the state after a step as healthy
 Healthy = Callable[[], bool]
-#: stages of each rollout that is compared, at most; those that can fall do
+#: stages of each compared rollout, at most; robots that can fall do so
 COMPARED = 50
 
 
 class LeanStep(NamedTuple):
     """How to step an environment.
 
-    step: as `gymnasium.Env.step`; `info` may be None, and the observation one array that each stage fills anew.
-    control_cost: what the rewards of `step` leave out: weight of the sum of squares of the action, see `charge`.
+    step: like `gymnasium.Env.step`; `info` may be None, and the observation one array that each stage overwrites.
+    control_cost: left out of the rewards of `step`: weight of the sum of squares of the action, see `charge`.
     """
 
     step: Callable[[Any], tuple[Any, Any, Any, Any, Any]]
     control_cost: float | None = None
 
     def charge(self, rewards: Float[np.ndarray, " L"], actions: Float[np.ndarray, "L m"]) -> None:
-        """Subtract the control cost from L rewards, in place; rounded as the environment rounds it.
+        """Subtract the control cost from L rewards, in place, rounded as the environment rounds it.
 
         Args:
             rewards: of `step`.
-            actions: that were given to it, of the environment's dtype.
+            actions: given to it, of the environment's dtype.
         """
         if self.control_cost is not None:
             rewards -= self.control_cost * np.add.reduce(np.square(actions), axis=1)
 
 
-#: what an environment was found to agree with, if anything; a value must not refer to its environment
+#: the lean step that an environment agreed with, if any; a value must not refer to its environment
 _found: weakref.WeakKeyDictionary[gymnasium.Env, LeanStep | None] = weakref.WeakKeyDictionary()
 
 
 def lean_step(env: gymnasium.Env) -> LeanStep:
-    """The quickest way to do what `env.step` does.
+    """The fastest equivalent of `env.step`.
 
     Args:
-        env: seen for the first time it may be stepped, to compare; so call this before its reset.
+        env: a new one may be stepped, for the comparison; so call this before its reset.
 
     Returns:
         A `LeanStep` that gives the same observations, rewards and terminations.
@@ -77,7 +77,7 @@ def _name(env: gymnasium.Env) -> str:
 
 
 def _rollouts(env: Any, lean: LeanStep) -> list[bytes]:
-    """The bits of what two rollouts give: one of random actions, one of all actions at their lower limits."""
+    """The bits of two rollouts' results: one with random actions, one with all actions at their lower limits."""
     low, high = env.action_space.low, env.action_space.high
     drawn = np.random.default_rng(0).uniform(low, high, (COMPARED, *low.shape)).astype(low.dtype)
     came = []
@@ -97,7 +97,7 @@ def _rollouts(env: Any, lean: LeanStep) -> list[bytes]:
 def _runner(
     env: Any, position: np.ndarray, speed_limit: float | None = None, healthy: Healthy | None = None
 ) -> LeanStep:
-    """Paid for the speed of `position[0]` and for being healthy, less the control cost."""
+    """Rewarded for the speed of `position[0]` and for being healthy, less the control cost."""
     import mujoco
 
     model, data, skip, dt, mj_step = env.model, env.data, env.frame_skip, env.dt, mujoco.mj_step

@@ -1,6 +1,6 @@
-"""An environment from what names it, in the process that runs it. No JAX.
+"""An environment from its name, in the process that runs it. No JAX.
 
-Only a `jobs.Recipe` travels: names are imported and ids are made where they are needed.
+Only a `jobs.Recipe` is sent: names are imported and environments made where they are needed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from policysearch.workers.jobs import Recipe
 from policysearch.workers.mujoco_warnings import tell_once
 from policysearch.workers.packages import advice, package_of
 
-#: Gymnasium's ids end with a version, which tells "package:Id-v0" from "module:attr"
+#: Gymnasium's ids end in a version, which distinguishes "package:Id-v0" from "module:attr"
 _ID = re.compile(r"-v\d+$")
 
 
 class UnknownError(ValueError):
-    """There is no environment by that name. near: names that are."""
+    """There is no environment by that name. near: similar names that exist."""
 
     def __init__(self, message: str, near: list[str]):
         super().__init__(message)
@@ -31,15 +31,15 @@ class UnknownError(ValueError):
 
 
 class OtherKindError(ValueError):
-    """The name is that of something else than an environment: a plant, a cost, a number."""
+    """The name is that of something other than an environment: a plant, a cost, a number."""
 
 
 class UnfitEnvironmentError(ValueError):
-    """What the name gives is no environment of Gymnasium's, though it means to be one; the message helps."""
+    """The name gives an environment that is not Gymnasium's; the message says how to port it."""
 
 
 def is_id(source: str) -> bool:
-    """Whether a name is one of Gymnasium's, perhaps with its package."""
+    """Whether a name is a Gymnasium id, perhaps with its package."""
     return ":" not in source or _ID.search(source) is not None
 
 
@@ -47,9 +47,9 @@ def make(recipe: Recipe) -> gymnasium.Env:
     """A new environment, without Gymnasium's passive checker.
 
     Raises:
-        UnknownError: there is none by that name.
+        UnknownError: there is no environment by that name.
         OtherKindError: the name is that of something else.
-        Exception: whatever its code raises.
+        Exception: anything its code raises.
     """
     tell_once()
     env = _registered(recipe) if is_id(recipe.source) else _manufactured(recipe)
@@ -60,7 +60,7 @@ def make(recipe: Recipe) -> gymnasium.Env:
 def _registered(recipe: Recipe) -> gymnasium.Env:
     spec = specification(recipe)
     if str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
-        with contextlib.suppress(ImportError):  # of which Gymnasium says more
+        with contextlib.suppress(ImportError):  # Gymnasium's own message says more
             importlib.import_module("mujoco")
             tell_once()
     return gymnasium.make(spec, max_episode_steps=recipe.horizon, disable_env_checker=True, **recipe.options)
@@ -70,7 +70,7 @@ def specification(recipe: Recipe) -> gymnasium.envs.registration.EnvSpec:
     """The registration of an id, once its package is imported.
 
     Raises:
-        UnknownError: there is none.
+        UnknownError: there is no such registration.
     """
     package, colon, name = recipe.source.rpartition(":")
     if colon:
@@ -92,8 +92,8 @@ def specification(recipe: Recipe) -> gymnasium.envs.registration.EnvSpec:
         if package_of(name) is not None and not colon:
             more = f" {advice(name)}"
         elif not known and not colon:
-            more = " Of another package than Gymnasium it is package:Id, so that the package is imported first."
-        # what Gymnasium says of versions and namespaces names what there is
+            more = " For an id from another package give package:Id, so that the package is imported first."
+        # Gymnasium's message about versions and namespaces names what there is
         why = "" if more else f" {str(error).rstrip('.')}."
         raise UnknownError(f"Gymnasium does not know the environment {name!r}.{more}{why}", known) from None
 
@@ -116,7 +116,7 @@ def _manufactured(recipe: Recipe) -> gymnasium.Env:
         )
     if isinstance(env, gymnasium.vector.VectorEnv):
         raise UnfitEnvironmentError(
-            f"{recipe.environment} gave {kind.__name__}, many environments in one; give a single one."
+            f"{recipe.environment} gave {kind.__name__}, many environments in one; return a single one."
         )
     raise OtherKindError(_other(recipe.environment, kind.__name__))
 
@@ -126,15 +126,15 @@ def _other(name: str, kind: str) -> str:
 
 
 def _may_be_environment(found: type) -> bool:
-    # an environment of the old package is told so
+    # an environment of the old package gets its own message
     return issubclass(found, (gymnasium.Env, gymnasium.vector.VectorEnv)) or any(
         base.__module__.split(".")[0] == "gym" for base in found.__mro__
     )
 
 
 def _called(function: Any, recipe: Recipe) -> Any:
-    """What a factory gives; a function that needs arguments is no factory."""
+    """The result of a factory; a function that needs arguments is not a factory."""
 
     if not recipe.options and required_arguments(function) != 0:
-        raise OtherKindError(f"{recipe.environment} takes arguments; a factory of environments takes none.")
+        raise OtherKindError(f"{recipe.environment} takes arguments; a factory of environments must take none.")
     return function(**recipe.options)

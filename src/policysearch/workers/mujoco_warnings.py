@@ -1,6 +1,6 @@
-"""MuJoCo's warnings: once a kind on stderr, instead of at every rollout and in a file MUJOCO_LOG.TXT.
+"""MuJoCo's warnings: once per kind on stderr, instead of at every rollout and in a file MUJOCO_LOG.TXT.
 
-A divergence is known without: it makes its trial failed. MuJoCo is imported only where an environment needs it anyway.
+A divergence is noticed without them: its trial fails. MuJoCo is imported only if an environment needs it anyway.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _told: set[str] = set()
 
 
 def tell_once() -> None:
-    """Take MuJoCo's warnings in this process, unless it is not in use here or somebody else takes them."""
+    """Take MuJoCo's warnings in this process, unless it is not in use here or something else takes them."""
     mujoco: Any = sys.modules.get("mujoco")
     # not every version has this hook
     if hasattr(mujoco, "set_mju_user_warning") and mujoco.get_mju_user_warning() is None:
@@ -22,7 +22,7 @@ def tell_once() -> None:
 
 def _tell(text: str) -> None:
     kind = re.sub(r"[-+]?\d[\d.e+-]*", "#", text)  # the same at another time or joint
-    # a user can do nothing about what the model of somebody else's environment declares
+    # a user can do nothing about what a third-party environment's model declares
     if "deprecated" not in text and kind not in _told:
         _told.add(kind)
         print(f"MuJoCo warns: {text}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""Observations of Gymnasium's spaces as p numbers: what is flattened to which, and what is none of its space. No JAX.
+"""Observations of Gymnasium's spaces as p numbers: what is flattened where, and what is outside its space. No JAX.
 
-What cannot be flattened is refused with a wrapper that serves it.
+What cannot be flattened is refused, with a wrapper that helps.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _SHOWN = 4
 
 
 class UnfitError(ValueError):
-    """A space that no policy serves, or a value that is not of its space; the words follow the environment's name."""
+    """A space that no policy supports, or a value outside its space; the message follows the environment's name."""
 
 
 class Part(NamedTuple):
-    """A space that is not made of others, and where its numbers stand among the p.
+    """A space that is not composed of others, and the place of its numbers among the p.
 
-    path: keys of Dict and places of Tuple that lead to it; () where it is the whole.
+    path: keys of Dict and places of Tuple that lead to it; () if it is the whole.
     """
 
     path: tuple[Any, ...]
@@ -58,7 +58,7 @@ def parts(space: Any) -> list[Part]:
     """What an observation space consists of, in the order of `gymnasium.spaces.utils.flatten`.
 
     Raises:
-        UnfitError: a space that no policy serves.
+        UnfitError: a space that no policy supports.
     """
     found, start, refused = [], 0, []
     for path, leaf in leaves(space, ()):
@@ -71,12 +71,12 @@ def parts(space: Any) -> list[Part]:
     if refused:
         raise UnfitError(_refusal(space, refused))
     if start == 0:
-        raise UnfitError(f"has observations {space} of no numbers at all; let it observe at least one.")
+        raise UnfitError(f"has observations {space} without any numbers; let it observe at least one.")
     return found
 
 
 def leaves(space: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Spaces that are not made of others, each with the path that leads to it after `path`."""
+    """Spaces that are not composed of others, each with the path that leads to it after `path`."""
     if isinstance(space, spaces.Dict):
         for key, inner in space.spaces.items():
             yield from leaves(inner, (*path, key))
@@ -88,7 +88,7 @@ def leaves(space: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...],
 
 
 def _size(space: Any) -> int | None:
-    """How many numbers a leaf gives; None for what is not served."""
+    """How many numbers a leaf gives; None if it is not supported."""
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete):
@@ -105,11 +105,11 @@ def _image(space: Box) -> bool:
 
 
 def _refusal(space: Any, refused: list[Part]) -> str:
-    """Why some parts are not served, and a wrapper that helps."""
+    """Why some parts are not supported, and a wrapper that helps."""
     what = "; ".join(f"{part.name} ({_kind(part.space)})" if part.path else _kind(part.space) for part in refused)
-    said = f"has observations that policies do not take: {what}."
+    said = f"has observations that policies do not support: {what}."
     if all(isinstance(part.space, Box) for part in refused):
-        return f"{said} {factory('gymnasium.wrappers.FlattenObservation(env)')}, if so many numbers are meant."
+        return f"{said} {factory('gymnasium.wrappers.FlattenObservation(env)')}, if that many numbers are intended."
     unfit = {part.path[0] for part in refused if part.path and not isinstance(part.space, Box)}
     keys = [key for key in space.spaces if key not in unfit] if isinstance(space, spaces.Dict) else []
     if not keys:
@@ -135,7 +135,7 @@ def _kind(space: Any) -> str:
 
 
 def factory(wrapped: str) -> str:
-    """How to train what a wrapper makes of an environment, for people; it goes on with a comma or ends."""
+    """How to train a wrapped environment, in words; the text continues after a comma or ends."""
     return (
         "Write a function that makes env and wraps it into a module of your own, "
         f'"return {wrapped}", and train module:function'
@@ -146,7 +146,7 @@ def checked_space(space: Any, noun: str) -> Any:
     """A space of Gymnasium's own; `noun` is "observation" or "action".
 
     Raises:
-        UnfitError: it is none.
+        UnfitError: it is not.
     """
     if isinstance(space, Space):
         return space
@@ -154,14 +154,14 @@ def checked_space(space: Any, noun: str) -> Any:
     if space is None:
         raise UnfitError(f"has no {name}: set self.{name} in __init__, such as gymnasium.spaces.Box(-1.0, 1.0, (2,)).")
     module = type(space).__module__.partition(".")[0]
-    old = " Those of the old gym package do not fit: import gymnasium as gym." if module == "gym" else ""
+    old = " Spaces of the old gym package do not work: import gymnasium as gym." if module == "gym" else ""
     raise UnfitError(f"has a {type(space).__name__} as {name}; it must be a space of gymnasium.spaces.{old}")
 
 
 def writer(space: Any) -> Writer:
     """A function that puts one observation into a row of zeros, (p,).
 
-    It raises UnfitError for a Box of another shape, which NumPy would spread over the row in silence.
+    It raises UnfitError for a Box of another shape, which NumPy would broadcast over the row silently.
     """
     found = parts(space)
     if len(found) == 1 and not found[0].path:
@@ -224,15 +224,15 @@ def _leaf_writer(space: Any, of: str) -> Writer:
 
 
 def check_observation(space: Any, observation: Any, source: str) -> np.ndarray:
-    """An observation as p numbers (p,), once it was looked at closely.
+    """An observation as p numbers, (p,), after a close check.
 
     Args:
         space: the observation space.
-        observation: what came.
+        observation: the value received.
         source: where from, such as "reset()".
 
     Raises:
-        UnfitError: it is not of its space's structure, or holds what is no finite number. Limits are not looked at.
+        UnfitError: it does not have its space's structure, or holds something not finite. Limits are not checked.
     """
     found = parts(space)
     row = np.zeros(found[-1].stop)
@@ -251,7 +251,7 @@ def check_observation(space: Any, observation: Any, source: str) -> np.ndarray:
 
 
 def _value(space: Any, observation: Any, part: Part, source: str) -> Any:
-    """The value of a part, once the containers that lead to it were looked at."""
+    """The value of a part, after a check of the containers that lead to it."""
     value, inner = observation, space
     path: list[Any] = []
     for key in part.path:
@@ -263,7 +263,7 @@ def _value(space: Any, observation: Any, part: Part, source: str) -> Any:
             missing, more = [k for k in inner.spaces if k not in value], [k for k in value if k not in inner.spaces]
             if missing or more:
                 said = [f"lacks {', '.join(map(str, missing))}"] if missing else []
-                said += [f"has {', '.join(map(str, more))} besides"] if more else []
+                said += [f"has {', '.join(map(str, more))} in addition"] if more else []
                 raise UnfitError(f"gave as {of} from {source} a dict that {' and '.join(said)}; its space has {keys}.")
         elif not isinstance(value, (tuple, list)) or len(value) != len(inner.spaces):
             size = len(inner.spaces)
@@ -283,7 +283,7 @@ def _check_array(space: Any, value: Any, of: str) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
-        raise UnfitError(f"gave as {of} {_short(value)} that is no array of numbers.") from None
+        raise UnfitError(f"gave as {of} {_short(value)} that is not an array of numbers.") from None
     if array.dtype.kind not in "biuf":
         dtype = "" if value is None else f" of dtype {array.dtype}"
         raise UnfitError(f"gave as {of} {_short(value)}{dtype}; its space has numbers of shape {space.shape}.")
@@ -309,14 +309,14 @@ def _short(value: Any) -> str:
 
 
 def outside(space: Any, row: np.ndarray) -> str:
-    """Which numbers of an observation (p,) lie beyond the limits of their Box, with both; "" for none."""
+    """The numbers of an observation (p,) beyond the limits of their Box, with those limits; "" without any."""
     said: list[str] = []
     for part in parts(space):
         if not isinstance(part.space, Box):
             continue
         low, high = (np.asarray(limit, np.float64).ravel() for limit in (part.space.low, part.space.high))
         value = row[part.start : part.stop]
-        # rounding to float32 and back is no fault
+        # rounding to float32 and back is not a fault
         slack = 1e-5 * np.maximum(1.0, np.abs(value))
         for index in np.flatnonzero((value < low - slack) | (value > high + slack)):
             name = part.name if value.size == 1 else f"{part.name}[{index}]"
@@ -326,12 +326,12 @@ def outside(space: Any, row: np.ndarray) -> str:
 
 
 def magnitudes(space: Any, trusted: bool, largest: float) -> tuple[float, ...] | None:
-    """Typical magnitudes of the p observations; None where they are to be measured.
+    """Typical magnitudes of the p observations; None if they are to be measured.
 
     Args:
         space: the observation space.
-        trusted: the limits of a Box are those of what happens, and not declared to be on the safe side.
-        largest: limits from here on say nothing all the same.
+        trusted: the limits of a Box are realistic rather than declared generously.
+        largest: limits from here on are ignored all the same.
     """
     found = parts(space)
     if not any(isinstance(part.space, Box) for part in found):

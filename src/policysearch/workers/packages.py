@@ -1,4 +1,4 @@
-"""Which public package registers an environment, from its id: a table of well-known ones. No import of any."""
+"""Which public package registers an environment, from its id: a table of well-known ones. Imports none of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Package(NamedTuple):
-    """module: that registers its ids when it is imported. install: its name for pip."""
+    """module: registers its ids when imported. install: its name for pip."""
 
     module: str
     install: str
@@ -36,7 +36,7 @@ PACKAGES: dict[str, Package] = {
 
 
 def package_of(name: str) -> Package | None:
-    """The package whose ids look like this one; None if none is known.
+    """The package whose ids look like this one; None if unknown.
 
     Example:
         >>> package_of("FetchReach-v4")
@@ -46,8 +46,8 @@ def package_of(name: str) -> Package | None:
 
 
 def advice(name: str) -> str:
-    """What to type for an id whose package is known; "" for others."""
+    """What to type for an id from a known package; "" for others."""
     package = package_of(name)
     if package is None:
         return ""
-    return f"Ids like this are of {package.module}: pip install {package.install}, then type {package.module}:{name}."
+    return f"Ids like this come from {package.module}: pip install {package.install}, then use {package.module}:{name}."

@@ -1,6 +1,6 @@
 """`WorkerProcess`: one worker as its driver sees it, from start to end. No JAX.
 
-They share a socket, for blocks of trials and their results, and a file: the heartbeat of the trial that runs and, after
+They share a socket, for blocks of trials and their results, and a file: the heartbeat of the running trial and, after
 it, the stack of a crash.
 """
 
@@ -19,23 +19,23 @@ from multiprocessing import Pipe
 
 from policysearch.workers.worker import BEAT, CALLS, STARTING
 
-#: seconds that a hanging worker has to say where it is
+#: seconds that a hanging worker has to report where it is
 _SAY = 1.0
 #: seconds that a worker has to close its environment and end, once it is asked to
 GRACE = 5.0
 _THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")
-#: what a connection raises whose other end is gone
+#: what a connection raises when its other end is gone
 LOST_CONNECTION = (EOFError, OSError)
 
 
 class WorkerProcess:
-    """One process as the driver sees it: starting, or ready with the blocks that it has yet to answer, in order.
+    """One process as the driver sees it: starting, or ready, with the blocks that it has yet to answer, in order.
 
     What it prints, in Python or below, goes to standard error: standard output is for results.
 
     Args:
         order: what it does first; see `worker.serve`.
-        directory: where it starts, and what an empty entry of the path means.
+        directory: where it starts, and the meaning of an empty entry in the path.
     """
 
     def __init__(self, order: bytes, directory: str):
@@ -74,14 +74,14 @@ class WorkerProcess:
         self.connection.send(("block", (trials, used)))
 
     def running(self) -> tuple[int, float]:
-        """The trial that runs (−1: none) and for how many seconds."""
+        """The running trial (−1: none), and for how many seconds it has run."""
         start, trial = BEAT.unpack(self.beat[: BEAT.size])
         if any(trial in block for block in self.blocks):
             return trial, time.monotonic() - start
         return -1, 0.0
 
     def calling(self) -> str:
-        """What of its environment runs while it is met: "reset()", for example."""
+        """The call of its environment that runs during first contact: "reset()", for example."""
         call = BEAT.unpack(self.beat[: BEAT.size])[1]
         return CALLS[-2 - call] if call < -1 else STARTING
 
@@ -91,7 +91,7 @@ class WorkerProcess:
         return time.monotonic() - start
 
     def stack(self, ask: bool) -> str:
-        """Where it crashed or, if asked while it lives, where it is; "" if that cannot be known."""
+        """Where it crashed or, if asked while it lives, where it is; "" if unknown."""
         read = lambda: os.pread(self.file.fileno(), 1 << 16, BEAT.size).decode(errors="replace")  # noqa: E731
         if ask:
             with contextlib.suppress(ProcessLookupError):
@@ -102,7 +102,7 @@ class WorkerProcess:
         return read()
 
     def ending(self) -> str:
-        """How a process ended that has lost its connection, in words."""
+        """How a process that lost its connection ended, in words."""
         try:
             code = self.process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
@@ -114,7 +114,7 @@ class WorkerProcess:
         self.connection.close()
 
     def end(self, until: float | None = None) -> None:
-        """Ask it to end, give it time to, then kill it and what it started.
+        """Ask it to end, give it time, then kill it and what it started.
 
         Args:
             until: monotonic time at which it is killed; `GRACE` seconds from now by default.

@@ -27,9 +27,9 @@ from policysearch.workers.jobs import Episode, Jobs, Terms
 #: the monotonic time in seconds at which a trial began, and which trial (−1: none)
 BEAT = struct.Struct("<dq")
 ATTEMPTS = 2
-#: seconds that an environment may take to be made, and that each call and every trial may take
+#: seconds that making an environment, each call and every trial may take
 START_DEADLINE, SHORTEST_DEADLINE = 300.0, 60.0
-#: what may be called while an environment is met, numbered −2, −3, … in the heartbeat; before that it starts
+#: calls during first contact, numbered −2, −3, … in the heartbeat; before them comes the start
 CALLS = ("making it", "reset()", "step()")
 STARTING = "importing what it needs"
 
@@ -37,7 +37,7 @@ STARTING = "importing what it needs"
 def note(beat: Any, trial: int, ahead: float = 0.0) -> None:
     """Write the heartbeat: a trial (−1: none) begins now, or `ahead` seconds from now.
 
-    The time comes first and is never an old one, so that a driver that reads half of it takes no trial for one that
+    The time comes first and is never an old one, so that a driver that reads half of it mistakes no trial for one that
     has run for hours.
     """
     BEAT.pack_into(beat, 0, time.monotonic() + ahead, trial)
@@ -64,16 +64,16 @@ class _Bench:
         return self.env
 
     def close(self) -> None:
-        # whatever it raises, and be it an interrupt, costs nobody anything now
+        # anything it raises, even an interrupt, does no harm now
         with contextlib.suppress(BaseException):
             self.env.close()
 
     def calls(self, what: str) -> None:
-        """Note which call of the environment begins."""
+        """Record which call of the environment begins."""
         note(self.beat, -2 - CALLS.index(what))
 
     def trial(self, jobs: Jobs, terms: Terms, trial: int, controller: Controller, used: int) -> tuple[Any, float]:
-        """Run one trial, again after a fault, which is told at once: (`Episode` or None, seconds)."""
+        """Run one trial, again after a fault, which is reported at once: (`Episode` or None, seconds)."""
         from policysearch.workers.episode import run_rollout
 
         seed = environment_seed(jobs.seed, jobs.purpose, jobs.update, int(jobs.environment[trial]))
@@ -81,7 +81,7 @@ class _Bench:
         if jobs.stochastic:
             noise = controller.noise(action_stream(jobs.seed, jobs.purpose, jobs.update, trial), terms.horizon)
         for attempt in range(used + 1, ATTEMPTS + 1):
-            # making the environment anew is no part of the trial and has a deadline of its own
+            # making the environment again is not part of the trial and has its own deadline
             note(self.beat, trial, START_DEADLINE)
             env = self.environment()  # not in the `try`: if it cannot be made again, no trial can run
             note(self.beat, trial)
@@ -108,10 +108,10 @@ class _Bench:
 
 
 def serve(connection: Connection, beat: mmap.mmap, driver: int) -> None:
-    """Make the environment, look at it if that is asked, then answer blocks of trials until the driver is gone.
+    """Make the environment, check it on request, then answer blocks of trials until the driver is gone.
 
-    The order comes first: (a `Recipe`, whether to look). The answer is ("ready", a `Met` or None), or
-    ("refused" | "unknown" | "other", (a sentence, the traceback, names that are near)).
+    The order comes first: (a `Recipe`, whether to check). The answer is ("ready", a `Met` or None), or
+    ("refused" | "unknown" | "other", (a sentence, the traceback, similar names)).
 
     Args:
         connection: to the driver.
@@ -134,7 +134,7 @@ def serve(connection: Connection, beat: mmap.mmap, driver: int) -> None:
 
 
 def _begin(connection: Connection, beat: mmap.mmap) -> tuple[_Bench, Any]:
-    """The environment, made and perhaps looked at; it is closed again if that fails."""
+    """The environment, made and, on request, checked; it is closed again if that fails."""
     from policysearch.workers import contact, making
 
     recipe, look = connection.recv()
@@ -155,7 +155,7 @@ def _begin(connection: Connection, beat: mmap.mmap) -> tuple[_Bench, Any]:
 
 
 def _refusal(error: BaseException) -> tuple[str, Any]:
-    """What is said of an environment that cannot be made or searched: (kind, (a sentence, the traceback, near))."""
+    """The answer for an environment that cannot be made or searched: (kind, (a sentence, the traceback, near))."""
     from policysearch.workers import contact, making
 
     text = "".join(traceback.format_exception(error))
@@ -196,7 +196,7 @@ def main(arguments: list[str]) -> None:
     """Entry point; the two arguments are descriptors."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     socket, file = (int(argument) for argument in arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # which is standard error here, and seen as it happens
+    if isinstance(sys.stdout, io.TextIOWrapper):  # which is standard error here, shown at once
         sys.stdout.reconfigure(line_buffering=True)
     for descriptor in (socket, file):
         os.set_inheritable(descriptor, False)
