@@ -157,9 +157,9 @@ def fingerprint(path: Path) -> str:
 def mapped(module: str) -> None:
     """Notes for each guard of a module which test runs which line, and how long it takes; again after a change."""
     (COPY / "map").mkdir(parents=True, exist_ok=True)
-    core = {name: fingerprint(COPY / "src" / "policysearch" / f"{name}.py") for name in SETTINGS["guards"]}
+    core = {name: fingerprint(module_file(name)) for name in SETTINGS["guards"]}
     for name in guards(module):
-        file, note = COPY / "tests" / name, COPY / "map" / name
+        file, note = COPY / "tests" / name, COPY / "map" / Path(name).name
         known, data, durations = (note.with_suffix(f".{end}") for end in ("known.json", "coverage", "json"))
         now = core | {"test": fingerprint(file), "conftest": fingerprint(COPY / "tests" / "conftest.py")}
         then = json.loads(known.read_text()) if known.exists() else {}
@@ -168,7 +168,7 @@ def mapped(module: str) -> None:
         data.unlink(missing_ok=True)
 
         def watched(file=file, data=data, durations=durations) -> int:
-            return pytested([f"tests/{file.name}"], (Covered(data), Timed(durations)), bytecode=True)
+            return pytested([str(file.relative_to(COPY))], (Covered(data), Timed(durations)), bytecode=True)
 
         if code := forked(watched, 3600):
             sys.exit(f"{name} fails without a mutant (exit code {code}):\n{(COPY / 'output.txt').read_text()}")
@@ -177,9 +177,10 @@ def mapped(module: str) -> None:
 
 
 def guards(module: str) -> list[str]:
-    """Test files that guard a module."""
-    names = [f"test_{name}.py" for name in SETTINGS["guards"][module]]
-    return [name for name in names if (COPY / "tests" / name).exists()]
+    """Test files that guard a module, below `tests`."""
+    tests = COPY / "tests"
+    found = [path for name in SETTINGS["guards"][module] for path in tests.rglob(f"test_{name}.py")]
+    return [str(path.relative_to(tests)) for path in found]
 
 
 class Map:
@@ -189,9 +190,10 @@ class Map:
         self.seconds: dict[str, float] = {}
         self.by_line: dict[str, dict[int, set[str]]] = {}
         for name in guards(module):
-            here = json.loads((COPY / "map" / name).with_suffix(".json").read_text())
+            note = COPY / "map" / Path(name).name
+            here = json.loads(note.with_suffix(".json").read_text())
             self.seconds |= here
-            data = coverage.CoverageData(str((COPY / "map" / name).with_suffix(".coverage")))
+            data = coverage.CoverageData(str(note.with_suffix(".coverage")))
             data.read()
             for file in data.measured_files():
                 lines = self.by_line.setdefault(Path(file).name, {})
@@ -214,11 +216,13 @@ class Map:
         files: dict[str, list[str]] = {}
         for test in sorted(found & self.seconds.keys(), key=self.seconds.__getitem__):
             files.setdefault(test.partition("::")[0], []).append(test)
-        own = f"tests/test_{module}.py"
-        order = sorted(files, key=lambda file: (file != own, sum(map(self.seconds.__getitem__, files[file]))))
-        first = [test for file in order if file == own for test in files[file]]
+        own = f"/test_{module}.py"
+        order = sorted(
+            files, key=lambda file: (not file.endswith(own), sum(map(self.seconds.__getitem__, files[file])))
+        )
+        first = [test for file in order if file.endswith(own) for test in files[file]]
         second, spent = [], 0.0
-        for test in (test for file in order if file != own for test in files[file]):
+        for test in (test for file in order if not file.endswith(own) for test in files[file]):
             spent += self.seconds[test]
             if spent < MOST:
                 second.append(test)

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from policysearch.core.settings import Budget
 from policysearch.core.specification import Discrete, Specification
 
 #: stages from which a horizon is long; on those an update takes about so many stages, and advantages look ahead over a
 #: share of the horizon
 LONG, UPDATE_STAGES, AHEAD = 100, 2000, 0.1
+
+
+def within(least: int, wanted: int, most: int) -> int:
+    """The number from `least` to `most` that is nearest to the one that is wanted."""
+    return min(max(least, wanted), most)
 
 
 class Problem(NamedTuple):
@@ -40,8 +43,8 @@ class Problem(NamedTuple):
         Where later costs count less, about 2000 stages, 10 to 64 rollouts; see also `stages`.
         """
         if self.ahead:
-            return int(np.clip(math.ceil(UPDATE_STAGES / self.specification.draws), 10, 64))
-        return 64 if self.network else int(np.clip(math.ceil(2.5 * self.d), 10, 64))
+            return within(10, math.ceil(UPDATE_STAGES / self.specification.draws), 64)
+        return 64 if self.network else within(10, math.ceil(2.5 * self.d), 64)
 
     @property
     def stages(self) -> int | None:
@@ -56,7 +59,7 @@ class Problem(NamedTuple):
     @property
     def directions(self) -> int:
         """Antithetic pairs of an update that perturbs parameters: a quarter of d, 4 to 64."""
-        return int(np.clip(math.ceil(self.d / 4), 4, 64))
+        return within(4, math.ceil(self.d / 4), 64)
 
     @property
     def kl(self) -> float:

@@ -195,7 +195,7 @@ def test_a_request_to_end_leaves_the_trial_open_for_the_same_line(capfd, number)
 @pytest.mark.slow
 def test_deaths_of_each_kind_leave_nothing_and_run_every_trap():
     """Safe gains may come twice where the supervisor dies: once from it, and once from the next run."""
-    benchmark = Path(__file__).parents[1] / "benchmarks" / "deaths.py"
+    benchmark = Path(__file__).parents[2] / "benchmarks" / "deaths.py"
     text = subprocess.run(
         [sys.executable, str(benchmark), "--deaths", "5"], check=True, capture_output=True, text=True, timeout=1800
     ).stdout

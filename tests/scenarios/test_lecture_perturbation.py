@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_lecture import composed, within
 
 from policysearch import train
 from policysearch.core.credit import TotalCost
@@ -28,7 +29,6 @@ from policysearch.runners import native
 from policysearch.tasks.functions import Bowl
 from policysearch.tasks.task import Function
 from policysearch.verify import closed_forms
-from test_lecture import composed, within
 
 #: what a step does not look at: direction, groups, rollouts, credit, info
 REST = (None, None, None, (), {})

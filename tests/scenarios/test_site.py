@@ -19,7 +19,7 @@ pytest.importorskip("furo")
 pytest.importorskip("myst_nb")
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXECUTED = sorted(page for page in (ROOT / "docs").rglob("*.md") if "\n```{code-cell}" in page.read_text())
 #: attributes by which a page makes a browser fetch something
 LOADS = {"src", "srcset", "data", "poster", "action"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from test_report_command import records
 
 from policysearch.report import learning
 from policysearch.report.learning import Final, thinned
-from test_report_command import records
 
 
 def test_long_runs_are_thinned_to_means_with_their_range():

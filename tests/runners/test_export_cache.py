@@ -95,7 +95,7 @@ def test_new_numbers_share_a_program_and_whatever_is_compiled_in_does_not(tmp_pa
 
 
 def test_other_code_has_another_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(export_cache, "__file__", str(tmp_path / "programs.py"))
+    monkeypatch.setattr(export_cache, "__file__", str(tmp_path / "runners" / "export_cache.py"))
     names = []
     for line in ("x = 1", "x = 2", "x = 1"):
         (tmp_path / "module.py").write_text(line)

@@ -24,7 +24,7 @@ from policysearch.tasks import resolve
 from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.workers import process
 
-TESTS = str(Path(__file__).parent)
+TESTS = str(Path(__file__).parents[1])
 STILL = Controller({"policy": "linear_gaussian"}, {"gain": np.zeros((1, 2))})
 METHOD = ARS(version="v1", directions=2)
 

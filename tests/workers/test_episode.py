@@ -230,7 +230,7 @@ print([run_rollout(env, violent, seed, horizon=20).reason for seed in range(3)])
 
 def test_mujoco_warns_once_a_kind_and_leaves_no_file(tmp_path):
     pytest.importorskip("mujoco")
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     code = [sys.executable, "-c", DIVERGE]
     done = subprocess.run(
         code, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True

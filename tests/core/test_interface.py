@@ -34,7 +34,7 @@ from policysearch import (
 from policysearch.core.initial import from_controller
 from policysearch.tasks import BUILT_IN
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 LIMITS = Continuous([-0.3, -math.inf], [0.2, 0.1])
 NAMES = ("angle [rad]", "rate [rad/s]", "load")
 OBSERVATIONS = 3 * np.random.default_rng(0).normal(size=(40, 3))

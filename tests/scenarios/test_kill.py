@@ -10,11 +10,11 @@ import sys
 import time
 
 import pytest
+from test_trials import digest, finish, servo
 
 import rig_driver
 from policysearch import Search, open_run
 from policysearch.runs.journal import Journal
-from test_trials import digest, finish, servo
 
 
 class StopError(Exception):

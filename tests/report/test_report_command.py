@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from test_report_page import HOSTILE, Outline
 
 from policysearch import evaluate, lqr, resolve
 from policysearch.cli.main import main
@@ -27,7 +28,6 @@ from policysearch.report.page import Page
 from policysearch.runs import journal
 from policysearch.runs.reader import TrialRecord
 from policysearch.tasks.pendulum import Pendulum
-from test_report_page import HOSTILE, Outline
 
 LEANING = Controller({"policy": "softmax"}, {"weight_0": [[0.0, 0.0, -1.0, 0.0], [0.0, 0.0, 1.0, 0.0]]})
 RESULT = {
@@ -362,7 +362,7 @@ def test_the_limits_of_a_law_stand_beside_it_with_their_unit(low, high, names, w
 def test_a_policy_of_an_older_version_is_shown_with_what_its_task_knows(tmp_path):
     folder = stored(tmp_path / "a", task="cartpole-balance")
     (folder / "policy.safetensors").write_bytes(
-        (Path(__file__).parent / "data/format1-linear.safetensors").read_bytes()
+        (Path(__file__).parents[1] / "data/format1-linear.safetensors").read_bytes()
     )
     with pytest.warns(UserWarning, match="records no limits"):
         text, _ = written(folder)

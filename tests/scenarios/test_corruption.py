@@ -13,6 +13,7 @@ import sys
 import msgspec
 import numpy as np
 import pytest
+from test_trials import cost, digest, finish, servo
 
 from policysearch import Search, open_run
 from policysearch.cli.main import main
@@ -20,7 +21,6 @@ from policysearch.runs.history import Row, salvage
 from policysearch.runs.journal import Journal
 from policysearch.runs.reader import DATABASE, HEAD, POLICY
 from policysearch.runs.repair import repair
-from test_trials import cost, digest, finish, servo
 
 LOG = f"{DATABASE}-wal"
 

@@ -356,12 +356,12 @@ def test_workers_end_with_a_driver_that_is_killed_and_no_process_loads_jax():
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
 def test_a_hanging_worker_ends_with_a_driver_that_is_killed():
     code = (
-        "from test_workers import *\n"
+        "from test_pool import *\n"
         "workers = Workers(task(guilty=(seed_of(0),), fault='hang'), workers=1); workers.start()\n"
         "print(workers._workers[0].process.pid, flush=True); workers.run(jobs())\n"
     )
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent) as driver:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as driver:
         pid = driver.stdout.readline().strip()
         time.sleep(0.3)
         driver.kill()

@@ -30,7 +30,7 @@ from policysearch.tasks.lqr import LQR
 #: what a step does not look at: direction, groups, rollouts, credit, info
 REST = (None, None, None, (), {})
 
-FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 FISHERS = ("empirical", "analytic")
 #: numbers of rollouts over two decades, and repeats of each
 NUMBERS, REPEATS = (30, 300, 3000), 10

@@ -16,7 +16,7 @@ import policysearch
 from policysearch.cli.train import _parser
 from policysearch.methods.settings import METHODS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 #: cells of executed pages are run where the site is built, by test_site.py
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

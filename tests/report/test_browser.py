@@ -6,13 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+from test_comparison import cell, grid
+from test_report_command import failing, gain, journal_event, rig, stored
+from test_report_page import sine
 
 from policysearch.report import comparison, document
 from policysearch.report.page import Page
 from policysearch.tasks.pendulum import Pendulum
-from test_comparison import cell, grid
-from test_report_command import failing, gain, journal_event, rig, stored
-from test_report_page import sine
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
