@@ -49,7 +49,7 @@ def refused(env, *words, horizon=20):
         (np.zeros((2, 1)), ("shape (2, 1)", "shape (2,)")),
         ([0.1] * 3, ("shape (3,)", "shape (2,)")),
         (None, ("None", "shape (2,)")),
-        ([[1.0], [1.0, 2.0]], ("a list of 2", "no array of numbers")),
+        ([[1.0], [1.0, 2.0]], ("a list of 2", "not an array of numbers")),
         (np.array(["a", "b"]), ("dtype <U1",)),
         (np.array([None, 1.0], object), ("dtype object",)),
         (np.zeros(2, complex), ("dtype complex128",)),

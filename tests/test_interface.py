@@ -357,7 +357,7 @@ def test_what_act_gave_is_refused_as_a_whole(action):
     with Search(specification, NaturalGradient(rollouts=2), budget=4) as search:
         trial = search.ask()
         drawn = [trial.controller.act([0.0, 0.0], z) for z in trial.noise]
-        with pytest.raises(ValueError, match=r"tell them as sampled: action\.sampled of each"):
+        with pytest.raises(ValueError, match=r"tell them as sampled: each action\.sampled"):
             search.tell(trial, rollout=(np.zeros((4, 2)), drawn, np.ones(4)))
         search.tell(trial, rollout=(np.zeros((4, 2)), [action.sampled for action in drawn], np.ones(4)))
 
@@ -488,7 +488,7 @@ def test_an_interface_that_does_not_fit_a_controller_is_refused():
 
 def test_a_controller_shows_what_it_is():
     many = LinearGaussian(np.zeros((20, 30))).controller()
-    assert repr(many) == "Controller(linear_gaussian: 30 observations → 20 actions, limits not known)"
+    assert repr(many) == "Controller(linear_gaussian: 30 observations → 20 actions, limits unknown)"
     free = many.with_interface(Interface(limits=Continuous([-math.inf] * 20, [math.inf] * 20)))
     assert "action 11 without limits, … (20 in all)" in repr(free)
     assert (

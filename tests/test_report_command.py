@@ -483,7 +483,7 @@ def test_the_page_goes_where_it_is_asked_for(tmp_path, capsys):
     [
         ([], "DIR"),
         (["nowhere"], "There is no folder nowhere"),
-        (["."], "is no run"),
+        (["."], "is not a run"),
         ([".", "--rollouts", "-1"], "at least 0"),
         ([".", "--rollouts", "many"], "whole number"),
         ([".", "--rollout", "2"], "Did you mean --rollouts"),
