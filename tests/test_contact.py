@@ -72,7 +72,7 @@ def test_an_observation_that_is_not_of_its_space_is_refused_with_both(value, wor
         (MultiDiscrete([2, 3]), np.array([1]), ("shape (1,)", "shape (2,)")),
         (Box(-1, 1, (1,)), 0.5, ("shape ()", "shape (1,)")),
         (Dict(a=Box(-1, 1, (2,)), b=Discrete(2)), {"a": np.zeros(2)}, ("lacks b",)),
-        (Dict(a=Discrete(2)), {"a": 0, "c": 1}, ("has c besides",)),
+        (Dict(a=Discrete(2)), {"a": 0, "c": 1}, ("has c in addition",)),
         (Dict(a=Discrete(2)), [0], ("a list of 1", "a Dict of a")),
         (Dict(a=Dict(b=Box(-1, 1, (2,)))), {"a": {"b": np.zeros(3)}}, ("a.b", "shape (3,)", "shape (2,)")),
         (Dict(a=Dict(b=Discrete(2))), {"a": 3}, ("a of an observation", "a Dict of b")),

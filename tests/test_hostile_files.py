@@ -154,7 +154,7 @@ POLICIES = {
     ),
     "10 000 arrays": (
         raw({f"a{i}": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]} for i in range(10_000)}),
-        "not a policy",
+        "no policy",
     ),
     "an entry that is none": (raw({"a": 1}), "is not described"),
     "a header that is no table": (raw([]), "not a table of arrays"),
@@ -206,10 +206,10 @@ POLICIES = {
     "names that come twice": (connected(observation_names=["a", "a"]), "observation_names has 'a' twice"),
     "a name of two lines": (connected(action_names=["a\nb"]), "up to 200 printable characters"),
     "a name of 10 000 characters": (connected(action_names=["a" * 10_000]), "up to 200 printable characters"),
-    "no time step": (connected(dt=0), "dt is 0; it is a number of seconds"),
+    "no time step": (connected(dt=0), "dt is 0; it must be a number of seconds"),
     "a time step that is not a number": (connected(dt=float("nan")), "dt is nan"),
     "a time step without end": (connected(dt=float("inf")), "dt is inf"),
-    "a time step of many digits": (connected(dt=10**400), "it is a number of seconds"),
+    "a time step of many digits": (connected(dt=10**400), "it must be a number of seconds"),
     "a time step that is text": (connected(dt="0.02"), "dt is '0.02'"),
     "held for no stage": (connected(hold=0), "hold is 0"),
     "held for half a stage": (connected(hold=0.5), "hold is 0.5"),
@@ -220,7 +220,10 @@ POLICIES = {
         describes(description={"policy": "neural_gaussian", "activation": [1]}),
         "its activation is not a name",
     ),
-    "names that are numbers": (describes(description={"policy": "parameters", "names": [1]}), "not a list of names"),
+    "names that are numbers": (
+        describes(description={"policy": "parameters", "names": [1]}),
+        "are not a list of names",
+    ),
     "arrays that are not there": (describes(parameters=["gain", "bias"]), "differ from those its description names"),
     "arrays that are not named": (describes(parameters=[]), "differ from those its description names"),
     "a name that leaves the folder": (

@@ -304,7 +304,7 @@ def test_a_rigs_trials_are_counted_and_each_ones_cost_is_drawn(tmp_path):
     alts = [svg["aria-label"] for svg in outline.all("svg")]
     assert "4 trials cost between 1.6 and 2; the first ten 1.825 on average, the last ten 1.825." in alts
     assert "The measured cost goes from 1.5 to 1.5; the best is 1.40 ± 0.10." in alts
-    assert "<dd>open: trials can be asked</dd>" in text
+    assert "<dd>open: trials can be asked for</dd>" in text
     assert "From the first trial asked to the last told: 5.0 s." in text
 
 

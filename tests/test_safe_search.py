@@ -404,7 +404,7 @@ def test_no_perturbation_is_used_again_after_going_back_to_where_the_search_is()
 
 def test_going_back_to_nothing_or_to_another_kind_of_policy_is_refused():
     with search_of() as search:
-        with pytest.raises(ValueError, match="No policy was measured"):
+        with pytest.raises(ValueError, match="No policy has been measured"):
             search.go_back()
         with pytest.raises(ValueError, match="differs in kind or size"):
             search.go_back(LinearGaussian([[1.0]]).controller())

@@ -1,4 +1,4 @@
-"""Baselines that are numbers: what is subtracted from costs, without a look at the sample that it is subtracted from.
+"""Baselines that are numbers: subtracted from costs, independently of the sample that they are subtracted from.
 
 n rollouts, T stages. For those that predict costs from observations see `value` and `value_network`.
 """
@@ -18,7 +18,7 @@ ROUNDING = 4
 
 
 def reference(total: Array, used: Array, layout: Layout) -> tuple[Array, Array]:
-    """Cost of θ for each trial: its own pair's reference where there is one, else the mean of all; and whether any."""
+    """Cost of θ for each trial: its own pair's reference if it has one, else the mean of all; and if there are any."""
     pair = jnp.asarray(layout.pair)
     is_reference = (jnp.asarray(layout.reference) & used).astype(total.dtype)
     sums = jnp.zeros(layout.pairs).at[pair].add(is_reference * total)
@@ -42,13 +42,13 @@ def leave_pair_out(values: Array, weight: Array, pair: Array, pairs: int) -> tup
 
 
 class Running(NamedTuple):
-    """A running baseline, NaN before the first cost: () or (T,); `level` of the costs that it stands beside."""
+    """A running baseline, NaN before the first cost: () or (T,); `level` of the costs that it belongs to."""
 
     baseline: Array
     level: Float[Array, ""]
 
     def at(self, level: Array) -> Running:
-        """The same beside costs of another level."""
+        """The same for costs of another level."""
         return Running(self.baseline + (self.level - level), level)
 
     def head(self, T: int) -> Running:
@@ -64,7 +64,7 @@ class Moments(NamedTuple):
     """Σ ‖s‖²G and Σ ‖s‖² of earlier updates, decayed: () or (T,). Their ratio is the least-variance baseline.
 
     Of Σ_k s_k (G_k − b_k) the trace of the covariance is least at b_k = E[s_k·Σ_j s_j G_j]/E‖s_k‖². The terms j ≠ k, as
-    small as the gradient itself and noisy, are left out where a row is a stage. One number serves all parameters, since
+    small as the gradient itself and noisy, are left out if a row is a stage. One number serves all parameters, since
     one advantage does; one for each (Peters & Schaal 2008) would lower the variance further.
     """
 
@@ -73,11 +73,11 @@ class Moments(NamedTuple):
     level: Float[Array, ""]
 
     def at(self, level: Array) -> Moments:
-        """The same of costs of another level."""
+        """The same for costs of another level."""
         return Moments(self.numerator + (self.level - level) * self.denominator, self.denominator, level)
 
     def ratio(self, numerator: Array, denominator: Array) -> Array:
-        """The baseline from these sums of the batch and from memory; 0 where there is nothing to go by."""
+        """The baseline from these sums of the batch and from memory; 0 if both are empty."""
         whole = self.denominator + denominator
         return jnp.where(whole > 0, (self.numerator + numerator) / jnp.where(whole > 0, whole, 1.0), 0.0)
 
@@ -114,7 +114,7 @@ def running(values: Array, weight: Array, layout: Layout, start: Running, rate: 
 
 
 def differ(outcomes: Array, weight: Array) -> Array:
-    """Whether outcomes (n,) or (n, T) of rollouts differ at any stage by more than rounding; yes of fewer than two."""
+    """Whether outcomes (n,) or (n, T) of rollouts differ at any stage by more than rounding; yes for fewer than two."""
     n = jnp.maximum(weight.sum(0), 1)
     mean = (weight * outcomes).sum(0) / n
     spread = jnp.sqrt((weight * (outcomes - mean) ** 2).sum(0) / n)
@@ -124,7 +124,7 @@ def differ(outcomes: Array, weight: Array) -> Array:
 
 
 def spread(total: Array, counted: Array) -> Array:
-    """Standard deviation of the costs that count; infinite where it is mere rounding, so that advantages vanish."""
+    """Standard deviation of the costs that count; infinite if it is mere rounding, so that advantages vanish."""
     weight = counted.astype(total.dtype)
     n = jnp.maximum(weight.sum(), 1)
     mean = (weight * total).sum() / n

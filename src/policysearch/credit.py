@@ -25,10 +25,10 @@ TOTAL_BASELINES = ("none", "reference", "running", "mean", "leave_one_out", "lea
 STAGE_BASELINES = ("none", "running", "mean", "per_stage_mean", "leave_one_out", "least_variance", "value", "network")
 #: those that predict costs from observations
 PREDICTING = ("value", "network")
-#: those of a cost-to-go that absorb what all rollouts pay at a stage, and remember nothing of it
+#: those of a cost-to-go that absorb the common cost of all rollouts at a stage, and remember nothing of it
 ABSORBING = ("per_stage_mean", "leave_one_out", "value")
 
-#: least share of its last value that the divisor of normalised costs keeps
+#: smallest share of its last value that the divisor of normalised costs keeps
 SLOWEST_FALL = 0.95
 
 Info = dict[str, Array]
@@ -40,7 +40,7 @@ class Credit(eqx.Module):
     @property
     @abc.abstractmethod
     def per_stage(self) -> bool:
-        """Whether advantages are (n, T), a row per stage, rather than (n,)."""
+        """Whether advantages are (n, T), one row per stage, rather than (n,)."""
 
     def init(self, horizon: int, size: int = 0) -> Any:
         """State that must persist between updates, for rollouts of `horizon` stages with `size` observations."""
@@ -48,7 +48,7 @@ class Credit(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
-        """Advantages, the next state, and what is worth reporting."""
+        """Advantages, the next state, and what to report."""
 
 
 class TotalCost(Credit):
@@ -61,7 +61,7 @@ class TotalCost(Credit):
             has the least trace, from the other pairs and earlier updates (see `baselines.Moments`).
         rate: at which running and least_variance forget, 0 to 1.
         normalise: divide by the standard deviation of the batch's costs, so that their unit does not matter; the
-            divisor falls by at most 5 % an update, so that steps still shrink as the cost flattens.
+            divisor falls by at most 5 % per update, so that steps still shrink as the cost flattens.
     """
 
     baseline: str = eqx.field(static=True, default="leave_one_out")
@@ -95,7 +95,7 @@ class TotalCost(Credit):
         weight = counted.astype(total.dtype)
         info: Info = {}
         if self.baseline == "none":
-            # what all rollouts pay cancels in pairs; else it is part of the estimate, as noise
+            # the common cost of all rollouts cancels in pairs; else it is part of the estimate, as noise
             baseline = jnp.zeros(()) if layout.antithetic else -level
         elif self.baseline == "reference":
             baseline, found = baselines.reference(total, rollouts.used, layout)
@@ -115,7 +115,7 @@ class TotalCost(Credit):
             baseline = memory.ratio(numerator.sum() - numerator, denominator.sum() - denominator)[pair]
             memory = memory.after(numerator.sum(), denominator.sum(), jnp.asarray(self.rate))
         info["baseline"] = (weight * baseline).sum() / jnp.maximum(weight.sum(), 1)
-        # trials of θ itself have no advantage, but tell whether the others differ from it
+        # trials of θ itself have no advantage, but show whether the others differ from it
         compared = counted | (jnp.asarray(layout.reference) & rollouts.used)
         a = jnp.where(baselines.differ(total, compared.astype(total.dtype)), weight * (total - baseline), 0.0)
         if self.normalise:
@@ -131,7 +131,7 @@ def _pair(values: Any) -> Any:
 
 
 class Saturation(NamedTuple):
-    """A charge for asking more than the limits give: without it nothing pulls such an action back, whatever it costs.
+    """A charge for actions beyond the limits: without it nothing pulls such an action back, whatever its cost.
 
     At stage k discount^k · weight · (‖v‖² − ‖clip(v)‖²), v the action in half-ranges about the centre.
 
@@ -144,7 +144,7 @@ class Saturation(NamedTuple):
     discount: ArrayLike = 1.0
 
     def costs(self, actions: Float[Array, "n T m"], held: Float[Array, "n T"] | None = None) -> Float[Array, "n T"]:
-        """What is charged beside the cost, for each action that was drawn.
+        """The charge on top of the cost, for each action that was drawn.
 
         Args:
             actions: as sampled.
@@ -163,24 +163,24 @@ class Saturation(NamedTuple):
 
 
 class CostToGo(Credit):
-    """Discounted cost-to-go less a baseline, a row per stage: the causal form (18.16), GPOMDP.
+    """Discounted cost-to-go less a baseline, one row per stage: the causal form (18.16), GPOMDP.
 
     Args:
         baseline: "none"; "running": one number per stage, used before it is updated; "mean": one number, that of
             all costs-to-go; "per_stage_mean"; "leave_one_out": per stage, the mean of the other rollouts;
             "least_variance": per stage, the mean weighted by the squared length of the score, from the other rollouts
             and earlier updates (see `baselines.Moments`); "value": a function of observation and time, fitted to the
-            others (see `value`); "network": a small network of them, used before it is fitted to the batch (see
+            others (see `value`); "network": a small network of both, used before it is fitted to the batch (see
             `value_network`). Means that include the sample bias by O(1/n).
         rate: at which running and least_variance forget, 0 to 1.
         normalise: divide by the standard deviation of the batch's advantages.
         discounting: (γ, λ), or None for neither: γ discounts the costs that follow, on top of the task's own discount;
-            λ is that of generalised advantage estimation (Schulman et al. 2016), which leans on the value baseline as
-            far as λ is below 1. Both buy less noise with bias: the gradient is no longer that of the expected cost.
-        bootstrap: where the horizon cut a rollout, what would have followed is predicted from its last observation, as
-            though the task went on for ever; by a baseline that looks at observations alone, not at time. Otherwise
+            λ is that of generalised advantage estimation (Schulman et al. 2016), which relies on the value baseline as
+            far as λ is below 1. Both trade bias for less noise: the gradient is no longer that of the expected cost.
+        bootstrap: if the horizon cut a rollout, what would have followed is predicted from its last observation, as
+            if the task went on forever, by a baseline that uses observations alone, not time. Otherwise
             nothing follows: J ends at the horizon. Costs must not be discounted by the task itself.
-        saturation: a `Saturation` that is added to the costs that are learned from, not to those that are reported.
+        saturation: a `Saturation` added to the costs that are learned from, not to those reported.
     """
 
     baseline: str = eqx.field(static=True, default="leave_one_out")
@@ -193,7 +193,7 @@ class CostToGo(Credit):
     )
 
     def __check_init__(self):
-        """Refuse unknown baselines, and discounts that mean nothing or that nothing can carry."""
+        """Refuse unknown baselines, and discounts that are invalid or that the baseline does not support."""
         choice("baseline", self.baseline, STAGE_BASELINES)
         _share("rate", self.rate)
         if self.saturation is not None:
@@ -221,7 +221,7 @@ class CostToGo(Credit):
         return True
 
     def init(self, horizon: int, size: int = 0) -> Any:
-        """What the baseline remembers of each stage; or the network."""
+        """What the baseline remembers about each stage; or the network."""
         if self.baseline == "network":
             return value_network.init(size, horizon)
         if self.baseline == "running":
@@ -270,7 +270,7 @@ class CostToGo(Credit):
         return a, state, {"baseline": jnp.mean(first)}
 
     def _scaled(self, a: Array, outcome: Array, weight: Array) -> Array:
-        """Advantages in the unit that is wanted; zero where no stage's outcome differs between rollouts.
+        """Advantages in the requested unit; zero if no stage's outcome differs between rollouts.
 
         Such rollouts teach nothing, and a step of stated KL would follow their rounding errors.
         """
@@ -283,7 +283,7 @@ class CostToGo(Credit):
     def _predicted(
         self, rollouts: Rollouts, score: Score, pair: Array, to_go: Array, weight: Array, state: Any
     ) -> tuple[Array, Any, Info]:
-        """Advantages by a baseline that predicts costs from observations: V_k of stage k, V_L after the last one."""
+        """Advantages with a baseline that predicts costs from observations: V_k at stage k, V_L after the last one."""
         if not isinstance(score, PolicyScore):
             raise TypeError("A value baseline needs the observations of sampled actions; perturbed rollouts have none.")
         costs, scaled = rollouts.costs, score.policy.scaling or (lambda o: o)
@@ -292,7 +292,7 @@ class CostToGo(Credit):
         if self.bootstrap:
             if rollouts.last is None:
                 raise ValueError(
-                    "bootstrap needs what was seen after the last stage: pass Rollouts.last, or tell one observation "
+                    "bootstrap needs the observation after the last stage: pass Rollouts.last, or tell one observation "
                     "more."
                 )
             cut = (rollouts.outcome == OK) & (weight.sum(1) > 0)
@@ -314,14 +314,14 @@ class CostToGo(Credit):
         return self._scaled(a, outcome, weight), state, {"baseline": jnp.mean(baseline[:, 0])}
 
     def _differences(self, costs: Array, weight: Array, baseline: Array, after: Array) -> Array:
-        """Temporal differences c_k + γV_(k+1) − V_k; `after` the last stage comes nothing, or what was predicted."""
+        """Temporal differences c_k + γV_(k+1) − V_k; `after` is the prediction after the last stage, or None."""
         at_last = jnp.arange(costs.shape[1]) == weight.sum(1)[:, None] - 1
         follows = jnp.pad((weight * baseline)[:, 1:], ((0, 0), (0, 1))) + jnp.where(at_last, after[:, None], 0.0)
         return weight * (costs + self.discounting[0] * follows - baseline)
 
 
 class TopPairs(Credit):
-    """Augmented random search: of the antithetic pairs only the best count, divided by the spread of their costs.
+    """Augmented random search: only the best antithetic pairs count, divided by the spread of their costs.
 
     A pair is as good as the better of its two (Mania, Guy & Recht 2018).
 
@@ -410,7 +410,7 @@ def _discounted(values: Float[Array, "n T"], discount: ArrayLike) -> Float[Array
 
 
 def _share(name: str, value: ArrayLike) -> None:
-    """Raise ValueError unless `value` lies above 0 and at most at 1."""
+    """Raise ValueError unless `value` is above 0 and at most 1."""
     positive_number(name, value)
     if not isinstance(value, jax.core.Tracer) and np.any(np.asarray(value) > 1):
-        raise ValueError(f"{name} is {np.asarray(value).tolist()}; it must lie above 0 and at most at 1.")
+        raise ValueError(f"{name} is {np.asarray(value).tolist()}; it must be above 0 and at most 1.")

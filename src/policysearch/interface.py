@@ -20,7 +20,7 @@ MOST_NAMES = 12
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
     """What a controller is connected to: everything its file says besides the law itself.
 
-    A name ends in its unit, in brackets: "position [m]"; "sin angle" has none.
+    A name ends in its unit, in brackets: "position [m]"; "sin angle" has no unit.
 
     Args:
         limits: of continuous actions; None if unknown, and for choices and named numbers.
@@ -157,7 +157,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def _unit(name: str) -> str:
-    """What stands in brackets at the end of a name."""
+    """The text in brackets at the end of a name."""
     return name[name.rfind("[") + 1 : -1].strip() if name.endswith("]") and "[" in name else ""
 
 

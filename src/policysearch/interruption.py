@@ -18,7 +18,7 @@ DESCRIPTORS = 64
 
 
 class Interrupted(KeyboardInterrupt):
-    """A request to end came. number: of the signal."""
+    """A request to end arrived. number: of the signal."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
