@@ -197,8 +197,8 @@ POLICIES = {
         ),
         "Limits were given; a softmax controller gives a choice",
     ),
-    "names of other observations": (connected(observation_names=["angle"]), "1 observation_names came"),
-    "names of other actions": (connected(action_names=["a", "b"]), "2 action_names came"),
+    "names of other observations": (connected(observation_names=["angle"]), "1 observation_names were given"),
+    "names of other actions": (connected(action_names=["a", "b"]), "2 action_names were given"),
     "names that are one text": (
         connected(observation_names="ab"),
         "observation_names is 'ab'; give a sequence of names",
@@ -278,7 +278,7 @@ INITIAL = {
     "nothing": (b'{"gain": [[null, null]]}', "gain is not finite"),
     "tables": (b'{"gain": {"a": 1}}', "is not an array of numbers"),
     "uneven": (b'{"gain": [[1, 2], [3]]}', "is not an array of numbers"),
-    "a bias that does not fit": (b'{"gain": [[1, 2]], "bias": [1, 2, 3]}', "bias has shape (3,); (1,) is needed"),
+    "a bias that does not fit": (b'{"gain": [[1, 2]], "bias": [1, 2, 3]}', "bias has shape (3,); it must be (1,)"),
     "a list": (b"[1]", "give an object"),
 }
 
