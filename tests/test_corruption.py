@@ -210,7 +210,7 @@ def test_an_update_of_long_ago_that_is_damaged_is_a_gap_in_the_records_and_nothi
     before = open_run(run).records
     found = "number = (SELECT number FROM history WHERE kind = 'update' LIMIT 1 OFFSET 1)"
     change(run, f"UPDATE history SET body = x'00' WHERE {found}")
-    assert "Kept 52 of 53 rows; gone: update 2." in repair(run)
+    assert "Kept 52 of 53 rows; lost: update 2." in repair(run)
     after = open_run(run).records
     assert [record["update"] for record in after] == [1, 2, 3, 4, 5]
     assert after[1].keys() == before[1].keys()
@@ -315,7 +315,7 @@ def test_a_damaged_index_is_made_anew(run):
             search.tell(0, cost=1.0)
         with pytest.raises(ValueError, match=rf"{DATABASE} is damaged"):
             search.tell(22, cost=1.0)
-    assert "gone: nothing" in repair(run)
+    assert "lost: nothing" in repair(run)
     assert read(run) == before
     with Search.open(run) as search:
         search.tell(22, cost=1.0)
@@ -356,11 +356,11 @@ def test_a_run_of_simulated_updates_goes_on_from_the_last_whole_snapshot(tmp_pat
         run._history.append([*rows, Row("update", body, b"snapshot %d" % first)])
     run.close()
     change(tmp_path / "run", "UPDATE history SET body = x'00' WHERE number = 3 + 35")
-    assert "Kept 42 of 43 rows; gone: update 35." in repair(tmp_path / "run")
+    assert "Kept 42 of 43 rows; lost: update 35." in repair(tmp_path / "run")
     found = open_run(tmp_path / "run")
     assert (len(found.records), found.state, found.counts) == (40, b"snapshot 30", {"updates": 40})
     change(tmp_path / "run", "UPDATE history SET blob = x'00' WHERE number = 3 + 40")
-    assert "gone: update 40." in repair(tmp_path / "run")
+    assert "lost: update 40." in repair(tmp_path / "run")
     found = open_run(tmp_path / "run")
     assert (len(found.records), found.state, found.counts) == (39, b"snapshot 20", {"updates": 30})
 
@@ -437,7 +437,7 @@ def test_a_damaged_page_that_holds_no_row_costs_no_row(closed, undisturbed, page
     (closed / DATABASE).write_bytes(bytes(content))
     before = open_run(closed) if attempt(open_run, closed)[0] else None
     assert (before is None) == (page != "index")
-    assert "Kept 53 of 53 rows; gone: nothing" in repair(closed)
+    assert "Kept 53 of 53 rows; lost: nothing" in repair(closed)
     assert go_on(closed) == ([22, 23], undisturbed)
 
 
