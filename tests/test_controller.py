@@ -202,7 +202,12 @@ def test_descriptions_that_do_not_fit_are_refused_by_name():
     for description, parameters, constants, message in (
         ({"policy": "fuzzy"}, gain, {}, "'fuzzy'; choose one of"),
         ({"policy": "linear_gaussian"}, {}, {}, "needs the parameter 'gain'"),
-        ({"policy": "linear_gaussian"}, gain | {"bias": np.ones(2)}, {}, r"bias has shape \(2,\); \(1,\)"),
+        (
+            {"policy": "linear_gaussian"},
+            gain | {"bias": np.ones(2)},
+            {},
+            r"bias has shape \(2,\); this linear_gaussian controller needs \(1,\)",
+        ),
         ({"policy": "linear_gaussian"}, gain, {"scaling_scale": np.zeros(2)}, "every entry must be > 0"),
         ({"policy": "linear_gaussian"}, gain, {"scaling_shift": np.zeros(3)}, "scaling_shift has shape"),
         ({"policy": "linear_gaussian"}, gain, {"log_std": np.zeros(2)}, "log_std has shape"),

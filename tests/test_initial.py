@@ -62,7 +62,7 @@ def test_initial_values_that_do_not_fit_are_refused(policy, initial, words):
 def test_a_file_that_is_no_json_object_is_refused(tmp_path):
     (tmp_path / "list.json").write_text("[1, 2]")
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match="is a list"):
+    with pytest.raises(ValueError, match="holds a list"):
         start(SCALED, tmp_path / "list.json")
     with pytest.raises(ValueError, match="is not JSON"):
         start(SCALED, tmp_path / "broken.json")
@@ -82,7 +82,7 @@ def test_random_fourier_features_approach_a_gaussian_kernel_and_stay_as_they_are
     # Rahimi & Recht (2007): the mean product is half the kernel; four standard errors of products within ±1
     kernel = np.exp(-np.sum((x - y) ** 2) / (2 * 0.8**2))
     assert abs(2 * np.mean(features[0] * features[1]) - kernel) < 4 * 2 * 0.5 / np.sqrt(20_000)
-    with pytest.raises(ValueError, match="0 to 1 can stay"):
+    with pytest.raises(ValueError, match="0 to 1 can be fixed"):
         NeuralGaussian([(projection, phase), (weight, bias)], frozen=2)
 
 

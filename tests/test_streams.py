@@ -130,7 +130,7 @@ def test_wrong_requests_are_refused_with_the_reason():
         perturbations(0, 0, [-1], 3)
     with pytest.raises(ValueError, match="seed is -2"):
         stream(-2, 1, 0, 0)
-    with pytest.raises(ValueError, match="blocks of 3"):
+    with pytest.raises(ValueError, match="whole blocks"):
         shape_rows(np.zeros((4, 3)), "orthogonal", np)
     with pytest.raises(ValueError, match='shape="sphere"'):
         perturbations(0, 0, [0], 2049, "orthogonal")
