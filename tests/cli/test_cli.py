@@ -82,7 +82,7 @@ def stored(folder: str = "run", task: str = "CartPole-v1") -> str:
         (["train", "nosuch:thing"], "no module 'nosuch'"),
         (["train", "lqr", "--initial", "none.json"], "none.json"),
         (["evaluate", "nowhere"], "no folder nowhere"),
-        (["evaluate", "."], "is no run"),
+        (["evaluate", "."], "is not a run"),
         (["list", "task"], "Did you mean tasks"),
     ],
 )

@@ -207,7 +207,7 @@ def test_braces_are_filled_by_name_and_by_nothing_else():
         ("kp=1:0:5:log", "which has no 0; bound it above 0"),
         ("kp=0:-1:5:log", "starts at 0; start above 0"),
         ("kp=1::5", "its lower bound is ''"),
-        ("kp=1e300", "beyond numbers of float32"),
+        ("kp=1e300", "out of range for float32"),
     ],
 )
 def test_a_parameter_that_is_none_is_refused_with_what_is_allowed(text, words, capsys):
@@ -351,7 +351,7 @@ def test_a_cost_that_is_no_number_is_refused_and_nothing_is_written(cost, tmp_pa
 def test_a_trial_number_that_is_none_is_refused(trial, tmp_path):
     with search_of(tmp_path / "rig") as search:
         search.ask()
-        with pytest.raises(ValueError, match=r"trial is .*; give what ask\(\) gave"):
+        with pytest.raises(ValueError, match=r"trial is .*; give what ask\(\) returned"):
             search.tell(trial, cost=1.0)
         with pytest.raises(ValueError, match="retry is 'no'"):
             search.tell(np.int64(0), lost="x", retry="no")
@@ -364,7 +364,7 @@ def test_settings_of_numpy_are_written_as_numbers_and_what_cannot_be_is_refused_
     with Search(rig, "ars", **options, failure_cost=np.float64(2.0), folder=tmp_path / "run"):
         assert open_run(tmp_path / "run").configuration["failure_cost"] == 2.0
     odd = Specification(name="rig\ud800", repeatable=False)
-    with pytest.raises(ValueError, match=r"This cannot be kept \(configuration\).*Nothing was written"):
+    with pytest.raises(ValueError, match=r"This cannot be recorded \(configuration\).*Nothing was written"):
         Search(odd, "ars", **options, folder=tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
 

@@ -82,7 +82,7 @@ def test_a_cost_that_is_not_a_number_makes_a_sum_that_is_none(path):
         ('t,cost\n"0"x,1\n', "line 2: ',' expected after '\"'"),
         ("cost\n" + "1" * 200_000, "line 2: a cell has more than 131072 characters"),
         ("cost\n" + "1" * 100_000, r"is '1111.*… \(100000 characters\); the largest number is"),
-        ("cost\n1\0\n", "line 2: it holds bytes of value 0"),
+        ("cost\n1\0\n", "line 2: it holds zero bytes"),
     ],
 )
 def test_the_rest_is_refused_with_its_place(path, content, words):
@@ -96,10 +96,10 @@ def test_the_rest_is_refused_with_its_place(path, content, words):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("cost\n1\n".encode("utf-16-le"), "bytes of value 0"),
-        ("t °C,cost\n1,2\n".encode("latin-1"), "line 1: this is no text in UTF-8"),
-        (b"cost\n1\n\xff\n", "line 3: this is no text in UTF-8"),
-        ("cost\n1\n".encode("utf-16")[:-1], "no text in UTF-16-LE"),
+        ("cost\n1\n".encode("utf-16-le"), "it holds zero bytes"),
+        ("t °C,cost\n1,2\n".encode("latin-1"), "line 1: this is not valid UTF-8"),
+        (b"cost\n1\n\xff\n", "line 3: this is not valid UTF-8"),
+        ("cost\n1\n".encode("utf-16")[:-1], "not valid UTF-16-LE"),
     ],
 )
 def test_what_is_no_text_is_refused(path, content, words):

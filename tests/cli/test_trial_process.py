@@ -329,7 +329,7 @@ def test_it_has_its_own_limit_in_time(monkeypatch, tmp_path):
     )
     (tmp_path / "supervisor.py").write_text(text)
     monkeypatch.setattr(supervisor, "__file__", str(tmp_path / "supervisor.py"))
-    with pytest.raises(RuntimeError, match=r"went wrong: no end within 0\.3 s: busy"):
+    with pytest.raises(RuntimeError, match=r"failed: no end within 0\.3 s: busy"):
         brought("kill -SEGV $$", on_abort=["sh", "-c", "echo $$ > log; echo busy; sleep 600"])
     assert not lives(written()[0])
 

@@ -253,7 +253,7 @@ def test_other_conditions_need_another_folder(tmp_path):
     compare("bowl", "nelder_mead", folder=tmp_path, **OPTIONS)
     with pytest.raises(ValueError, match="budget 60 there, 70 now"):
         compare("bowl", "nelder_mead", folder=tmp_path, **{**OPTIONS, "budget": 70})
-    with pytest.raises(ValueError, match="another method 'nelder_mead'"):
+    with pytest.raises(ValueError, match="a different method 'nelder_mead'"):
         compare("bowl", {"nelder_mead": "cma"}, folder=tmp_path, **OPTIONS)
     (tmp_path / cells.CONFIGURATION).write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
@@ -460,7 +460,7 @@ def test_rollouts_of_the_last_policy_that_fail_count_as_the_worst_and_are_told()
     assert abs(final.failed - 200) < 4 * np.sqrt(600 * 2 / 9)
     good = 600 - final.failed
     assert final.value == pytest.approx((0.5 * good + final.failed) / 600, abs=0.05)
-    assert f"fail with 1 of 1 seeds, up to {final.failed} of an evaluation" in found.words()[-1]
+    assert f"fail with 1 of 1 seeds, up to {final.failed} in an evaluation" in found.words()[-1]
 
 
 def test_words_of_a_comparison_in_which_nothing_worked():

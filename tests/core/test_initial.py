@@ -45,7 +45,7 @@ def test_named_numbers_start_from_some_of_their_values():
         (SCALED, {"gain": [[1.0]]}, "gain of shape"),
         (SCALED, {"gain": [[1.0, 2.0]], "kp": 1.0}, "it must be"),
         (SCALED, {"bias": [1.0]}, "it must be"),
-        (LinearGaussian([[0.0, 0.0]]), {"gain": [[1.0, 2.0]], "bias": [1.0]}, "the policy has none"),
+        (LinearGaussian([[0.0, 0.0]]), {"gain": [[1.0, 2.0]], "bias": [1.0]}, "the policy has no bias"),
         (LinearGaussian([[0.0, 0.0]], mask=[[True, False]]), {"gain": [[1.0, 2.0]]}, "mask is False"),
         (Parameters(["kp"], [1.0]), {"ki": 1.0}, "the parameters are kp"),
         (Softmax([(np.zeros((2, 2)), None)]), {"gain": [[1.0, 2.0]]}, "Only a gain matrix or named numbers"),
@@ -62,7 +62,7 @@ def test_initial_values_that_do_not_fit_are_refused(policy, initial, words):
 def test_a_file_that_is_no_json_object_is_refused(tmp_path):
     (tmp_path / "list.json").write_text("[1, 2]")
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match="is a list"):
+    with pytest.raises(ValueError, match="holds a list"):
         start(SCALED, tmp_path / "list.json")
     with pytest.raises(ValueError, match="is not JSON"):
         start(SCALED, tmp_path / "broken.json")
@@ -82,7 +82,7 @@ def test_random_fourier_features_approach_a_gaussian_kernel_and_stay_as_they_are
     # Rahimi & Recht (2007): the mean product is half the kernel; four standard errors of products within ±1
     kernel = np.exp(-np.sum((x - y) ** 2) / (2 * 0.8**2))
     assert abs(2 * np.mean(features[0] * features[1]) - kernel) < 4 * 2 * 0.5 / np.sqrt(20_000)
-    with pytest.raises(ValueError, match="0 to 1 can stay"):
+    with pytest.raises(ValueError, match="0 to 1 can be fixed"):
         NeuralGaussian([(projection, phase), (weight, bias)], frozen=2)
 
 
@@ -101,10 +101,10 @@ def test_an_rbf_policy_keeps_its_actions_when_its_scaling_moves():
     ("content", "words"),
     [
         (b'{"kp": 1, "kp": 2}', "'kp' is given twice"),
-        (b'{"kp": "1.5"}', "kp is no array of numbers: text"),
-        (b'{"kp": true}', "kp is no array of numbers: text, or true"),
-        (b'{"kp": NaN}', "is not JSON: NaN is no number"),
-        (b'{"kp": Infinity}', "is not JSON: Infinity is no number"),
+        (b'{"kp": "1.5"}', "kp is not an array of numbers: text"),
+        (b'{"kp": true}', "kp is not an array of numbers: text, or true"),
+        (b'{"kp": NaN}', "is not JSON: NaN is not a number"),
+        (b'{"kp": Infinity}', "is not JSON: Infinity is not a number"),
         (b'{"kp": 1e999}', "kp is not finite"),
         (b'{"kp": 1_0}', "is not JSON"),
         (b'{"kp": 1,5}', "is not JSON"),

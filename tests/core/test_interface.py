@@ -152,15 +152,15 @@ def test_an_observation_that_is_not_finite_is_refused_by_index_and_name(policy, 
 def test_what_is_no_observation_is_refused_by_index_and_name(policy):
     controller = connected(policy).controller()
     for act in (controller.mode, controller.act):
-        with pytest.raises(ValueError, match=r"shape \(2,\); \(3,\) is needed.* observation 2 \(load\) is missing"):
+        with pytest.raises(ValueError, match=r"shape \(2,\); it must be \(3,\).* observation 2 \(load\) is missing"):
             act([1.0, 2.0])
-        with pytest.raises(ValueError, match=r"shape \(4,\); \(3,\) is needed.* there is no observation 3"):
+        with pytest.raises(ValueError, match=r"shape \(4,\); it must be \(3,\).* there is no observation 3"):
             act([1.0, 2.0, 3.0, 4.0])
         for wrong in (["a", 1, 2], [1j, 0, 0], [[1], [2, 3]], {"angle": 1.0}):
             with pytest.raises(ValueError, match="observation is not an array of real numbers"):
                 act(wrong)
         for wrong in (0.0, np.zeros((2, 4)), np.zeros((1, 2, 3))):
-            with pytest.raises(ValueError, match=r"\(3,\) is needed"):
+            with pytest.raises(ValueError, match=r"it must be \(3,\)"):
                 act(wrong)
 
 
@@ -357,7 +357,7 @@ def test_what_act_gave_is_refused_as_a_whole(action):
     with Search(specification, NaturalGradient(rollouts=2), budget=4) as search:
         trial = search.ask()
         drawn = [trial.controller.act([0.0, 0.0], z) for z in trial.noise]
-        with pytest.raises(ValueError, match=r"tell them as sampled: action\.sampled of each"):
+        with pytest.raises(ValueError, match=r"tell them as sampled: each action\.sampled"):
             search.tell(trial, rollout=(np.zeros((4, 2)), drawn, np.ones(4)))
         search.tell(trial, rollout=(np.zeros((4, 2)), [action.sampled for action in drawn], np.ones(4)))
 
@@ -473,9 +473,9 @@ def test_an_interface_that_does_not_fit_a_controller_is_refused():
     numbers = Parameters(["kp"], [1.0]).controller()
     limits = Continuous([-1.0], [1.0])
     for controller, interface, words in (
-        (linear, Interface(limits=Continuous([-1.0] * 2, [1.0] * 2)), "Limits of 2 actions came"),
-        (linear, Interface(observation_names=["a", "b", "c"]), "3 observation_names came"),
-        (linear, Interface(action_names=["a", "b"]), "2 action_names came"),
+        (linear, Interface(limits=Continuous([-1.0] * 2, [1.0] * 2)), "Limits of 2 actions were given"),
+        (linear, Interface(observation_names=["a", "b", "c"]), "3 observation_names were given"),
+        (linear, Interface(action_names=["a", "b"]), "2 action_names were given"),
         (choice, Interface(limits=limits), "a choice, which has none"),
         (choice, Interface(action_names=["a", "b"]), "has 1 or 3"),
         (numbers, Interface(limits=limits), "bounds of their own"),
@@ -488,7 +488,7 @@ def test_an_interface_that_does_not_fit_a_controller_is_refused():
 
 def test_a_controller_shows_what_it_is():
     many = LinearGaussian(np.zeros((20, 30))).controller()
-    assert repr(many) == "Controller(linear_gaussian: 30 observations → 20 actions, limits not known)"
+    assert repr(many) == "Controller(linear_gaussian: 30 observations → 20 actions, limits unknown)"
     free = many.with_interface(Interface(limits=Continuous([-math.inf] * 20, [math.inf] * 20)))
     assert "action 11 without limits, … (20 in all)" in repr(free)
     assert (

@@ -195,8 +195,8 @@ def test_only_logarithmic_numbers_are_exponentiated():
         ({"bounds": {"a": (0.0, 5.0)}, "log": ["a"]}, "bound it above 0"),
         ({"names": ["a", "b c"]}, "is named 'b c'; a name is letters"),
         ({"names": ["a", "\ufb01"]}, "has the normal form 'fi'"),
-        ({"initial": [1e300, 1.0]}, "beyond numbers of float32"),
-        ({"scale": [1.0, 1e-60]}, "beyond numbers of float32"),
+        ({"initial": [1e300, 1.0]}, "out of range for float32"),
+        ({"scale": [1.0, 1e-60]}, "out of range for float32"),
     ],
 )
 def test_named_numbers_that_make_no_sense_are_refused(options, words):

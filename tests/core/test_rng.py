@@ -116,13 +116,13 @@ def test_orthogonal_blocks_are_haar_distributed():
 
 
 def test_wrong_requests_are_refused_with_the_reason():
-    with pytest.raises(ValueError, match="'cube' came; choose one of gaussian"):
+    with pytest.raises(ValueError, match="'cube' is unknown; choose one of gaussian"):
         perturbations(0, 0, [0], 3, "cube")
     with pytest.raises(ValueError, match="index is -1"):
         perturbations(0, 0, [-1], 3)
     with pytest.raises(ValueError, match="seed is -2"):
         stream(-2, 1, 0, 0)
-    with pytest.raises(ValueError, match="blocks of 3"):
+    with pytest.raises(ValueError, match="whole blocks"):
         shape_rows(np.zeros((4, 3)), "orthogonal", np)
     with pytest.raises(ValueError, match='shape="sphere"'):
         perturbations(0, 0, [0], 2049, "orthogonal")
@@ -131,7 +131,7 @@ def test_wrong_requests_are_refused_with_the_reason():
 def test_orthogonal_rows_are_made_up_to_the_largest_size(monkeypatch):
     monkeypatch.setattr("policysearch.core.rng.LARGEST_ORTHOGONAL", 3)
     assert perturbations(0, 0, [0], 3, "orthogonal").shape == (1, 3)
-    with pytest.raises(ValueError, match="of 4 parameters were asked; at most 3"):
+    with pytest.raises(ValueError, match="of 4 parameters were requested; at most 3"):
         perturbations(0, 0, [0], 4, "orthogonal")
 
 

@@ -124,7 +124,7 @@ def test_a_charge_for_saturation_is_that_of_the_actions_limits_and_needs_some():
     assert float(charge.discount) == RIG.discount
     assert build(settings.GPOMDP(), problem()).credit.saturation is None
     for action in (Continuous((-1.0,), (np.inf,)), Discrete(2)):
-        with pytest.raises(ValueError, match=r"saturation is 0\.1; .* leave it 0"):
+        with pytest.raises(ValueError, match=r"saturation is 0\.1; .* leave it at 0"):
             build(settings.NaturalGradient(saturation=0.1), problem(action=action))
 
 

@@ -305,7 +305,7 @@ def test_a_rigs_trials_are_counted_and_each_ones_cost_is_drawn(tmp_path):
     alts = [svg["aria-label"] for svg in outline.all("svg")]
     assert "4 trials cost between 1.6 and 2; the first ten 1.825 on average, the last ten 1.825." in alts
     assert "The measured cost goes from 1.5 to 1.5; the best is 1.40 ± 0.10." in alts
-    assert "<dd>open: trials can be asked</dd>" in text
+    assert "<dd>open: trials can be asked for</dd>" in text
     assert "From the first trial asked to the last told: 5.0 s." in text
 
 
@@ -484,7 +484,7 @@ def test_the_page_goes_where_it_is_asked_for(tmp_path, capsys):
     [
         ([], "DIR"),
         (["nowhere"], "There is no folder nowhere"),
-        (["."], "is no run"),
+        (["."], "is not a run"),
         ([".", "--rollouts", "-1"], "at least 0"),
         ([".", "--rollouts", "many"], "whole number"),
         ([".", "--rollout", "2"], "Did you mean --rollouts"),

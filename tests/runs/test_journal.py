@@ -207,7 +207,7 @@ def test_reading_says_what_is_wrong_with_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         open_run(tmp_path / "nothing")
     finished(tmp_path / "a")
-    with pytest.raises(FileNotFoundError, match=r"is no run.*inside: a"):
+    with pytest.raises(FileNotFoundError, match=r"is not a run.*contains runs: a"):
         open_run(tmp_path)
 
 
@@ -379,7 +379,7 @@ def test_a_run_that_is_being_made_is_not_called_damaged_and_its_maker_is_named(l
     assert [moment for moment, _ in looked] == ["owned", "touched", "empty", "begun"]
     for _, error in looked[:3]:
         assert isinstance(error, BeingMadeError)
-        assert f"just being made by process {os.getpid()} on " in str(error)
+        assert f"being created by process {os.getpid()} on " in str(error)
         assert "Try again in a moment." in str(error)
     assert looked[3][1] is None
     assert open_run(tmp_path / "run").configuration == {"task": "lqr"}
@@ -403,12 +403,12 @@ def test_commands_say_that_a_run_is_being_made(command, tmp_path, capsys):
     owner = locking.Ownership(tmp_path)
     assert main([command, str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        f"policysearch: The run in {tmp_path} is just being made by {locking.owner(tmp_path)}. Try again in a moment.\n"
+        f"policysearch: The run in {tmp_path} is being created by {locking.owner(tmp_path)}. Try again in a moment.\n"
     )
     owner.release()
     assert main([command, str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        f"policysearch: The run in {tmp_path} was never begun: the process that made it ended before it wrote "
+        f"policysearch: The run in {tmp_path} was never started: the process that created it ended before it wrote "
         "anything. Delete the folder and start the run again.\n"
     )
 
@@ -424,7 +424,7 @@ def test_a_run_whose_maker_was_killed_before_it_wrote_anything_is_called_so(mome
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
     assert (tmp_path / "run" / "run.sqlite").exists()
     for reads in (open_run, Journal.reopen):
-        with pytest.raises(FileNotFoundError, match="never begun"):
+        with pytest.raises(FileNotFoundError, match="never started"):
             reads(tmp_path / "run")
 
 
@@ -438,7 +438,7 @@ def test_a_damaged_run_is_called_damaged_also_while_somebody_owns_it(left, tmp_p
     with pytest.raises(ValueError, match="is damaged"):
         open_run(folder)
     (folder / "run.sqlite").unlink()
-    with pytest.raises(FileNotFoundError, match=r"is no run: it holds no run.sqlite"):
+    with pytest.raises(FileNotFoundError, match=r"is not a run: it holds no run.sqlite"):
         open_run(folder)
     owner.release()
 
@@ -457,7 +457,7 @@ def test_a_reader_knows_owners_that_are_alive_and_takes_no_lock(tmp_path):
     lock.write_text(json.dumps(who | {"host": "elsewhere"}))
     assert locking.owner(tmp_path) == f"process {ended.pid} on elsewhere since 2026-01-01"
     lock.write_text("")
-    assert locking.owner(tmp_path) == "another process that has not written its name yet"
+    assert locking.owner(tmp_path) == "another process that has not yet written its name"
     os.utime(lock, (1e9, 1e9))
     assert locking.owner(tmp_path) is None
     lock.write_text("{not JSON")
@@ -479,9 +479,9 @@ def test_a_reader_knows_owners_that_are_alive_and_takes_no_lock(tmp_path):
 def test_no_row_is_written_that_could_not_be_read_back(tmp_path, change):
     run = Journal(tmp_path / "run", {"task": "lqr"}, keep=True)
     run.add_asked(reader.TrialRecord(number=0, update=0, index=0))
-    with pytest.raises(ValueError, match=r"This cannot be kept \(asked\)"):
+    with pytest.raises(ValueError, match=r"This cannot be recorded \(asked\)"):
         run.add_asked(reader.TrialRecord(**({"number": 1, "update": 0, "index": 1} | change)))
-    with pytest.raises(ValueError, match=r"This cannot be kept \(told\)"):
+    with pytest.raises(ValueError, match=r"This cannot be recorded \(told\)"):
         run.add_told(reader.TrialRecord(number=0, update=0, index=0, status=5), None)
     run.close()
     assert list(open_run(run.folder).trials) == [0]

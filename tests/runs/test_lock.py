@@ -183,7 +183,7 @@ def owned(tmp_path):
 
 def test_what_was_told_already_is_refused_at_once_and_word_for_word_is_no_news(owned, tmp_path, capsys):
     words = refused(capsys, "tell", tmp_path / "run", "0", "--cost", "3")
-    assert "Trial 0 was told already, as done, cost 2; another result of it is not taken." in words
+    assert "Trial 0 was told already, as done, cost 2; another result is not accepted." in words
     assert "told already, as done" in refused(capsys, "tell", tmp_path / "run", "0", "--lost", "cable")
     assert "trial 0 already has this outcome" in said(capsys, "tell", tmp_path / "run", "0", "--cost", "2")
     assert "never asked" in refused(capsys, "tell", tmp_path / "run", "3", "--cost", "3")
@@ -196,7 +196,7 @@ def test_what_was_told_already_is_refused_at_once_and_word_for_word_is_no_news(o
 def test_of_two_results_that_are_left_the_second_is_refused_and_the_same_again_is_not(owned, tmp_path, capsys):
     assert "left for its owner" in said(capsys, "tell", tmp_path / "run", "1", "--cost", "3")
     assert "left for its owner" in said(capsys, "tell", tmp_path / "run", "1", "--cost", "3")
-    assert "waits for the owner of the run already: cost 3.0" in refused(
+    assert "is already waiting for the owner of the run: cost 3.0" in refused(
         capsys, "tell", tmp_path / "run", "1", "--cost", "4"
     )
     assert "takes it at the next ask: trial 1, cost 3.0" in said(capsys, "status", tmp_path / "run")

@@ -167,7 +167,7 @@ def test_a_repaired_search_ends_with_the_policy_of_an_undisturbed_one(run, undis
     before = open_run(run)
     change(run, spoiled(kind, which))
     said = repair(run)
-    assert f"gone: what was known of {gone}." in said
+    assert f"lost: what was known about {gone}." in said
     assert f"The damaged database is now {DATABASE}.damaged-1." in said
     kept = open_run(run)
     assert kept.configuration == before.configuration
@@ -196,7 +196,7 @@ def test_any_damage_is_repaired_to_the_same_end_or_refused_with_nothing_changed(
             if said:
                 assert "cannot be repaired" in said
                 assert contents(folder) == before
-            elif "so that it can be read and not gone on with" in words:
+            elif "so it can be read but not continued" in words:
                 assert len(open_run(folder).trials) > 20
             else:
                 assert go_on(folder, least=0)[1] == undisturbed, (kind, name)  # a page holds many trials
@@ -210,7 +210,7 @@ def test_an_update_of_long_ago_that_is_damaged_is_a_gap_in_the_records_and_nothi
     before = open_run(run).records
     found = "number = (SELECT number FROM history WHERE kind = 'update' LIMIT 1 OFFSET 1)"
     change(run, f"UPDATE history SET body = x'00' WHERE {found}")
-    assert "Kept 52 of 53 rows; gone: update 2." in repair(run)
+    assert "Kept 52 of 53 rows; lost: update 2." in repair(run)
     after = open_run(run).records
     assert [record["update"] for record in after] == [1, 2, 3, 4, 5]
     assert after[1].keys() == before[1].keys()
@@ -222,7 +222,7 @@ def test_an_update_of_long_ago_that_is_damaged_is_a_gap_in_the_records_and_nothi
 def test_where_no_snapshot_is_left_the_search_begins_anew_with_its_first_update(run, undisturbed):
     with contextlib.closing(sqlite3.connect(run / DATABASE, isolation_level=None)) as connection:
         connection.execute("UPDATE history SET blob = x'00' WHERE kind = 'update' AND blob IS NOT NULL")
-    assert "gone: what was known of trials 4 to 22 and updates 1 to 5." in repair(run)
+    assert "lost: what was known about trials 4 to 22 and updates 1 to 5." in repair(run)
     assert go_on(run) == (list(range(4, 24)), undisturbed)
 
 
@@ -260,7 +260,7 @@ def test_what_was_told_of_a_trial_whose_request_is_lost_is_not_kept(run):
             search.tell(trial, cost=1.0)
         search.ask()
     change(run.parent / "other", "DELETE FROM history WHERE kind = 'asked' AND trial = 0")
-    assert "gone: what was known of trials 0 to 1 and 1 row that cannot be read." in repair(run.parent / "other")
+    assert "lost: what was known about trials 0 to 1 and 1 row that cannot be read." in repair(run.parent / "other")
     assert list(open_run(run.parent / "other").trials) == [2, 3, 4]
     with Search.open(run.parent / "other") as search:
         assert (search.updates, search.ask().number) == (1, 4)
@@ -315,7 +315,7 @@ def test_a_damaged_index_is_made_anew(run):
             search.tell(0, cost=1.0)
         with pytest.raises(ValueError, match=rf"{DATABASE} is damaged"):
             search.tell(22, cost=1.0)
-    assert "gone: nothing" in repair(run)
+    assert "lost: nothing" in repair(run)
     assert read(run) == before
     with Search.open(run) as search:
         search.tell(22, cost=1.0)
@@ -356,11 +356,11 @@ def test_a_run_of_simulated_updates_goes_on_from_the_last_whole_snapshot(tmp_pat
         run._history.append([*rows, Row("update", body, b"snapshot %d" % first)])
     run.close()
     change(tmp_path / "run", "UPDATE history SET body = x'00' WHERE number = 3 + 35")
-    assert "Kept 42 of 43 rows; gone: update 35." in repair(tmp_path / "run")
+    assert "Kept 42 of 43 rows; lost: update 35." in repair(tmp_path / "run")
     found = open_run(tmp_path / "run")
     assert (len(found.records), found.state, found.counts) == (40, b"snapshot 30", {"updates": 40})
     change(tmp_path / "run", "UPDATE history SET blob = x'00' WHERE number = 3 + 40")
-    assert "gone: update 40." in repair(tmp_path / "run")
+    assert "lost: update 40." in repair(tmp_path / "run")
     found = open_run(tmp_path / "run")
     assert (len(found.records), found.state, found.counts) == (39, b"snapshot 20", {"updates": 30})
 
@@ -437,7 +437,7 @@ def test_a_damaged_page_that_holds_no_row_costs_no_row(closed, undisturbed, page
     (closed / DATABASE).write_bytes(bytes(content))
     before = open_run(closed) if attempt(open_run, closed)[0] else None
     assert (before is None) == (page != "index")
-    assert "Kept 53 of 53 rows; gone: nothing" in repair(closed)
+    assert "Kept 53 of 53 rows; lost: nothing" in repair(closed)
     assert go_on(closed) == ([22, 23], undisturbed)
 
 
@@ -450,7 +450,7 @@ def test_of_a_file_that_was_cut_what_is_left_is_kept_or_nothing_is_changed(close
         before = contents(folder)
         said, refusal = attempt(repair, folder)
         if refusal:
-            assert "nothing is whole that a search could go on from" in refusal
+            assert "no intact row lets a search continue" in refusal
             assert f"--initial {folder}" in refusal
             assert contents(folder) == before
             continue
@@ -475,7 +475,7 @@ def test_a_damaged_row_of_the_start_is_taken_from_the_files_beside(run, undistur
     said = repair(run)
     taken = {"configuration": "config.json", "policy": "start.safetensors"}.get(kind)
     assert ("Taken from files beside it: " + str(taken) in said) == (taken is not None)
-    assert "gone: nothing that was about a trial or an update" in said
+    assert "lost: nothing about a trial or an update" in said
     told, end = go_on(run, least=0)
     assert end == undisturbed
     assert told[0] == (22 if begun else 1)

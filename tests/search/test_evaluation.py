@@ -167,7 +167,7 @@ SOFTMAX = Softmax([(np.zeros((3, 2)), None)])
         (DISCRETE, LINEAR.controller(), "A linear_gaussian policy does not fit"),
         (Specification(name="rig"), LINEAR.controller(), "does not fit"),
         (CONTINUOUS, LinearGaussian([[1.0, 2.0, 3.0]]).controller(), "does not take the 2 observations"),
-        (CONTINUOUS, LinearGaussian([[1.0, 2.0], [3.0, 4.0]]).controller(), "gives 2 outputs; rig takes 1"),
+        (CONTINUOUS, LinearGaussian([[1.0, 2.0], [3.0, 4.0]]).controller(), "has 2 outputs; rig takes 1"),
     ],
 )
 def test_policies_that_do_not_fit_are_refused(specification, controller, words):

@@ -137,7 +137,7 @@ def test_a_python_cost_is_searched_one_seed_after_another():
 
 @pytest.mark.parametrize(
     ("chosen", "words"),
-    [(0, "ask for at least one"), ([], "ask for at least one"), ([1, 2, 1], "distinct"), ([0, -1], "seed is -1")],
+    [(0, "give at least one"), ([], "give at least one"), ([1, 2, 1], "distinct"), ([0, -1], "seed is -1")],
 )
 def test_seeds_that_mean_nothing_are_refused(chosen, words):
     with pytest.raises(ValueError, match=words):

@@ -404,9 +404,9 @@ def test_no_perturbation_is_used_again_after_going_back_to_where_the_search_is()
 
 def test_going_back_to_nothing_or_to_another_kind_of_policy_is_refused():
     with search_of() as search:
-        with pytest.raises(ValueError, match="No policy was measured"):
+        with pytest.raises(ValueError, match="No policy has been measured"):
             search.go_back()
-        with pytest.raises(ValueError, match="another kind or size"):
+        with pytest.raises(ValueError, match="differs in kind or size"):
             search.go_back(LinearGaussian([[1.0]]).controller())
 
 
@@ -474,7 +474,7 @@ def test_an_action_that_was_not_held_is_refused():
 
 
 def test_a_hold_beyond_the_horizon_is_refused():
-    with pytest.raises(ValueError, match="1 to the horizon of 5"):
+    with pytest.raises(ValueError, match="1 to the horizon, 5"):
         Specification(name="x", horizon=5, hold=6)
 
 

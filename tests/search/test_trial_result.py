@@ -122,7 +122,7 @@ def test_only_a_rollout_has_an_end_of_its_own():
         trial = search.ask()
         with pytest.raises(ValueError, match=r"cost=… has no stages"):
             search.tell(trial, cost=1.0, terminated=True)
-        with pytest.raises(ValueError, match="terminated is 'yes'; it is True, False or None"):
+        with pytest.raises(ValueError, match="terminated is 'yes'; it must be True, False or None"):
             search.tell(trial, cost=1.0, terminated="yes")
         search.tell(trial, cost=1.0)
 

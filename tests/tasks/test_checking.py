@@ -52,7 +52,7 @@ def test_a_plant_that_fits_passes(resolved):
         (
             "observation_size=2",
             "observation_size=3",
-            r"Tank.observe returns shape \(2,\); observation_size=3 wants \(3,\)",
+            r"Tank.observe returns shape \(2,\); observation_size=3 needs \(3,\)",
         ),
         ("u[0] ** 2", "u ** 2", r"Tank.cost returns shape \(1,\); it must be one number"),
         ("step(self, x, u, w)", "step(self, x, u)", r"step takes \(x, u, w\)"),

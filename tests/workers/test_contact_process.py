@@ -276,10 +276,10 @@ def test_the_worker_that_has_met_an_environment_runs_its_trials_or_ends_with_the
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("FetchReach-v4", "pip install gymnasium-robotics, then type gymnasium_robotics:FetchReach-v4"),
+        ("FetchReach-v4", "pip install gymnasium-robotics, then use gymnasium_robotics:FetchReach-v4"),
         ("PandaReach-v3", "panda_gym:PandaReach-v3"),
         ("MiniGrid-Empty-5x5-v0", "minigrid:MiniGrid-Empty-5x5-v0"),
-        ("dm_control/cartpole-balance-v0", r"'shimmy\[dm-control\]', then type shimmy:dm_control/cartpole-balance-v0"),
+        ("dm_control/cartpole-balance-v0", r"'shimmy\[dm-control\]', then use shimmy:dm_control/cartpole-balance-v0"),
         ("ALE/Pong-v5", "ale_py:ALE/Pong-v5"),
         ("Meta-World/MT1", "metaworld:Meta-World/MT1"),
         ("HopperBulletEnv-v0", "pybullet_envs_gymnasium:HopperBulletEnv-v0"),

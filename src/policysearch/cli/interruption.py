@@ -13,12 +13,12 @@ from types import FrameType
 from typing import Any
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: among so many descriptors terminals are looked for: results may have another one than standard output
+#: number of descriptors searched for terminals: results may have one other than standard output
 DESCRIPTORS = 64
 
 
 class Interrupted(KeyboardInterrupt):
-    """A request to end came. number: of the signal."""
+    """A request to end arrived. number: of the signal."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -26,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """128 and the signal's number, as shells have it.
+    """128 plus the signal's number, as in shells.
 
     Example:
         >>> exit_code(Interrupted(signal.SIGTERM)), exit_code(KeyboardInterrupt())
@@ -72,9 +72,9 @@ def raising() -> Iterator[None]:
 
 
 class Held:
-    """While it lasts, requests wait; the first one is raised at its end, unless something else is.
+    """While it lasts, requests wait; the first one is raised at its end, unless another exception is.
 
-    number: of the first request, 0 while there is none. on_request: called with the number of each, and how many there
+    number: of the first request, 0 before one. on_request: called with the number of each, and how many there
     were.
 
     Example:
@@ -108,7 +108,7 @@ class Held:
 
 
 def _leave(terminals: list[int]) -> None:
-    """Write to nowhere where a terminal was that is gone: what cannot be shown must not keep the rest from its end."""
+    """Write to nowhere if a terminal is gone: output that cannot be shown must not keep the rest from finishing."""
     for descriptor in terminals:
         if not os.isatty(descriptor):
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -72,7 +72,7 @@ def _search(run: Run, budget: str | None, workers: int | None) -> Any:
     """The search of a run, where its last snapshot is."""
     known = run.configuration
     if "given" not in known:
-        raise ValueError(f"{run.folder} has nothing to continue from; start anew with --initial {run.folder}.")
+        raise ValueError(f"{run.folder} has nothing to continue from; start a new search with --initial {run.folder}.")
     programs = shared.prepare_jax()
     from policysearch.search import advice, resume
     from policysearch.search.search import Search

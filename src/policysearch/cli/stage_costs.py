@@ -1,7 +1,7 @@
-"""What a recorded trial cost: the column `cost` of a CSV file, added up. No JAX.
+"""The cost of a recorded trial: the column `cost` of a CSV file, summed. No JAX.
 
-Read is what has one reading: any of three separators, a byte order mark, quotes, spaces around cells, `Cost`. The rest
-is refused with file, line and column, because a wrong sum would be learned from in silence.
+Unambiguous files are read: any of three separators, a byte order mark, quotes, spaces around cells, `Cost`. The rest
+is refused with file, line and column, because a wrong sum would silently mislead the search.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LARGEST, LONGEST = 2**28, 131072
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins as UTF-16 does
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # starts like UTF-16
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -29,24 +29,24 @@ _MARKS = (
 
 
 def total(path: Path) -> float:
-    """Sum of the column `cost` of a CSV file with a header line and a line a stage.
+    """Sum of the column `cost` of a CSV file with a header line and one line per stage.
 
     Returns:
         The sum, rounded once; not finite if a cost is not.
 
     Raises:
         OSError: no such file, a folder, or one that cannot be read.
-        ValueError: what the file holds has no reading, or more than one; file, line and column are named.
+        ValueError: the file cannot be read unambiguously; the message names file, line and column.
     """
     with path.open("rb") as file:
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
-        raise ValueError(f"{path} has more than {LARGEST} bytes; that is no record of a trial.")
+        raise ValueError(f"{path} has more than {LARGEST} bytes; that cannot be a record of a trial.")
     text = _decoded(path, content)
     separator = _separator(path, text)
     costs = list(_costs(path, text, separator))
     if not costs:
-        raise ValueError(f"{path} has no line below its header; write a line a stage.")
+        raise ValueError(f"{path} has no line below its header; write one line per stage.")
     if not all(map(math.isfinite, costs)):
         return sum(costs)
     try:
@@ -61,18 +61,18 @@ def _decoded(path: Path, content: bytes) -> str:
         text = content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start + len(mark)) + 1
-        raise ValueError(f"{path}, line {line}: this is no text in {encoding.upper()}; save it as UTF-8.") from None
+        raise ValueError(f"{path}, line {line}: this is not valid {encoding.upper()}; save it as UTF-8.") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(
-            f"{path}, line {line}: it holds bytes of value 0, so that it is no text, or UTF-16 without its mark; save "
+            f"{path}, line {line}: it holds zero bytes, so it is not text, or is UTF-16 without its mark; save "
             "it as UTF-8."
         )
     return text
 
 
 def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Line and cells of each row, blank lines among them as no cells; spaces around cells are gone."""
+    """Line and cells of each row, blank lines as no cells; spaces around cells are removed."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     line = 1
     while True:
@@ -88,25 +88,23 @@ def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str
 
 
 def _separator(path: Path, text: str) -> str:
-    """What stands between cells, by the header."""
+    """The separator of cells, found from the header."""
     found = []
     first = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
     for separator in _SEPARATORS:
-        # not strict: of the separators that are not meant nothing is said
+        # not strict: the wrong separators raise no errors
         header = next(csv.reader([first[:LONGEST]], delimiter=separator, skipinitialspace=True), [])
         count = sum(cell.strip().lower() == COLUMN for cell in header)
         if count > 1:
-            raise ValueError(
-                f"{path}, line 1: {count} columns are named cost, of which one must be meant; rename the rest."
-            )
+            raise ValueError(f"{path}, line 1: {count} columns are named cost; only one may be; rename the rest.")
         if count:
             found.append((separator, header))
     if not found:
         what = f"its first line is {grammar.shown(first.strip())}" if first else "it is empty"
         raise ValueError(
-            f"{path} has no column `{COLUMN}`: {what}. Write a header line such as t,cost, then a line a stage."
+            f"{path} has no column `{COLUMN}`: {what}. Write a header line such as t,cost, then one line per stage."
         )
-    # of a lone column every separator gives the same header, and none may follow
+    # with a single column every separator gives the same header, and none may follow
     chosen = [separator for separator, header in found if len(header) > 1] or [found[0][0]]
     if len(chosen) > 1:
         words = " or ".join(_SEPARATORS[separator] for separator in chosen)

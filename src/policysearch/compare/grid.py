@@ -80,7 +80,7 @@ def compare(
         on_progress: called after each update.
 
     Returns:
-        What came out.
+        The comparison.
 
     Raises:
         ValueError: a method that does not suit the task, or a folder that holds another comparison; nothing has run.

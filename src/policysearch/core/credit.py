@@ -19,7 +19,7 @@ from policysearch.core.explore import Explore, Layout, positive, positive_number
 from policysearch.core.rollouts import OK, Rollouts
 from policysearch.core.score import PolicyScore, Score
 
-#: least share of its last value that the divisor of normalised costs keeps
+#: smallest share of its last value that the divisor of normalised costs keeps
 SLOWEST_FALL = 0.95
 
 Info = dict[str, Array]
@@ -31,7 +31,7 @@ class Credit(eqx.Module):
     @property
     @abc.abstractmethod
     def per_stage(self) -> bool:
-        """Whether advantages are (n, T), a row per stage, rather than (n,)."""
+        """Whether advantages are (n, T), one row per stage, rather than (n,)."""
 
     def init(self, horizon: int, size: int = 0) -> Any:
         """State that must persist between updates, for rollouts of `horizon` stages with `size` observations."""
@@ -43,7 +43,7 @@ class Credit(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
-        """Advantages, the next state, and what is worth reporting."""
+        """Advantages, the next state, and what to report."""
 
 
 def _baseline(given: str | Baseline) -> Baseline:
@@ -70,7 +70,7 @@ class TotalCost(Credit):
             "least_variance": the number for which the gradient's covariance has the least trace, from the other pairs
             and earlier updates.
         normalise: divide by the standard deviation of the batch's costs, so that their unit does not matter; the
-            divisor falls by at most 5 % an update, so that steps still shrink as the cost flattens.
+            divisor falls by at most 5 % per update, so that steps still shrink as the cost flattens.
     """
 
     baseline: Any = eqx.field(converter=_baseline, default="leave_one_out")
@@ -117,7 +117,7 @@ def _pair(values: Any) -> Any:
 
 
 class Saturation(NamedTuple):
-    """A charge for asking more than the limits give: without it nothing pulls such an action back, whatever it costs.
+    """A charge for actions beyond the limits: without it nothing pulls such an action back, whatever its cost.
 
     At stage k discount^k · weight · (‖v‖² − ‖clip(v)‖²), v the action in half-ranges about the centre.
 
@@ -130,7 +130,7 @@ class Saturation(NamedTuple):
     discount: ArrayLike = 1.0
 
     def costs(self, actions: Float[Array, "n T m"], held: Float[Array, "n T"] | None = None) -> Float[Array, "n T"]:
-        """What is charged beside the cost, for each action that was drawn.
+        """The charge on top of the cost, for each action that was drawn.
 
         Args:
             actions: as sampled.
@@ -149,7 +149,7 @@ class Saturation(NamedTuple):
 
 
 class CostToGo(Credit):
-    """Discounted cost-to-go less a baseline, a row per stage: the causal form (18.16), GPOMDP.
+    """Discounted cost-to-go less a baseline, one row per stage: the causal form (18.16), GPOMDP.
 
     Args:
         baseline: a name or a `Baseline`, with numbers of its own. "none"; "running": one number per stage, used before
@@ -160,12 +160,12 @@ class CostToGo(Credit):
             the sample bias by O(1/n).
         normalise: divide by the standard deviation of the batch's advantages.
         discounting: (γ, λ), or None for neither: γ discounts the costs that follow, on top of the task's own discount;
-            λ is that of generalised advantage estimation (Schulman et al. 2016), which leans on the value baseline as
-            far as λ is below 1. Both buy less noise with bias: the gradient is no longer that of the expected cost.
-        bootstrap: where the horizon cut a rollout, what would have followed is predicted from its last observation, as
-            though the task went on for ever; by a baseline that looks at observations alone, not at time. Otherwise
+            λ is that of generalised advantage estimation (Schulman et al. 2016), which relies on the value baseline as
+            far as λ is below 1. Both trade bias for less noise: the gradient is no longer that of the expected cost.
+        bootstrap: if the horizon cut a rollout, what would have followed is predicted from its last observation, as
+            if the task went on forever, by a baseline that uses observations alone, not time. Otherwise
             nothing follows: J ends at the horizon. Costs must not be discounted by the task itself.
-        saturation: a `Saturation` that is added to the costs that are learned from, not to those that are reported.
+        saturation: a `Saturation` added to the costs that are learned from, not to those reported.
     """
 
     baseline: Any = eqx.field(converter=_baseline, default="leave_one_out")
@@ -234,7 +234,7 @@ class CostToGo(Credit):
         return a, state, {"baseline": jnp.mean(first)}
 
     def _scaled(self, a: Array, outcome: Array, weight: Array) -> Array:
-        """Advantages in the unit that is wanted; zero where no stage's outcome differs between rollouts.
+        """Advantages in the requested unit; zero if no stage's outcome differs between rollouts.
 
         Such rollouts teach nothing, and a step of stated KL would follow their rounding errors.
         """
@@ -255,7 +255,7 @@ class CostToGo(Credit):
         if self.bootstrap:
             if rollouts.last is None:
                 raise ValueError(
-                    "bootstrap needs what was seen after the last stage: pass Rollouts.last, or tell one observation "
+                    "bootstrap needs the observation after the last stage: pass Rollouts.last, or tell one observation "
                     "more."
                 )
             cut = (rollouts.outcome == OK) & (weight.sum(1) > 0)
@@ -273,14 +273,14 @@ class CostToGo(Credit):
         return self._scaled(a, outcome, weight), state, {"baseline": jnp.mean(baseline[:, 0])}
 
     def _differences(self, costs: Array, weight: Array, baseline: Array, after: Array) -> Array:
-        """Temporal differences c_k + γV_(k+1) − V_k; `after` the last stage comes nothing, or what was predicted."""
+        """Temporal differences c_k + γV_(k+1) − V_k; `after` is the prediction after the last stage, or None."""
         at_last = jnp.arange(costs.shape[1]) == weight.sum(1)[:, None] - 1
         follows = jnp.pad((weight * baseline)[:, 1:], ((0, 0), (0, 1))) + jnp.where(at_last, after[:, None], 0.0)
         return weight * (costs + self.discounting[0] * follows - baseline)
 
 
 class TopPairs(Credit):
-    """Augmented random search: of the antithetic pairs only the best count, divided by the spread of their costs.
+    """Augmented random search: only the best antithetic pairs count, divided by the spread of their costs.
 
     A pair is as good as the better of its two (Mania, Guy & Recht 2018).
 

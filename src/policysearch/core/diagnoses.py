@@ -88,7 +88,7 @@ def _adrift() -> bool:
 
 
 def _called(traceback: TracebackType | None) -> set[str] | None:
-    """Top-level modules that policysearch called when the error came; none if it raised it; None if it had no part."""
+    """Top-level modules that policysearch called at the error; empty if it raised it; None if not involved."""
     found: set[str] | None = None
     while traceback is not None:
         module = traceback.tb_frame.f_globals.get("__name__", "").split(".")[0]

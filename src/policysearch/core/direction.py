@@ -83,7 +83,7 @@ class Natural(Direction):
         tolerance: estimated relative error in the Fisher norm that ends conjugate gradients: 0.1 shortens the predicted
             improvement of a step of stated KL by 0.1²/2, half a percent.
         iterations: of conjugate gradients, at most.
-        intercept: fit a constant beside S w, with a row per rollout: it takes up the mean cost, as a baseline would;
+        intercept: fit a constant beside S w, with one row per rollout: it absorbs the mean cost, as a baseline would;
             the episodic natural actor-critic (Peters & Schaal 2008).
 
     A solution that is not finite, or that would raise the cost to first order, is not followed: `fallback` in the
@@ -195,7 +195,7 @@ class Natural(Direction):
 
 
 def _centred(score: Score, rows: Float[Array, "n d"], a: Float[Array, " n"]) -> tuple[Array, Array]:
-    """Rows and advantages less their means over the rollouts: the least-squares fit of a constant takes those up."""
+    """Rows and advantages less their means over the rollouts: the least-squares fit of a constant absorbs those."""
     weight = score.counted.astype(rows.dtype)
     a = jnp.where(score.counted, a, 0.0)
     return weight[:, None] * (rows - rows.sum(0) / score.count), weight * (a - a.sum() / score.count)

@@ -321,10 +321,10 @@ def positive_number(name: str, value: ArrayLike, infinite: bool = False, zero: b
 
 
 def share(name: str, value: ArrayLike) -> None:
-    """Raise ValueError unless `value` lies above 0 and at most at 1."""
+    """Raise ValueError unless `value` is above 0 and at most 1."""
     positive_number(name, value)
     if not isinstance(value, jax.core.Tracer) and np.any(np.asarray(value) > 1):
-        raise ValueError(f"{name} is {np.asarray(value).tolist()}; it must lie above 0 and at most at 1.")
+        raise ValueError(f"{name} is {np.asarray(value).tolist()}; it must be above 0 and at most 1.")
 
 
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -82,7 +82,7 @@ def name(what: str, text: Any) -> str:
     other forms are refused.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a valid name.
 
     Example:
         >>> name("a parameter", "θ_max")

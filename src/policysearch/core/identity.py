@@ -1,6 +1,6 @@
-"""A method as names and numbers, to tell whether a search goes on with the one that it was started with.
+"""A method as names and numbers, to tell whether a search continues with the one it was started with.
 
-Arrays, settings and what functions close over all count: an optimiser of Optax is nothing but functions.
+Arrays, settings and what functions close over all count: an Optax optimiser is nothing but functions.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-#: entries of an array that are kept as they are; of a larger one a SHA-256
+#: largest array kept entry by entry; of a larger one a SHA-256 is kept
 MOST_ENTRIES = 64
 
-#: packages whose functions are known by their names; of others the constants count too
+#: packages whose functions are identified by name; for others the constants count too
 LIBRARIES = ("policysearch", "optax", "jax", "equinox")
 #: global variables that a function reads and that count
 NUMBERS = (bool, int, float, str, np.ndarray, jax.Array)
@@ -28,9 +28,9 @@ Plain = dict[str, Any]
 
 
 def described(thing: Any) -> Plain:
-    """What `thing` consists of: place → name, number, or list of numbers; fit for JSON.
+    """The parts of `thing`: place → name, number, or list of numbers; JSON-able.
 
-    Two things with one description compute the same, as far as functions with the same names and constants do.
+    Two things with the same description compute the same, as far as functions with the same names and constants do.
 
     Args:
         thing: a `Method`, or any part of one.
@@ -46,7 +46,7 @@ def described(thing: Any) -> Plain:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two descriptions, in words, by place."""
+    """The differences between two descriptions, in words, by place."""
     places = [place for place in {**before, **now} if before.get(place) != now.get(place)]
     return [f"{place or 'its kind'} was {_shown(before, place)} and is {_shown(now, place)}" for place in places]
 
@@ -56,7 +56,7 @@ def _shown(description: Mapping[str, Any], place: str) -> str:
 
 
 def _walk(thing: Any, place: str, found: Plain, above: list[Any]) -> None:
-    """Add what `thing` consists of; `above` are the things that it is part of."""
+    """Add the parts of `thing`; `above` are the things that it is part of."""
     inside = f"{place}." if place else ""
     if isinstance(thing, (jax.Array, np.ndarray, np.generic)):
         found[place] = _array(np.asarray(thing))
@@ -118,7 +118,7 @@ def _array(array: np.ndarray) -> Any:
 
 
 def _shortest(numbers: np.ndarray) -> Any:
-    """Each number as the shortest one that means it in its own precision, 0.1 rather than 0.10000000149011612."""
+    """Each number as the shortest one equal to it in its own precision, 0.1 rather than 0.10000000149011612."""
     if numbers.ndim:
         return [_shortest(row) for row in numbers]
     return float(str(numbers)) if np.isfinite(numbers) else str(numbers)
@@ -132,7 +132,7 @@ def _content(cell: types.CellType) -> Any:
 
 
 def _constants(code: types.CodeType) -> list[Any]:
-    """Names and numbers of a function's code, of the functions within it too, without its docstring."""
+    """Names and numbers of a function's code, including the functions within it, without its docstring."""
     plain = [value for value in code.co_consts if isinstance(value, (bool, int, float, complex, bytes, tuple))]
     inner = [_constants(value) for value in code.co_consts if isinstance(value, types.CodeType)]
     return [*code.co_names, *(repr(value) for value in plain), *inner]

@@ -52,7 +52,7 @@ def fourier_layers(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Random Fourier features sin(P x'/ν + φ) and a zero output layer: the RBF policy of Rajeswaran et al. (2017).
 
-    Linear in what is searched, yet about as flexible as a Gaussian-kernel machine (Rahimi & Recht 2007).
+    Linear in the searched parameters, yet about as flexible as a Gaussian-kernel machine (Rahimi & Recht 2007).
 
     Args:
         p, features, m: sizes of the layers.
@@ -75,7 +75,7 @@ def start(policy: Policy, initial: Any) -> Policy:
             {"gain": [[…]], "bias": […]} or {"kp": 1.0}. A gain acts on observations in their own units.
 
     Raises:
-        ValueError: what is given does not fit the policy; the sentence says how.
+        ValueError: what is given does not fit the policy; the message says how.
     """
     if isinstance(initial, (str, Path)):
         initial = _read(Path(initial))
@@ -83,7 +83,7 @@ def start(policy: Policy, initial: Any) -> Policy:
         try:
             other = from_controller(initial)
         except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"The initial policy cannot be searched on: {error} is missing or no numbers.") from error
+            raise ValueError(f"The initial policy cannot be searched from: {error} is missing or invalid.") from error
         if isinstance(other, Parameters) and isinstance(policy, Parameters) and other.names != policy.names:
             raise ValueError(
                 f"The initial policy has parameters {', '.join(other.names)}; "
@@ -125,7 +125,7 @@ def _gain(policy: LinearGaussian, initial: dict[str, Any]) -> LinearGaussian:
     if set(initial) - {"gain", "bias"} or "gain" not in initial or gain.shape != shape:
         raise ValueError(
             f"initial has {', '.join(list(initial)[:10])} with a gain of shape {gain.shape}; "
-            f'it must be {{"gain": {shape} numbers}} and may have "bias". Where u = -K x is meant, negate K.'
+            f'it must be {{"gain": {shape} numbers}} and may have "bias". If you mean u = -K x, negate K.'
         )
     scale, shift = np.asarray(policy.scaling.scale, float), np.asarray(policy.scaling.shift, float)
     bias = _numbers("bias", initial.get("bias", np.zeros(shape[0])), shape[:1]) + gain @ shift
@@ -139,7 +139,7 @@ def _gain(policy: LinearGaussian, initial: dict[str, Any]) -> LinearGaussian:
     if "bias" in parameters:
         parameters["bias"] = jnp.asarray(bias)
     elif np.any(bias != 0):
-        raise ValueError("The initial values have a bias but the policy has none; set bias on.")
+        raise ValueError("The initial values have a bias but the policy has no bias; turn it on.")
     return eqx.tree_at(lambda p: p.parameters, policy, parameters)
 
 
@@ -147,14 +147,14 @@ def _numbers(name: str, given: Any, shape: tuple[int, ...] | None = None) -> np.
     """Finite numbers, of a shape if one is given."""
     try:
         if np.asarray(given).dtype.kind in "USb":
-            raise TypeError("text, or true and false, are none")
+            raise TypeError("text, or true and false, are not numbers")
         numbers = np.asarray(given, float)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"The initial {name} is no array of numbers: {error}.") from None
+        raise ValueError(f"The initial {name} is not an array of numbers: {error}.") from None
     if not np.isfinite(numbers).all():
         raise ValueError(f"The initial {name} is not finite.")
     if shape is not None and numbers.shape != shape:
-        raise ValueError(f"The initial {name} has shape {numbers.shape}; {shape} is needed.")
+        raise ValueError(f"The initial {name} has shape {numbers.shape}; it must be {shape}.")
     return numbers
 
 
@@ -168,18 +168,18 @@ def _read(path: Path) -> Any:
         return Controller.of_content(controller_file.load(path), path)
     size = path.stat().st_size
     if size > LARGEST:
-        raise ValueError(f"{path} has {size} bytes; initial values take up to {LARGEST}.")
+        raise ValueError(f"{path} has {size} bytes; initial values may take up to {LARGEST}.")
     try:
         content = json.loads(path.read_bytes(), object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}.") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is a {type(content).__name__}; give an object.")
+        raise ValueError(f"{path} holds a {type(content).__name__}; give an object.")
     return content
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object each of whose names is given once."""
+    """An object in which each name is given once."""
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
@@ -189,7 +189,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number")
+    raise ValueError(f"{word} is not a number")
 
 
 def _shapes(policy: Policy) -> dict[str, tuple[int, ...]]:
@@ -218,7 +218,7 @@ def _law(controller: Controller) -> Policy:
         jnp.asarray(constants["scaling_mean"]),
         jnp.asarray(constants["scaling_m2"]),
         running=bool(constants["scaling_running"]),
-        centred=bool(constants.get("scaling_centred", True)),  # older files know no other
+        centred=bool(constants.get("scaling_centred", True)),  # older files have no other kind
     )
     std = np.exp(parameters.get("log_std", constants.get("log_std", np.zeros(1))))
     if kind == "linear_gaussian":

@@ -18,19 +18,19 @@ MOST_NAMES = 12
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
-    """What a controller is connected to: all that its file says beside the law itself.
+    """What a controller is connected to: everything its file says besides the law itself.
 
-    A name ends in its unit, in brackets: "position [m]"; "sin angle" has none.
+    A name ends in its unit, in brackets: "position [m]"; "sin angle" has no unit.
 
     Args:
-        limits: of continuous actions; None where they are not known, and of choices and named numbers.
-        observation_names: (p,), or () where they are not known.
-        action_names: (m,), or (); of choices one name, or (k,).
+        limits: of continuous actions; None if unknown, and for choices and named numbers.
+        observation_names: (p,), or () if unknown.
+        action_names: (m,), or (); for choices one name, or (k,).
         dt: seconds per stage, or None.
         hold: stages for which each action is kept, so that the controller acts every `hold` · `dt` seconds.
 
     Raises:
-        ValueError: what is none of these.
+        ValueError: values of another kind.
 
     Example:
         >>> Interface(action_names=["force [N]", "choice"]).action_units
@@ -50,16 +50,16 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, name, names(name, getattr(self, name)))
         msgspec.structs.force_setattr(self, "dt", seconds(self.dt))
         if not isinstance(self.hold, int) or isinstance(self.hold, bool) or self.hold < 1:
-            raise ValueError(f"hold is {self.hold!r:.40}; it is a number of stages, at least 1.")
+            raise ValueError(f"hold is {self.hold!r:.40}; it must be a number of stages, at least 1.")
 
     @property
     def observation_units(self) -> tuple[str, ...]:
-        """Unit of each observation, (p,); "" where it has none."""
+        """Unit of each observation, (p,); "" if it has none."""
         return tuple(map(_unit, self.observation_names))
 
     @property
     def action_units(self) -> tuple[str, ...]:
-        """Unit of each action, (m,); "" where it has none."""
+        """Unit of each action, (m,); "" if it has none."""
         return tuple(map(_unit, self.action_names))
 
     def observation(self, index: int) -> str:
@@ -71,15 +71,15 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         return _named("action", index, self.action_names)
 
     def check(self, policy: str, observations: int, actions: int) -> None:
-        """Raise ValueError unless names and limits are as many as what they belong to.
+        """Raise ValueError unless names and limits match the signals in number.
 
         Args:
             policy: kind of the controller.
-            observations, actions: that it takes and gives, or among how many it chooses.
+            observations, actions: that it takes and gives, or the number of choices.
         """
         if policy == "parameters":
             if self.limits is not None or self.observation_names or self.action_names:
-                raise ValueError("Named numbers have no observations or actions to name, and bounds of their own.")
+                raise ValueError("Named numbers have no observations or actions to name, but bounds of their own.")
             return
         choice = policy == "softmax"
         for what, given, sizes in (
@@ -88,11 +88,11 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if given and len(given) not in sizes:
                 needed = " or ".join(map(str, sorted(sizes)))
-                raise ValueError(f"{len(given)} {what} came; this {policy} controller has {needed}.")
+                raise ValueError(f"{len(given)} {what} were given; this {policy} controller has {needed}.")
         if self.limits is not None and choice:
-            raise ValueError("Limits came; a softmax controller gives a choice, which has none.")
+            raise ValueError("Limits were given; a softmax controller gives a choice, which has none.")
         if self.limits is not None and self.limits.size != actions:
-            raise ValueError(f"Limits of {self.limits.size} actions came; this {policy} controller gives {actions}.")
+            raise ValueError(f"Limits of {self.limits.size} actions were given; a {policy} controller has {actions}.")
 
     def words(self, policy: str, observations: int, actions: int) -> str:
         """What goes in and what comes out, in a line; see `check` for the arguments.
@@ -106,7 +106,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         if policy == "softmax":
             return f"{seen} → one of {listed(each) if len(each) == actions else f'{actions} choices'}"
         if self.limits is None:
-            return f"{seen} → {listed(each) or f'{actions} action' + ('s' if actions > 1 else '')}, limits not known"
+            return f"{seen} → {listed(each) or f'{actions} action' + ('s' if actions > 1 else '')}, limits unknown"
         if not each:
             each = ["action"] if actions == 1 else [f"action {i}" for i in range(actions)]
         pairs = zip(self.limits.low, self.limits.high, strict=True)
@@ -117,7 +117,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         return f"{seen} → {listed(within)}"
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values; None stands for a limit that there is not."""
+        """As JSON-able values; None means no limit."""
         plain: dict[str, Any] = msgspec.structs.asdict(self)
         if self.limits is not None:
             limits = msgspec.structs.asdict(self.limits)
@@ -131,7 +131,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         """The interface that `plain` described.
 
         Raises:
-            ValueError: values that no interface has.
+            ValueError: values that an interface cannot have.
         """
         if not isinstance(plain, dict) or set(plain) != set(cls.__struct_fields__):
             raise ValueError(f"an interface has {', '.join(cls.__struct_fields__)}, and nothing else")
@@ -142,10 +142,10 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
             sides = {}
             for name, without in (("low", -math.inf), ("high", math.inf)):
                 if not isinstance(limits[name], list):
-                    raise ValueError(f"{name} is no list of limits")
+                    raise ValueError(f"{name} is not a list of limits")
                 sides[name] = tuple(without if limit is None else limit for limit in limits[name])
                 if any(isinstance(limit, float) and not math.isfinite(limit) for limit in limits[name]):
-                    raise ValueError(f"{name} has a limit that is not finite; null stands for none")
+                    raise ValueError(f"{name} has a limit that is not finite; null means no limit")
             limits = Continuous(**sides)
         return cls(**{**plain, "limits": limits})
 
@@ -157,7 +157,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def _unit(name: str) -> str:
-    """What stands in brackets at the end of a name."""
+    """The text in brackets at the end of a name."""
     return name[name.rfind("[") + 1 : -1].strip() if name.endswith("]") and "[" in name else ""
 
 

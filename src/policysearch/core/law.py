@@ -19,16 +19,16 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def needed(name: str, arrays: Arrays, kind: str, policy: str) -> np.ndarray:
-    """The array of that name; ValueError if there is none."""
+    """The array of that name; ValueError if it is missing."""
     if name not in arrays:
         raise ValueError(f"A {policy} controller needs the {kind} {name!r}; it has {sorted(arrays) or 'none'}.")
     return arrays[name]
 
 
 def fitting(name: str, value: np.ndarray, shape: tuple[int, ...], policy: str) -> np.ndarray:
-    """The array, which has that shape; ValueError if it has not."""
+    """The array, if it has that shape; else ValueError."""
     if value.shape != shape:
-        raise ValueError(f"{name} has shape {value.shape}; {shape} fits this {policy} controller.")
+        raise ValueError(f"{name} has shape {value.shape}; this {policy} controller needs {shape}.")
     return value
 
 
@@ -88,10 +88,10 @@ def layers(description: Mapping[str, Any], parameters: Arrays, constants: Arrays
 def compiled(
     layers: list[np.ndarray], shift: np.ndarray | None, activation: str
 ) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
-    """The law of one observation, which touches NumPy as seldom as it can; it writes into `out` if given.
+    """The law for one observation, with as few NumPy calls as possible; it writes into `out` if given.
 
     Every layer's input buffer ends in a constant 1 that multiplies the bias column. The shift is
-    subtracted and not folded into the bias, where a large one would cancel to rounding noise.
+    subtracted rather than folded into the bias, where a large one would cancel to rounding noise.
     """
     buffers = [np.ones(layer.shape[1]) for layer in layers]
     first, first_view = buffers[0], buffers[0][:-1]
@@ -122,7 +122,7 @@ def compiled(
 
 
 def batch(layers: list[np.ndarray], shift: np.ndarray | None, activation: str, observations: np.ndarray) -> np.ndarray:
-    """The law of many observations (B, p): (B, m) or (B, k)."""
+    """The law for many observations (B, p): (B, m) or (B, k)."""
     x = observations if shift is None else observations - shift
     for layer in layers[:-1]:
         x = ACTIVATIONS[activation](x @ layer[:, :-1].T + layer[:, -1])

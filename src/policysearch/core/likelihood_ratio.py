@@ -45,12 +45,12 @@ def likelihood_ratio_gradient(
         log_prob: (θ, x) → log p_θ(x), a scalar in nats, differentiable in θ.
         cost: g of each sample, (n,), or a function of one sample.
         samples: x_1 … x_n drawn from p_θ, any pytree with a leading axis n.
-        theta: where, any pytree of floats.
+        theta: θ, any pytree of floats.
         baseline: a number (n or ()) that does not depend on its own sample; "none"; "mean" of all costs, which shrinks
             the estimate by exactly 1 − 1/n; "leave_one_out", the mean of the others, which does not.
 
     Returns:
-        The estimate and its standard error, which takes the rows as independent.
+        The estimate and its standard error, which assumes independent rows.
 
     Raises:
         ValueError: fewer than two samples, costs of another length, or an unknown baseline.
@@ -66,7 +66,7 @@ def likelihood_ratio_gradient(
     costs = jax.vmap(cost)(samples) if callable(cost) else jnp.asarray(cost)
     if costs.shape != (n,) or n < 2:
         raise ValueError(
-            f"{n} samples came with costs of shape {costs.shape}; give a cost for each of 2 or more samples."
+            f"{n} samples were given with costs of shape {costs.shape}; give one cost for each of 2 or more samples."
         )
     if isinstance(baseline, str):
         choice("baseline", baseline, ("none", "mean", "leave_one_out"))

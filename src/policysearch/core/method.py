@@ -48,8 +48,8 @@ class Method(eqx.Module):
         credit: `TotalCost`, `CostToGo`, `TopPairs` or `CentredRanks`.
         direction: `Euclidean`, `Natural` or `LeastSquares`.
         step: `LearningRate`, `Optimizer` or `KLStep`.
-        failure_cost: what a trial that the policy made fail costs; NaN for the worst finite cost of its update.
-        largest_step: most that an update may move θ, () or (d,) for each number; a longer step is shortened as a whole.
+        failure_cost: cost of a trial that fails because of the policy; NaN for the worst finite cost of its update.
+        largest_step: the most an update may move θ, () or (d,) per entry; a longer step is shortened as a whole.
 
     Example:
         >>> from policysearch import ActionNoise, CostToGo, KLStep, Natural
@@ -93,7 +93,7 @@ class Method(eqx.Module):
         return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
 
     def sized(self, length: float) -> Method:
-        """The method for the next update, after rollouts of `length` stages in the mean; see `ActionNoise`."""
+        """The method for the next update, after rollouts of mean length `length`; see `ActionNoise`."""
         explore = self.explore.sized(length)
         return self if explore is self.explore else dataclasses.replace(self, explore=explore)
 
@@ -108,15 +108,15 @@ class Method(eqx.Module):
         return sign[:, None] * rows[jnp.asarray(layout.perturbation)]
 
     def tell(self, state: State, offsets: Array | Regenerated | None, rollouts: Rollouts) -> tuple[State, Info]:
-        """One update from what came back.
+        """One update from the results of its trials.
 
         Args:
             state: as it was when the trials were asked for.
-            offsets: β (n, d) of parameter-space trials, or what makes them; None in action space.
-            rollouts: in index order, as they came; failures are settled here.
+            offsets: β (n, d) of parameter-space trials, or what generates them; None in action space.
+            rollouts: in index order, as received; failures are settled here.
 
         Returns:
-            The next state, equal to the old one but for its counter if nothing usable came back or the new parameters
+            The next state, equal to the old one but for its counter if no result was usable or the new parameters
             would not be finite (`skipped` is 1 then); and a flat dict of scalars.
         """
         estimate = self.estimate(state, offsets, rollouts)
@@ -168,7 +168,7 @@ class Method(eqx.Module):
         return next_state, info
 
     def _rescaled(self, moved: Policy, asked: Policy, rollouts: Rollouts) -> Policy:
-        """The moved policy, its observation scaling updated by what the asked one saw, if it follows that."""
+        """The moved policy, its observation scaling updated with the observations of the rollouts, if it is running."""
         if asked.scaling is None or not asked.scaling.running:
             return moved
         seen = rollouts.statistics
@@ -183,7 +183,7 @@ class Method(eqx.Module):
     def report(self, state: State, estimate: Estimate, told: Rollouts) -> Info:
         """Scalars by name: cost, how good the gradient is, and how many trials failed or were lost of those told."""
         score, rollouts, d = estimate.score, estimate.rollouts, state.policy.theta(self.space).size
-        # a learned spread is searched beside θ, but how good the gradient is, is said of θ alone
+        # a learned spread is searched besides θ, but the gradient's quality is that of θ alone
         measured = quality.measure(estimate.groups[:, :d])
         total, counted = rollouts.costs.sum(1), score.counted
         n = score.count
@@ -232,7 +232,7 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
         return "A learned spread is moved by its gradient or its exact natural gradient: Natural(fisher='analytic')."
     if getattr(direction, "intercept", False) and (parameter or credit.per_stage):
         return (
-            "A constant is fitted to a row a rollout of sampled actions; cost-to-go gives a row a stage. Use "
+            "A constant is fitted to one row per rollout of sampled actions; cost-to-go gives one per stage. Use "
             "TotalCost, or intercept=False."
         )
     if isinstance(direction, Natural) and isinstance(step, Optimizer) and step.preconditions:
@@ -257,12 +257,12 @@ def refuse(explore: Explore, credit: Credit, direction: Direction, step: Step) -
 
 
 def _observations(policy: Policy) -> int:
-    """p, 0 of named numbers."""
+    """p, 0 for named numbers."""
     return 0 if policy.scaling is None else int(policy.scaling.shift.size)
 
 
 def _point(theta: Array, spread: Any) -> Array:
-    """What a step moves: θ, and log σ after it where the spread is learned."""
+    """What a step moves: θ, followed by log σ if the spread is learned."""
     return jnp.concatenate([theta, spread]) if isinstance(spread, jax.Array) else theta
 
 

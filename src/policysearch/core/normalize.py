@@ -1,6 +1,6 @@
 """Observation scaling o' = (o − shift) / scale as part of a policy: fixed, or by running statistics.
 
-It is frozen from asking for trials to telling their results, and updated once after that. p observations.
+It is frozen between asking for trials and telling their results, and updated once after that. p observations.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Scaling(eqx.Module):
 
     @classmethod
     def fixed(cls, scale: Float[np.ndarray, " p"] | tuple[float, ...]) -> Scaling:
-        """Divide by `scale` (p,), shift by nothing."""
+        """Divide by `scale` (p,), without a shift."""
         values = np.asarray(scale, float)
-        # squares of what lies outside would overflow or vanish in float32
+        # squares of values outside would overflow or vanish in float32
         if not np.all((values > 1e-18) & (values < 1e18)):
             raise ValueError(f"Observation scales must lie between 1e-18 and 1e18; got {tuple(scale)}.")
         return cls(jnp.asarray(np.ones(())), jnp.asarray(np.zeros(values.shape)), jnp.asarray(values**2))
@@ -46,12 +46,12 @@ class Scaling(eqx.Module):
 
     @property
     def shift(self) -> Float[Array, " p"]:
-        """What is subtracted, (p,): the mean, or nothing."""
+        """The subtracted shift, (p,): the mean, or zero."""
         return self.mean if self.centred else jnp.zeros_like(self.mean)
 
     @property
     def scale(self) -> Float[Array, " p"]:
-        """What is divided by, (p,): deviation, or root mean square; 1 where an observation has not varied, or is 0."""
+        """The divisor, (p,): deviation, or root mean square; 1 where an observation has not varied, or is 0."""
         spread = jnp.sqrt(self.m2 / jnp.maximum(self.count, 1.0))
         if not self.centred:
             spread = jnp.hypot(spread, self.mean)

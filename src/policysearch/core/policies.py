@@ -34,7 +34,7 @@ class Policy(eqx.Module):
 
     parameters: eqx.AbstractVar[dict[str, Array]]
     scaling: eqx.AbstractVar[Scaling | None]
-    #: what its controllers are connected to; a search says so, see `with_interface`
+    #: what its controllers are connected to; set by a search, see `with_interface`
     interface: Interface = eqx.field(static=True, default=Interface(), kw_only=True)
 
     @abc.abstractmethod
@@ -84,15 +84,15 @@ class Policy(eqx.Module):
         return eqx.tree_at(lambda policy: policy.scaling, self, scaling) if scaling is not None else self
 
     def with_interface(self, interface: Interface) -> Policy:
-        """This policy; its controllers know the limits, names and time step of what they are connected to."""
+        """This policy; its controllers know the limits, names and time step of their signals."""
         policy: Policy = jax.tree.map(lambda leaf: leaf, self)
-        object.__setattr__(policy, "interface", interface)  # it is static, so that no tree function reaches it
+        object.__setattr__(policy, "interface", interface)  # it is static, so no tree function reaches it
         return policy
 
     def rescaled(self, scaling: Scaling) -> Policy:
-        """The same actions from another observation scaling: the first layer's weights take up the change.
+        """The same actions with another observation scaling: the first layer's weights absorb the change.
 
-        Without a bias only the change of scale is taken up; a scaling that is not centred has no other.
+        Without a bias only the change of scale is absorbed; a scaling that is not centred has no other.
         """
         if self.scaling is None:
             return self
@@ -102,7 +102,7 @@ class Policy(eqx.Module):
         new = dict(getattr(self, holder))
         old = new[weight]
         mask = getattr(self, "mask", None)
-        whole: Any = getattr(self, "gain", old)  # of a masked one the vector of its entries is searched
+        whole: Any = getattr(self, "gain", old)  # for a masked gain the vector of its entries is searched
         if mask is not None:
             ratio = ratio[np.nonzero(np.asarray(mask))[1]]
         new[weight] = old * ratio
@@ -144,7 +144,7 @@ class LinearGaussian(Policy):
         std: standard deviation of the action noise, scalar or (m,), in the action's unit.
         learned_std: the logarithm of std is a parameter.
         mask: (m, p) of bool, True where the gain is free; elsewhere it is 0 and not a parameter.
-        scaling: of the observations; None for none.
+        scaling: of the observations; None for no scaling.
 
     Raises:
         ValueError: shapes that do not fit, or a std that is not positive.
@@ -237,8 +237,8 @@ class NeuralGaussian(Policy):
         learned_std: the logarithm of std is a parameter.
         activation: "tanh", "relu" or "sin".
         action_centre, action_scale: (m,), what 0 and ±1 of the network mean in the action's unit.
-        frozen: how many of the first layers are not searched: features that stay as they are.
-        scaling: of the observations; None for none.
+        frozen: how many of the first layers are not searched: fixed features.
+        scaling: of the observations; None for no scaling.
     """
 
     parameters: dict[str, Array]
@@ -264,7 +264,7 @@ class NeuralGaussian(Policy):
     ):
         arrays, self.depth, self.activation = _layers(layers, activation)
         if not 0 <= frozen < self.depth:
-            raise ValueError(f"frozen is {frozen}; of {self.depth} layers, 0 to {self.depth - 1} can stay as they are.")
+            raise ValueError(f"frozen is {frozen}; of {self.depth} layers, 0 to {self.depth - 1} can be fixed.")
         held = {f"{name}_{index}" for name in ("weight", "bias") for index in range(frozen)}
         self.constants = {name: value for name, value in arrays.items() if name in held}
         self.parameters = {name: value for name, value in arrays.items() if name not in held}
@@ -308,7 +308,7 @@ class Softmax(Policy):
     Args:
         layers: [(W (k, p), b (k,) or None)] for a linear map, more pairs for a network.
         activation: "tanh" or "relu".
-        scaling: of the observations; None for none.
+        scaling: of the observations; None for no scaling.
     """
 
     parameters: dict[str, Array]
@@ -353,7 +353,7 @@ class Parameters(Policy):
 
     Raises:
         ValueError: initial outside bounds, non-positive scale, unknown names, a log of a non-positive number, or a
-            name that is none (see `grammar.name`).
+            invalid name (see `grammar.name`).
 
     Example:
         >>> policy = Parameters(["kp", "kd"], [1.0, 0.1], bounds={"kp": (0, 5)}, scale=[0.5, 0.05])
@@ -397,7 +397,7 @@ class Parameters(Policy):
         for name, given in zip(names, np.stack([values, scales, low, high], 1).tolist(), strict=True):
             for number in given:
                 if math.isfinite(number) and number and not float(held.tiny) <= abs(number) <= float(held.max):
-                    raise ValueError(f"{name}: {number:g} is beyond numbers of {held.dtype}; choose another unit.")
+                    raise ValueError(f"{name}: {number:g} is out of range for {held.dtype}; choose another unit.")
         self.names, self.log = tuple(names), tuple(name in log for name in names)
         self.parameters = {"values": jnp.asarray(np.zeros(len(names)))}
         self.scaling, self.interface = None, Interface()
@@ -432,7 +432,7 @@ class Parameters(Policy):
         return {name: float(value) for name, value in zip(self.names, np.asarray(self.vector()), strict=True)}
 
     def __call__(self, observation: Float[Array, "*b p"]) -> Distribution:
-        """Named numbers give no distribution over actions.
+        """Named numbers have no distribution over actions.
 
         Raises:
             TypeError: always; such a policy is searched in parameter space.
@@ -454,7 +454,7 @@ class Parameters(Policy):
 
 def _layers(layers: Sequence[tuple[Any, Any]], activation: str) -> tuple[dict[str, Array], int, str]:
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation {activation!r} is not known; use one of {', '.join(ACTIVATIONS)}.")
+        raise ValueError(f"activation {activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}.")
     parameters: dict[str, Array] = {}
     for index, (weight, bias) in enumerate(layers):
         if index and np.shape(weight)[1] != np.shape(layers[index - 1][0])[0]:

@@ -11,16 +11,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-#: most groups that a batch is divided into
+#: largest number of groups that a batch is divided into
 GROUPS = 32
-#: most numbers of all group gradients together
+#: largest number of entries of all group gradients together
 LARGEST = 8_000_000
 
 
 def group_count(samples: int, d: int = 1) -> int:
-    """How many groups to divide independent samples into: equal ones where 8 to `GROUPS` can be.
+    """How many groups to divide independent samples into: equal ones if 8 to `GROUPS` are possible.
 
-    Of so many parameters d that group gradients would fill the memory, fewer.
+    Fewer, if d is so large that group gradients would fill the memory.
     """
     most = min(samples, GROUPS, max(4, LARGEST // d))
     equal = max(groups for groups in range(1, most + 1) if samples % groups == 0)
@@ -28,14 +28,14 @@ def group_count(samples: int, d: int = 1) -> int:
 
 
 class Quality(NamedTuple):
-    """What m group gradients say of their mean ĝ.
+    """What m group gradients say about their mean ĝ.
 
     Args:
-        power: ‖ĝ‖². noise: tr Cov(ĝ), what of the power is expected to be noise; NaN for a single group.
+        power: ‖ĝ‖². noise: tr Cov(ĝ), the expected noise part of the power; NaN for a single group.
         uncertainty: standard error of `snr`, by jackknife over groups, which is right for a clear signal and up to √2
-            too large for none; NaN of fewer than 3.
-        cosine: between the means of the first and of the second half of the groups; 0 of a single one.
-        effective: share of the groups that carry the estimate, (Σ‖z‖)²/(m Σ‖z‖²): 1 where all are alike, 1/m where
+            too large without one; NaN for fewer than 3.
+        cosine: between the means of the first and of the second half of the groups; 0 for a single one.
+        effective: share of the groups that carry the estimate, (Σ‖z‖)²/(m Σ‖z‖²): 1 if all are alike, 1/m if
             one decides.
     """
 
@@ -47,7 +47,7 @@ class Quality(NamedTuple):
 
     @property
     def snr(self) -> Float[Array, ""]:
-        """‖∇J‖²/(tr Cov ĝ), the numerator freed of its own bias; NaN where the noise was not measured."""
+        """‖∇J‖²/(tr Cov ĝ), the numerator corrected for its own bias; NaN if the noise was not measured."""
         noisy = self.noise > 0
         exact = jnp.where(self.power > 0, jnp.inf, 0.0)
         ratio = jnp.where(noisy, self.power / jnp.where(noisy, self.noise, 1.0) - 1, exact)
@@ -81,7 +81,7 @@ def measure(groups: Float[Array, "m d"]) -> Quality:
 
 
 def _jackknife(away: Float[Array, " m"], along: Float[Array, " m"], power: Float[Array, ""]) -> Float[Array, ""]:
-    """Standard error of the SNR from what it would be without each group.
+    """Standard error of the SNR from its values without each group.
 
     Args:
         away: ‖z_j − ĝ‖². along: (z_j − ĝ)·ĝ. power: ‖ĝ‖².

@@ -1,4 +1,4 @@
-"""Random streams of the host side: one Philox generator per (seed, purpose, update, index), everywhere alike.
+"""Random streams of the host side: one Philox generator per (seed, purpose, update, index), the same everywhere.
 
 n indices, d parameters. A perturbation β has zero mean and covariance I (18.23): scale it by std before use.
 """
@@ -125,7 +125,7 @@ def shape_rows(z: Any, shape: str, xp: ModuleType) -> Any:
         array([[ 1., -1.]])
     """
     if shape not in SHAPES:
-        raise ValueError(f"Perturbation shape {shape!r} came; choose one of {', '.join(SHAPES)}.")
+        raise ValueError(f"Perturbation shape {shape!r} is unknown; choose one of {', '.join(SHAPES)}.")
     rows, size = z.shape
     if shape == "gaussian":
         return z
@@ -135,7 +135,7 @@ def shape_rows(z: Any, shape: str, xp: ModuleType) -> Any:
         return xp.where(z >= 0, 1.0, -1.0).astype(z.dtype)
     if rows % size:
         raise ValueError(
-            f"{rows} rows of size {size} came; orthogonal rows are made in blocks of {size}. Draw whole blocks and cut."
+            f"{rows} rows of size {size} were given; orthogonal rows need whole blocks. Draw {size} at a time and cut."
         )
     q, r = xp.linalg.qr(z.reshape(rows // size, size, size))
     # the signs make the factorisation unique, and with it the law of Q uniform (Haar)
@@ -146,7 +146,7 @@ def shape_rows(z: Any, shape: str, xp: ModuleType) -> Any:
 def perturbations(
     seed: int, update: int, indices: Sequence[int] | Int[np.ndarray, " n"], size: int, shape: str = "gaussian"
 ) -> Float[np.ndarray, "n d"]:
-    """Perturbations β of an update by their indices, each row the same wherever it is asked.
+    """Perturbations β of an update by their indices, each row the same wherever it is computed.
 
     Args:
         seed: of the run.
@@ -177,7 +177,7 @@ def perturbations(
 def _orthogonal(seed: int, update: int, indices: np.ndarray, size: int) -> np.ndarray:
     if size > LARGEST_ORTHOGONAL:
         raise ValueError(
-            f"Orthogonal perturbations of {size} parameters were asked; at most {LARGEST_ORTHOGONAL} are "
+            f"Orthogonal perturbations of {size} parameters were requested; at most {LARGEST_ORTHOGONAL} are "
             'factorised. Choose shape="sphere", which is nearly orthogonal at this size.'
         )
     rows = np.empty((len(indices), size))

@@ -1,4 +1,4 @@
-"""`Rollouts`: what came back from n trials of at most T stages, padded and masked; and how failures are settled.
+"""`Rollouts`: the results of n trials of at most T stages, padded and masked; and how failures are settled.
 
 n rollouts, T stages, p observations, m actions. Costs are minimised.
 """
@@ -18,18 +18,18 @@ class Rollouts(NamedTuple):
     """Legend: n rollouts, T stages, p observations, m actions.
 
     costs (n, T): *discounted* stage costs discount^k g_k, any value where `mask` is False, so that the objective is
-        their plain sum and discount^k G_k a plain sum of the rest. (n, 1) where only totals came back.
-    mask (n, T): True on stages that happened.
+        their plain sum and discount^k G_k a plain sum of the rest. (n, 1) if only totals are known.
+    mask (n, T): True for stages that were run.
     outcome (n,): `OK`; `FAILED`: the policy caused it (diverged, NaN, safety stop), its cost is settled by
         `settle`; `LOST`: the rig or the worker failed, repeatedly: the trial is left out.
     observations (n, T, p), actions (n, T, m) or (n, T) integers: as *sampled*, before any clipping; None where
-        only costs came back.
-    terminated (n,): the task ended by itself; False where the horizon cut it.
-    last (n, p): what was there to see after the last stage; None where nobody looked.
+        only costs are known.
+    terminated (n,): the task ended by itself; False if the horizon cut it off.
+    last (n, p): the observation after the last stage; None if not observed.
     held (n, T): for how many stages each action was applied; None for one each.
-    level (T,): what was taken off the costs of a stage in float64 before they were rounded to float32, because all
-        rollouts pay it; `costs` plus it is what they cost. None for nothing.
-    statistics: (count (), mean (p,), sum of squared deviations (p,)) of all observations, where those are wanted
+    level (T,): subtracted from the costs of a stage in float64 before they were rounded to float32, because all
+        rollouts share it; `costs` plus it are the actual costs. None for nothing.
+    statistics: (count (), mean (p,), sum of squared deviations (p,)) of all observations, if those are needed
         but not kept.
     """
 
@@ -51,11 +51,11 @@ class Rollouts(NamedTuple):
 
 
 def saturated(rollouts: Rollouts, action: Continuous | Discrete | None) -> dict[str, Float[Array, ""]]:
-    """Share of the sampled actions' components beyond their limits, as "saturated"; empty where there are no limits.
+    """Share of the sampled actions' components beyond their limits, as "saturated"; empty without limits.
 
     Args:
         rollouts: of sampled actions, or of perturbed parameters, which keep none.
-        action: what the task takes.
+        action: of the task.
     """
     if rollouts.actions is None or not isinstance(action, Continuous):
         return {}
@@ -71,11 +71,11 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
     """Give each failed rollout the worst finite total cost of the batch, or `failure_cost` if that is finite.
 
     The difference between that and what the rollout had cost so far is added to its last stage, so that stage-wise
-    methods see it where it happened. Forgetting failures instead would blind the search to the region that fails.
-    Rollouts whose costs are not finite are marked as failed first.
+    methods see it where it happened. Dropping failures instead would hide the failing region from the search.
+    Rollouts whose costs are not finite are first marked as failed.
 
     Args:
-        rollouts: as they came.
+        rollouts: as received.
         failure_cost: in the task's cost unit; NaN for the worst finite one.
 
     Returns:
@@ -96,7 +96,7 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
     # the first stage is kept though it failed, if its action was really taken: that action led to the failure
     last = jnp.maximum(mask.sum(axis=1) - 1, 0)
     failed = outcome == FAILED
-    # what came before the failure may already be worse than the worst; where nothing came, the target is all there is
+    # the cost before the failure may already exceed the worst; without any, only the target is left
     shortfall = jnp.where(jnp.any(mask, axis=1), jnp.maximum(target - total, 0.0), target)
     extra = jnp.where(failed & jnp.isfinite(target), shortfall, 0.0)
     at_last = stage == last[:, None]
@@ -107,7 +107,7 @@ def settle(rollouts: Rollouts, failure_cost: Array | float = jnp.nan) -> Rollout
         real = jnp.isfinite(observations[:, 0]).all(-1) & jnp.isfinite(actions[:, 0]).reshape(len(total), -1).all(-1)
         kept = kept & real[:, None]
     mask = mask | kept
-    # with no good rollout to compare with, a failure has no number: leave it out
+    # without a good rollout to compare with, a failure has no number: leave it out
     outcome = jnp.where(failed & ~jnp.isfinite(target), LOST, outcome)
     seen_last = None if rollouts.last is None else jnp.where((outcome == OK)[:, None], rollouts.last, 0)
     if observations is not None and actions is not None:

@@ -1,4 +1,4 @@
-"""The score operator S, a row per stage or per rollout; Sᵀa/n is the likelihood-ratio gradient (18.10, 18.16).
+"""The score operator S, one row per stage or per rollout; Sᵀa/n is the likelihood-ratio gradient (18.10, 18.16).
 
 n rollouts, T stages, d parameters, m groups. `PolicyScore` differentiates log π; `PerturbationScore` holds β/σ².
 """
@@ -19,9 +19,9 @@ from policysearch.core.seeded_perturbations import Regenerated
 
 
 class Score(eqx.Module):
-    """A linear operator with rows s_i; nothing is formed before it is asked for.
+    """A linear operator with rows s_i; nothing is formed before it is needed.
 
-    Advantages `a` of shape (n, T) mean a row per stage, of shape (n,) a row per rollout.
+    Advantages `a` of shape (n, T) mean one row per stage, of shape (n,) one row per rollout.
     """
 
     counted: eqx.AbstractVar[Bool[Array, " n"]]
@@ -134,7 +134,7 @@ class PolicyScore(Score):
     def fisher_root(self, most: int) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
         """w → R w and its transpose, with RᵀR/n the policy's own Fisher matrix on the visited states (18.39).
 
-        The mean over actions is exact, so that fewer states do: of more than `most` stages every so-manyth is taken.
+        The mean over actions is exact, so fewer states do: of more than `most` stages, evenly spaced ones are taken.
         """
         observations, weight = self._visited(most)
 
@@ -147,7 +147,7 @@ class PolicyScore(Score):
         return forward, lambda rows: transposed(rows)[0]
 
     def fisher_gram(self, most: int) -> Float[Array, "d d"]:
-        """RᵀR of `fisher_root`, from a backward pass an action of each state; d forward passes take twice as long."""
+        """RᵀR of `fisher_root`, from a backward pass per action of each state; d forward passes take twice as long."""
 
         def root(theta: Array, observation: Array, weight: Array) -> Float[Array, " k"]:
             return weight * self.policy.with_theta(theta)(observation).embedding()
@@ -157,7 +157,7 @@ class PolicyScore(Score):
         return rows.T @ rows
 
     def _visited(self, most: int) -> tuple[Float[Array, "rows p"], Float[Array, " rows"]]:
-        """What was seen at no more than `most` stages, and the root of what each stands for."""
+        """Observations at no more than `most` stages, and the square root of each one's weight."""
         mask = self.mask.ravel()
         size = min(most, mask.size)
         live, place = mask.sum(), jnp.arange(size)
@@ -176,7 +176,7 @@ class PolicyScore(Score):
         return self._rows(self.observations, self.actions, self.mask)
 
     def squares(self) -> Float[Array, "n T"]:
-        """Squared length of each row, a rollout at a time, so that not all rows are formed at once."""
+        """Squared length of each row, one rollout at a time, so that not all rows are formed at once."""
 
         def of_rollout(stages: tuple[Array, Array, Array]) -> Float[Array, " T"]:
             return jnp.sum(self._rows(*stages) ** 2, axis=1)
@@ -196,7 +196,7 @@ class PolicyScore(Score):
         n = self.mask.shape[0]
         padding = -n % groups
 
-        # groups lie along a leading axis; a rollout that pads the last group has weight 0
+        # groups are along a leading axis; a rollout that pads the last group has weight 0
         def split(x: Array) -> Array:
             padded = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
             return padded.reshape(groups, (n + padding) // groups, *x.shape[1:])
@@ -216,17 +216,17 @@ class PolicyScore(Score):
         return a if a.ndim == 2 else jnp.broadcast_to(a[:, None], self.mask.shape)
 
     def log_prob(self) -> Float[Array, "n T"]:
-        """log π of the sampled actions under the asked policy, zero outside the mask."""
+        """log π of the sampled actions under the policy that was run, zero outside the mask."""
         return self._log_prob(self.policy.theta())
 
 
 class PerturbationScore(Score):
     """Rows β_i/σ² of perturbed parameters θ + β_i; partners (θ ± β) belong to one sample (18.24).
 
-    Where the spread is learned the rows are those of (θ, log σ), 2d long: β/σ² and β²/σ² − 1.
+    If the spread is learned, the rows are those of (θ, log σ), 2d long: β/σ² and β²/σ² − 1.
 
     Args:
-        offsets: β (n, d), or what makes them; zero for a reference trial.
+        offsets: β (n, d), or what generates them; zero for a reference trial.
         variance: σ² per parameter, () or (d,); 1 for plain rows β.
         counted: (n,), False for reference trials and where a partner was lost.
         sample: (n,) number of the independent sample that a trial belongs to.
@@ -247,7 +247,7 @@ class PerturbationScore(Score):
         return self.samples
 
     def fisher(self, d: int) -> Float[Array, " D"]:
-        """Diagonal of the Gaussian's Fisher matrix, which has nothing beside it: 1/σ² for θ, 2 for log σ."""
+        """Diagonal of the Gaussian's Fisher matrix, which has no other entries: 1/σ² for θ, 2 for log σ."""
         theta = jnp.broadcast_to(1 / self.variance, (d,))
         return jnp.concatenate([theta, jnp.full(d, 2.0, theta.dtype)]) if self.learned else theta
 

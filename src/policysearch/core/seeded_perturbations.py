@@ -1,4 +1,4 @@
-"""Perturbations that are made anew from their random stream whenever they are needed, instead of being kept.
+"""Perturbations that are regenerated from their random stream whenever they are needed, instead of being kept.
 
 β_i = sign_i · std · z_i for n trials of d parameters; a pass over them holds `CHUNK` numbers at a time.
 """
@@ -15,12 +15,12 @@ from jaxtyping import Array, Float
 
 from policysearch.core.rng import perturbations
 
-#: numbers of z that are in memory at a time
+#: entries of z in memory at a time
 CHUNK = 4_000_000
 
 
 class Regenerated(eqx.Module):
-    """The perturbations of an update's trials, known by what makes them; the same numbers that workers used.
+    """The perturbations of an update's trials, represented by their random stream; the same numbers that workers used.
 
     Args:
         seed, update: of the stream, ().
@@ -47,7 +47,7 @@ class Regenerated(eqx.Module):
             seed, update, perturbation, sign, std = (np.asarray(part) for part in parts)
             weight, totals = np.asarray(weights, float), np.zeros(shape.shape)
             for chosen, z in _chunks(seed, update, perturbation, self.size, self.shape):
-                # partners share z, so it is made once for both
+                # partners share z, so it is generated once for both
                 member = (perturbation[None, :] == chosen[:, None]) * sign
                 totals[0] += weight @ member.T @ z
                 if squares:

@@ -1,4 +1,4 @@
-"""Settings that check themselves: what a struct of them is, those of a policy, and a search's budget. No JAX.
+"""Settings that check themselves: the base struct, those of a policy, and a search's budget. No JAX.
 
 Those of each method are in `policysearch.methods.settings`.
 """
@@ -24,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings that check themselves: every field against its type and limits.
 
     Raises:
-        ValueError: naming the setting, what came and what is allowed.
+        ValueError: naming the setting, what was given and what is allowed.
     """
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ def choices(hint: Any) -> tuple[str, ...]:
 
 
 def allowed(hint: Any) -> str:
-    """What a setting of this type may be, in words.
+    """The allowed values of a setting of this type, in words.
 
     Example:
         >>> allowed(Share | None)
@@ -102,7 +102,7 @@ def allowed(hint: Any) -> str:
             ("below", limits.lt),
             ("at most", limits.le),
         )
-        # the largest numbers are there to keep infinity out
+        # limits at the largest numbers only keep infinity out
         if limit is not None and limit < 1e300
     ]
     return f"{'a whole number' if kind is int else 'a number'} {', '.join(bounds)}"
@@ -123,7 +123,7 @@ def check_names(struct: type[Settings], options: Iterable[str], noun: str) -> No
 
 
 def unknown(noun: str, name: str, known: list[str]) -> str:
-    """The sentence for a name that is not known: nearest names first, then all."""
+    """The message for an unknown name: nearest names first, then all."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     what = noun if noun.startswith("a ") else f"a known {noun}"
@@ -160,7 +160,7 @@ class Budget(msgspec.Struct, frozen=True):
 
     @property
     def words(self) -> str:
-        """As a person reads it: 2 000 000 stages."""
+        """For people to read: 2 000 000 stages."""
         amount = str(self.amount) if self.amount < 10_000 else f"{self.amount:,}".replace(",", " ")
         return f"{amount} {self.unit}"
 

@@ -1,4 +1,4 @@
-"""What a search must know of a task before it runs one trial: sizes, bounds, horizon, time step. No JAX.
+"""What a search must know about a task before it runs a trial: sizes, bounds, horizon, time step. No JAX.
 
 p observations, m actions. Units: SI, seconds for `dt`, stages (control steps) for `horizon`.
 """
@@ -19,13 +19,13 @@ OK, FAILED, LOST = 0, 1, 2
 
 
 class Continuous(msgspec.Struct, frozen=True):
-    """Real actions with one lower and one upper limit each (±inf where there is none), in physical units.
+    """Real actions with one lower and one upper limit each (±inf for no limit), in physical units.
 
     Args:
         low, high: a sequence each, (m,).
 
     Raises:
-        ValueError: limits that are no numbers, as many as the others, with low at most high.
+        ValueError: limits that are not numbers, not equally many, or with low above high.
 
     Example:
         >>> Continuous([-12], [12])
@@ -40,13 +40,13 @@ class Continuous(msgspec.Struct, frozen=True):
             msgspec.structs.force_setattr(self, name, _limits(name, getattr(self, name)))
         if len(self.low) != len(self.high):
             raise ValueError(
-                f"{len(self.low)} lower and {len(self.high)} upper limits came; give each action one of each."
+                f"{len(self.low)} lower and {len(self.high)} upper limits were given; give each action one of each."
             )
         for i, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
             if not low <= high or low == math.inf or high == -math.inf:
                 raise ValueError(
                     f"The limits of action {i} are {low:g} and {high:g}; the lower one is at most the upper one, and "
-                    "-inf and inf stand for none."
+                    "-inf and inf mean no limit."
                 )
 
     @property
@@ -56,12 +56,12 @@ class Continuous(msgspec.Struct, frozen=True):
 
     @property
     def half_range(self) -> tuple[float, ...]:
-        """Half the distance between the limits, (m,); 1 where an action is unbounded."""
+        """Half the distance between the limits, (m,); 1 if an action is unbounded."""
         return tuple((h - lo) / 2 if math.isfinite(h - lo) else 1.0 for lo, h in zip(self.low, self.high, strict=True))
 
     @property
     def centre(self) -> tuple[float, ...]:
-        """Midpoint between the limits, (m,); 0 where an action is unbounded."""
+        """Midpoint between the limits, (m,); 0 if an action is unbounded."""
         return tuple((h + lo) / 2 if math.isfinite(h - lo) else 0.0 for lo, h in zip(self.low, self.high, strict=True))
 
 
@@ -76,27 +76,27 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         name: as the user typed it.
-        action: `Continuous`, `Discrete`, or None where the policy itself is what is evaluated, g(θ).
+        action: `Continuous`, `Discrete`, or None if the policy itself is evaluated, g(θ).
         observation_size: p; 0 for g(θ). A discrete observation of k values counts as k (one-hot).
         observation_scale: typical magnitude of each observation, (p,), or None if unknown (then the
             policies scale observations by running statistics).
-        observation_names: with units, such as "position [m]", (p,), or () where they have none.
-        action_names: likewise, (m,), or (); of `Discrete` one name of the choice, or one of each.
+        observation_names: with units, such as "position [m]", (p,), or () if they have none.
+        action_names: likewise, (m,), or (); for `Discrete` one name for the choice, or one for each.
         one_hot: the observation is an index to be one-hot encoded.
         horizon: largest number of stages in a rollout.
         dt: seconds per stage, or None.
         discount: of the objective, per stage.
         repeatable: the same seed gives the same rollout, so partners can share it.
         deterministic: the seed changes nothing.
-        reward: users think of this task in returns; cost = −reward.
+        reward: the task's own measure is the return; cost = −reward.
         solved: the criterion in words, or "".
-        evaluation_rollouts: of an evaluation, enough for the criterion; None for 1 where nothing is random, 20 of a
-            task thought of in returns, else 100.
-        policy: what serves this task unless asked otherwise: "linear" (a gain matrix) or "network".
-        hold: stages for which a rig keeps each action that was drawn; noise at every stage wears actuators out.
+        evaluation_rollouts: of an evaluation, enough for the criterion; None for 1 if nothing is random, 20 for a
+            task with rewards, else 100.
+        policy: the default for this task: "linear" (a gain matrix) or "network".
+        hold: stages for which a rig keeps each action that was drawn; noise at every stage wears out actuators.
 
     Raises:
-        ValueError: what does not fit together; the sentence says what.
+        ValueError: values that do not fit together; the message says which.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
             if not isinstance(value, numbers.Integral) or value < least:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}.")
         if not isinstance(self.hold, int) or not 1 <= self.hold <= self.horizon:
-            raise ValueError(f"hold is {self.hold!r}; it is a number of stages, 1 to the horizon of {self.horizon}.")
+            raise ValueError(f"hold is {self.hold!r}; it must be a number of stages, 1 to the horizon, {self.horizon}.")
         action, named = self.action, ("observation_names", "action_names")
         for name in named:
             msgspec.structs.force_setattr(self, name, names(name, getattr(self, name)))
@@ -152,11 +152,11 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def draws(self) -> int:
-        """Most actions that are drawn in a rollout."""
+        """The largest number of actions drawn in a rollout."""
         return -(-self.horizon // self.hold)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values; `from_plain` is the way back.
+        """As JSON-able values; `from_plain` is the inverse.
 
         Example:
             >>> rig = Specification(name="arm", action=Continuous((-1.0,), (math.inf,)), observation_size=2)
@@ -177,7 +177,7 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
         """The specification that `plain` described.
 
         Raises:
-            ValueError: values that no specification has.
+            ValueError: values that a specification cannot have.
         """
         content, action = {name: _tuple(value) for name, value in plain.items()}, plain.get("action")
         try:
@@ -186,7 +186,7 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
                 content["action"] = Discrete(int(action["n"])) if "n" in action else Continuous(**limits)
             specification = cls(**content)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"This describes no task: {error}.") from error
+            raise ValueError(f"This does not describe a task: {error}.") from error
         return specification
 
 
@@ -195,7 +195,7 @@ def _tuple(value: Any) -> Any:
 
 
 def _limits(name: str, given: Any) -> tuple[float, ...]:
-    """A sequence of numbers as floats, which may be infinite and are not NaN."""
+    """A sequence of numbers as floats, which may be infinite but not NaN."""
     try:
         limits = tuple(given)
         good = all(isinstance(limit, numbers.Real) and not isinstance(limit, bool) for limit in limits)
@@ -225,5 +225,5 @@ def seconds(given: Any) -> float | None:
     real = isinstance(given, numbers.Real) and not isinstance(given, bool)
     step = float(given) if real and abs(given) < 1e300 else math.nan
     if not step > 0:
-        raise ValueError(f"dt is {given!r:.40}; it is a number of seconds above 0, or None where it is not known.")
+        raise ValueError(f"dt is {given!r:.40}; it must be a number of seconds above 0, or None if unknown.")
     return step

@@ -30,11 +30,11 @@ MOST_SHRINKS = 20
 
 
 class Estimate(NamedTuple):
-    """What the rollouts of an update say of its policy; `Method.estimate` makes it.
+    """What the rollouts of an update say about its policy; made by `Method.estimate`.
 
     score: S. advantages: a. gradient: Sᵀa/n (d,). quality: how much of it is noise, in the metric of the direction that
     is followed. direction: w (d,). groups: gradients of groups of rollouts (m, d), of which
-    `gradient` is the mean. rollouts: as they were settled. credit: the next state of that part. info: what credit and
+    `gradient` is the mean. rollouts: as settled. credit: the next state of that part. info: what credit and
     direction report.
     """
 
@@ -58,7 +58,7 @@ class Step(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " d"], Any, Info]:
-        """New θ (d,), the next state, and what is worth reporting."""
+        """New θ (d,), the next state, and what to report."""
 
 
 class LearningRate(Step):
@@ -84,12 +84,12 @@ class Refit(Step):
     """Fit the search distribution anew to the best rollouts: the cross-entropy method's step (Rubinstein 1999).
 
     Along the natural direction w of (θ, log σ) of equally weighted best rollouts, θ − w is their mean and
-    σ²(1 − 2w) − (mean − θ)² their variance. Szita & Lőrincz (2006) add noise at first, lest it settle early.
+    σ²(1 − 2w) − (mean − θ)² their variance. Szita & Lőrincz (2006) add noise at first to keep it from settling early.
 
     Args:
         smoothing: share of the old mean and std that is kept, 0 to 1 (exclusive).
         extra: std that is added to the fitted one in squares, as a share of the first std.
-        updates: over which `extra` falls to zero in a line.
+        updates: over which `extra` falls linearly to zero.
     """
 
     smoothing: ArrayLike = eqx.field(converter=jnp.asarray, default=0.0)
@@ -97,7 +97,7 @@ class Refit(Step):
     updates: ArrayLike = eqx.field(converter=jnp.asarray, default=50.0)
 
     def __check_init__(self):
-        """Refuse a smoothing, extra noise or number of updates that mean nothing."""
+        """Refuse a smoothing, extra noise or number of updates that makes no sense."""
         positive_number("smoothing", self.smoothing, zero=True)
         positive_number("extra", self.extra, zero=True)
         positive_number("updates", self.updates)
@@ -158,11 +158,11 @@ class KLStep(Step):
 
     Args:
         kl: largest KL, nats per stage.
-        rate: η on w, another cap; inf for none.
+        rate: η on w, another cap; inf for no cap.
         memory: weight of the past in that average, 0 to 1; None not to shrink.
         settle: updates after which the length is halved; inf for never.
         line_search: shorten the step also while the surrogate cost on the same samples, Σ (π_new/π_old − 1) a/n, does
-            not fall; where it falls at no length, θ stays (Schulman et al. 2015).
+            not fall; if it falls at no length, θ stays (Schulman et al. 2015).
     """
 
     kl: ArrayLike = eqx.field(converter=jnp.asarray)
@@ -172,7 +172,7 @@ class KLStep(Step):
     line_search: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        """Refuse a KL, a rate, a memory or a time to settle that mean nothing."""
+        """Refuse a KL, a rate, a memory or a time to settle that makes no sense."""
         positive_number("kl", self.kl)
         positive_number("rate", self.rate, infinite=True)
         positive_number("settle", self.settle, infinite=True)
@@ -184,7 +184,7 @@ class KLStep(Step):
         return jnp.full((), jnp.nan), jnp.zeros(())
 
     def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " d"], Any, Info]:
-        """θ + Δ; θ itself, with `step_scale` 0, where w is zero or not finite."""
+        """θ + Δ; θ itself, with `step_scale` 0, if w is zero or not finite."""
         score = estimate.score
         if not isinstance(score, PolicyScore):
             raise TypeError("A KL step needs a policy's action distribution; parameter-space methods have none.")
@@ -194,7 +194,7 @@ class KLStep(Step):
         scale = jnp.where(usable, jnp.sqrt(2 * self.kl / jnp.where(usable, quadratic, 1.0)), 0.0)
         average, count = state
         if self.memory is not None:
-            # one clear batch says little of the next, so no single ratio counts for more than CLEAR
+            # one clear batch says little about the next, so no single ratio counts for more than CLEAR
             quality = estimate.quality
             snr = jnp.where(jnp.isnan(quality.noise), CLEAR, jnp.minimum(quality.snr, CLEAR))
             average = jnp.where(jnp.isnan(average), snr, self.memory * average + (1 - self.memory) * snr)
@@ -227,7 +227,7 @@ class KLStep(Step):
             "step_scale": scale,
             "shrinks": shrinks,
         }
-        # where there is no step, θ stays even if w is not finite
+        # without a step, θ stays even if w is not finite
         return jnp.where(scale > 0, theta - scale * w, theta), (average, count + 1), info
 
 

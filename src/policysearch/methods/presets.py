@@ -1,6 +1,6 @@
 """Settings that a paper reports for an environment, by name: `--preset paper`. No JAX.
 
-They were chosen for older versions of these environments; beside them stand the general defaults of `methods.rule`.
+They were chosen for older versions of these environments; the general defaults are in `methods.rule`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NATURAL = "Rajeswaran, Lowrey, Todorov & Kakade (2017), Towards generalization 
 
 
 def _ars(version: str, directions: int, top: int, step: float, std: float) -> dict[str, Any]:
-    # the paper's partners meet different starts; with one direction an update a shared one can hold it on a plateau
+    # the paper's partners have different starts; with one direction per update, a shared one can keep it on a plateau
     common = {"common_random_numbers": False}
     return {"version": version, "directions": directions, "top": top, "step": step, "std": std, **common}
 
@@ -42,9 +42,9 @@ _PAPER: dict[str, dict[str, dict[str, Any]]] = {
         "Ant": _ars("v2-t", 60, 20, 0.015, 0.025),
         "Humanoid": _ars("v2-t", 230, 230, 0.02, 0.0075),
     },
-    # a normalised step of 0.1 is a KL of 0.05. Always ten rollouts an update are far too many of a cheetah that never
+    # a normalised step of 0.1 is a KL of 0.05. Always ten rollouts per update are far too many for a cheetah that never
     # falls. An empirical Fisher matrix of so many parameters is too small along its own solution. The paper's
-    # environments charged their control cost for what was asked, these see what is left within the limits: `saturation`
+    # environments charged control cost for the requested action, these see only the clipped one: `saturation`
     # charges the rest
     "natural_gradient": {
         family: {
@@ -56,11 +56,11 @@ _PAPER: dict[str, dict[str, dict[str, Any]]] = {
             "damping": 0.1,
             "saturation": control,
         }
-        # measured: ridge regression serves what never falls, a network what does
+        # measured: ridge regression suits robots that never fall, a network those that do
         | ({"baseline": "value", "bootstrap": False} if family in ("Swimmer", "HalfCheetah") else {})
         | own
         for family, control, own in (
-            # measured: what a swimmer does pays late, its control costs next to nothing, and long steps end beyond the
+            # measured: a swimmer's actions pay off late, its control is almost free, and long steps end beyond the
             # limits
             ("Swimmer", 0.01, {"kl": 0.01, "discount": 1.0, "gae_lambda": 0.99}),
             ("Hopper", 1e-3, {}),
@@ -74,7 +74,7 @@ _POLICY: dict[str, dict[str, Any]] = {
     "ars": {"kind": "linear"},
     "natural_gradient": {"kind": "rbf", "learned_std": True, "std": 0.6, "scaling": "running"},
 }
-#: beside it: a policy that explores little stands still where a fall ends the rollout; the paper has a gain matrix too
+#: in addition: a policy that explores little stays still if a fall ends the rollout; the paper also has a gain matrix
 _FAMILY: dict[str, dict[str, Any]] = {
     "Hopper": {"std": 1.0},
     "Walker2d": {"std": 1.0},
@@ -97,10 +97,10 @@ def preset(
         name: "paper".
         method: such as "ars".
         environment: a Gymnasium id; its version does not matter.
-        options, policy: settings that go before those of the preset.
+        options, policy: settings that override those of the preset.
 
     Raises:
-        ValueError: there is no such preset, or none for this method and environment; the message says for which.
+        ValueError: there is no such preset, or none for this method and environment; the message lists what there is.
 
     Example:
         >>> preset("paper", "ars", "Hopper-v5").method.std
@@ -117,10 +117,10 @@ def preset(
         raise ValueError(f"The preset {name!r} has no settings of {method} for {environment}. It has {there}.")
     options = options or {}
     start = _POLICY[method] | (_FAMILY.get(family, {}) if method == "natural_gradient" else {})
-    # who asks for so many rollouts does not ask for stages
+    # a number of rollouts replaces a number of stages
     settings = {name: value for name, value in known[family].items() if name != "stages" or "rollouts" not in options}
     settings |= options
-    if settings.get("version", "").startswith("v2"):  # which subtracts a running mean, though its law has no constant
+    if settings.get("version", "").startswith("v2"):  # which subtracts a running mean, although its law has no constant
         start = start | {"scaling": "running"}
     return Preset(
         method_settings(method, settings),

@@ -1,4 +1,4 @@
-"""The one rule for what settings leave open, from d searched parameters, the horizon and the action range. No JAX.
+"""The one rule for settings left open, from d searched parameters, the horizon and the action range. No JAX.
 
 Stated in `docs/methods.md`; every number here can be overruled by a setting.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from policysearch.core.settings import Budget
 from policysearch.core.specification import Discrete, Specification
 
-#: stages from which a horizon is long; on those an update takes about so many stages, and advantages look ahead over a
+#: stages from which a horizon is long; then an update takes about this many stages, and advantages look ahead over a
 #: share of the horizon
 LONG, UPDATE_STAGES, AHEAD = 100, 2000, 0.1
 
@@ -22,10 +22,10 @@ def within(least: int, wanted: int, most: int) -> int:
 
 
 class Problem(NamedTuple):
-    """What the rule looks at.
+    """The inputs of the rule.
 
     d: searched parameters. network: the policy is a network. effect: standard deviation of a parameter that moves the
-    action by `PARAMETER_EFFECT` of half its range. biased: the method trades bias for noise wherever a horizon is long.
+    action by `PARAMETER_EFFECT` of half its range. biased: the method trades bias for noise when a horizon is long.
     single: the search computes in float32.
     """
 
@@ -38,9 +38,9 @@ class Problem(NamedTuple):
 
     @property
     def rollouts(self) -> int:
-        """Rollouts of an update that samples actions: 2.5 d of a gain matrix, 10 to 64; 64 of a network.
+        """Rollouts of an update that samples actions: 2.5 d for a gain matrix, 10 to 64; 64 for a network.
 
-        Where later costs count less, about 2000 stages, 10 to 64 rollouts; see also `stages`.
+        If later costs count less, about 2000 stages, 10 to 64 rollouts; see also `stages`.
         """
         if self.ahead:
             return within(10, math.ceil(UPDATE_STAGES / self.specification.draws), 64)
@@ -63,7 +63,7 @@ class Problem(NamedTuple):
 
     @property
     def kl(self) -> float:
-        """Largest step in nats per stage: 0.1 of a gain matrix, 0.03 of a network or a softmax.
+        """Largest step in nats per stage: 0.1 for a gain matrix, 0.03 for a network or a softmax.
 
         A confident softmax has little KL left to spend, and long steps make it confident too early.
         """
@@ -85,15 +85,15 @@ class Problem(NamedTuple):
 
     @property
     def fisher(self) -> str:
-        """Fisher matrix of the natural gradient: the empirical one of a gain matrix, else the policy's own."""
+        """Fisher matrix of the natural gradient: the empirical one for a gain matrix, else the policy's own."""
         own = self.network or isinstance(self.specification.action, Discrete)
         return "analytic" if own else "empirical"
 
     @property
     def ahead(self) -> int:
-        """Stages that advantages look ahead: a tenth of a long horizon, of simulators and of biased methods; else 0.
+        """Stages that advantages look ahead: a tenth of a long horizon, for simulators and biased methods; else 0.
 
-        A cost that the task discounts itself looks ahead no farther than it is meant to.
+        A cost that the task discounts itself looks ahead no further than intended.
         """
         specification = self.specification
         wanted = (specification.reward or self.biased) and specification.discount == 1
@@ -101,39 +101,39 @@ class Problem(NamedTuple):
 
     @property
     def baseline(self) -> str:
-        """Of a cost-to-go: a network where a simulator's advantages look ahead, else ridge regression."""
+        """For a cost-to-go: a network if a simulator's advantages look ahead, else ridge regression."""
         return "network" if self.ahead and self.specification.reward else "value"
 
     @property
     def discount(self) -> float:
-        """γ of advantages: 1 − 1/ahead; 1 where they look ahead to the end, unbiased."""
+        """γ of advantages: 1 − 1/ahead; 1 if they look ahead to the end, unbiased."""
         return 1 - 1 / self.ahead if self.ahead else 1.0
 
     @property
     def gae_lambda(self) -> float:
-        """λ of advantages: 0.95 where γ is below 1 (Schulman et al. 2016); else 1, unbiased."""
+        """λ of advantages: 0.95 if γ is below 1 (Schulman et al. 2016); else 1, unbiased."""
         return 0.95 if self.ahead else 1.0
 
     @property
     def cutoff(self) -> float:
-        """Smallest eigenvalue of a Fisher matrix that counts, as a share of the largest one: what rounding leaves."""
+        """Smallest eigenvalue of a Fisher matrix that counts, as a share of the largest one: the limit of rounding."""
         return 1e-5 if self.single else 1e-12
 
     @property
     def common(self) -> bool:
-        """Partners share a seed wherever a seed repeats a rollout."""
+        """Partners share a seed if a seed repeats a rollout."""
         return self.specification.repeatable
 
 
 def default_method(specification: Specification) -> str:
-    """Weight perturbation for g(θ), `trpo` for simulators and plants that want a network, else a natural gradient."""
+    """Weight perturbation for g(θ), `trpo` for simulators and plants that need a network, else a natural gradient."""
     if specification.action is None:
         return "weight_perturbation"
     return "trpo" if specification.reward or specification.policy == "network" else "natural_gradient"
 
 
 def default_budget(specification: Specification, rollouts: int) -> Budget:
-    """How long a search goes on unless told.
+    """The default budget of a search.
 
     Gymnasium: 2 million stages with continuous actions, 1 million with discrete ones. A plant: 300 updates. A plain
     cost g(θ): 1000 updates.

@@ -1,4 +1,4 @@
-"""The settings of each method: a struct per method, whose fields are its flags, with what the rule says of open ones.
+"""The settings of each method: a struct per method, whose fields are its flags, with the rule's choice for open ones.
 
 None means: by the rule, see `MethodSettings.resolved`. No JAX.
 """
@@ -20,12 +20,12 @@ Baseline = Annotated[str, Meta(pattern=f"^({'|'.join(baselines.NAMES)})$", extra
 
 #: baselines that predict costs from observations
 PREDICTING = ("value", "network")
-#: parameters from which on a damped analytic Fisher matrix is not decomposed: conjugate gradients take less time
+#: number of parameters from which a damped analytic Fisher matrix is not decomposed: conjugate gradients are faster
 DECOMPOSED = 64
 
 
 class MethodSettings(Settings, frozen=True):
-    """Settings of a method; `resolved` gives them without anything left open."""
+    """Settings of a method; `resolved` gives them with nothing left open."""
 
     space: ClassVar[str] = "parameter"
 
@@ -35,11 +35,11 @@ class MethodSettings(Settings, frozen=True):
         return next(name for name, struct in METHODS.items() if struct is cls)
 
     def rule(self, problem: Problem) -> dict[str, Any]:
-        """What the rule says of each setting that may be left open, by name."""
+        """The rule's choice for each setting that may be left open, by name."""
         return {}
 
     def resolved(self, problem: Problem) -> Self:
-        """The settings that a search uses: the same struct, with the rule's choice for each one that was left open.
+        """The settings that a search uses: the same struct, with the rule's choice for each one left open.
 
         What stays None is displaced by another setting (`kl` by `learning_rate`, `rollouts` by `stages`), or means
         never (`settle`) or the scale-free step (`learning_rate` of perturbations).
@@ -59,7 +59,7 @@ def plain(given: Any) -> dict[str, Any]:
 
 
 def by_rule(given: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
-    """Of the settings that a search used, by name, those that its user left open."""
+    """The settings of a search that its user left open, by name."""
     return {name: used[name] for name, value in given.items() if value in (None, "auto") and used.get(name) != value}
 
 
@@ -71,16 +71,16 @@ class FiniteDifferences(MethodSettings, frozen=True):
     central: bool = True
     """2d rollouts with error O(ε²), instead of d + 1 with O(ε)"""
     repeats: Count | None = None
-    """times that the whole set is tried, each on new seeds; 2 on noisy tasks, so that the noise is measured"""
+    """how often the whole set is tried, each time on new seeds; 2 on noisy tasks, to measure the noise"""
     common_random_numbers: bool | None = None
-    """compared rollouts share their seed; on where the task can repeat one"""
+    """compared rollouts share their seed; on if the task can repeat one"""
     trust: Positive = 1.0
     """longest step of an update, in units of ε times the square root of d"""
     learning_rate: Positive | None = None
     """η of plain gradient descent, instead of the scale-free step"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
-        """A step that moves the action as `problem.effect` says; twice where the noise must be measured."""
+        """A step that moves the action as `problem.effect` says; twice if the noise must be measured."""
         return {
             "step": problem.effect,
             "repeats": 1 if problem.specification.deterministic else 2,
@@ -102,14 +102,14 @@ class WeightPerturbation(MethodSettings, frozen=True):
     baseline: Baseline | None = None
     """none for two-sided perturbations, leave_one_out for one-sided"""
     common_random_numbers: bool | None = None
-    """partners share their seed; on where the task can repeat one"""
+    """partners share their seed; on if the task can repeat one"""
     step: Positive = 1.0
     """longest step of an update, in standard deviations of the perturbation"""
     learning_rate: Positive | None = None
     """η of plain gradient descent, instead of the scale-free step"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
-        """Two rollouts per direction; the baseline that the number of sides asks for."""
+        """Two rollouts per direction; the baseline that suits the number of sides."""
         return {
             "rollouts": 2 * problem.directions,
             "std": problem.effect,
@@ -134,7 +134,7 @@ class ARS(MethodSettings, frozen=True):
     shape: Shape = "gaussian"
     """distribution of the perturbation; each has covariance σ²I"""
     common_random_numbers: bool | None = None
-    """partners share their seed; on where the task can repeat one"""
+    """partners share their seed; on if the task can repeat one"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
         """Half of the directions are the best ones; a step of 0.7 σ."""
@@ -160,10 +160,10 @@ class PGPE(MethodSettings, frozen=True):
     std_step: NonNegative = 0.1
     """step size of log σ; 0 keeps σ as it is"""
     common_random_numbers: bool | None = None
-    """partners share their seed; on where the task can repeat one"""
+    """partners share their seed; on if the task can repeat one"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
-        """As many directions as d asks for."""
+        """As many directions as d requires."""
         return {"directions": problem.directions, "std": problem.effect, "common_random_numbers": problem.common}
 
 
@@ -189,14 +189,14 @@ class CEM(MethodSettings, frozen=True):
 
 
 class SampledActions(MethodSettings, frozen=True):
-    """What all methods share that sample actions."""
+    """Settings shared by all methods that sample actions."""
 
     space: ClassVar[str] = "action"
 
     rollouts: Count | None = None
     """per update"""
     stages: Count | None = None
-    """of an update, in as many whole rollouts (4 to 64) as should take them; 2000 on continuous simulators"""
+    """per update, in as many whole rollouts (4 to 64) as should take them; 2000 on continuous simulators"""
     kl: Positive | None = None
     """largest step, nats per stage"""
     shrink: bool | None = None
@@ -207,7 +207,7 @@ class SampledActions(MethodSettings, frozen=True):
     """η of a plain step along the direction, instead of the step capped by kl"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
-        """Rollouts, or the stages that they take; a step by KL unless there is a learning rate."""
+        """Rollouts, or the stages that they take; a KL step unless there is a learning rate."""
         rule: dict[str, Any] = {}
         if self.learning_rate is None:
             rule |= {"kl": problem.kl, "shrink": problem.shrink}
@@ -218,7 +218,7 @@ class SampledActions(MethodSettings, frozen=True):
 
 
 class Advantages(SampledActions, frozen=True):
-    """What methods share that weigh each action by the cost that follows it."""
+    """Settings shared by methods that weigh each action by the cost that follows it."""
 
     baseline: Baseline | None = None
     """subtracted from the cost-to-go: value, or network on simulators with a long horizon"""
@@ -227,12 +227,12 @@ class Advantages(SampledActions, frozen=True):
     gae_lambda: Share | None = None
     """λ of generalised advantage estimation; needs the baseline value or network"""
     bootstrap: bool | None = None
-    """where the horizon cuts a rollout, predict what would follow; on for trpo and simulators where γ is below 1"""
+    """if the horizon cuts a rollout, predict what would follow; on for trpo and simulators if γ is below 1"""
     saturation: NonNegative = 0.0
-    """charge for action beyond its limits, which else costs nothing: of the square that is clipped, in half-ranges"""
+    """charge for action beyond its limits, which otherwise costs nothing: of the clipped square, in half-ranges"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
-        """A baseline that fits the horizon; bias for less noise where the problem allows it."""
+        """A baseline that suits the horizon; bias for less noise if the problem allows it."""
         baseline, discount = self.baseline or problem.baseline, self.discount or problem.discount
         predicting = baseline in PREDICTING
         biased = problem.biased or problem.specification.reward
@@ -268,7 +268,7 @@ class NaturalGradient(Advantages, frozen=True):
     """the Fisher matrix: of the sampled actions, or averaged over actions exactly; the latter for networks"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
-        """Conjugate gradients where the damped matrix is large; else a decomposition with a cut-off."""
+        """Conjugate gradients if the damped matrix is large; else a decomposition with a cut-off."""
         damping = problem.damping if self.damping is None else self.damping
         fisher = self.fisher or problem.fisher
         solver = "auto"
@@ -289,12 +289,12 @@ class TRPO(NaturalGradient, frozen=True):
     """subtracted from the cost-to-go"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
-        """As the natural gradient, where bias is accepted for less noise."""
+        """Like the natural gradient, but bias is accepted for less noise."""
         return super().rule(problem._replace(biased=True))
 
 
 class ENAC(SampledActions, frozen=True):
-    """Episodic natural actor-critic: a row a rollout and a fitted constant (Peters & Schaal 2008)."""
+    """Episodic natural actor-critic: one row per rollout and a fitted constant (Peters & Schaal 2008)."""
 
     cutoff: Annotated[float, Meta(gt=0, lt=1)] | None = None
     """eigenvalues below this share of the largest count as zero"""
@@ -320,7 +320,7 @@ METHODS: dict[str, type[MethodSettings]] = {
 }
 
 
-#: searches of other libraries over θ, which take part in comparisons only
+#: searches of other libraries over θ, for comparisons only
 RIVALS = {"cma": "CMA-ES of pycma, its own defaults", "nelder_mead": "the simplex method of SciPy, adaptive"}
 
 
@@ -341,7 +341,7 @@ def method_settings(name: str, options: dict[str, Any]) -> MethodSettings:
 
 
 def unknown_method(name: str) -> str:
-    """The sentence for a method that cannot be searched with: a rival's says where it takes part."""
+    """The message for a method that cannot be searched with: a rival's says where it takes part."""
     plain = name.lower().replace("-", "_")
     rival = next((rival for rival in RIVALS if plain.startswith(rival)), None)
     if rival is None:

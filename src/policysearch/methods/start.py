@@ -1,4 +1,4 @@
-"""Where a search starts: the policy of a task, by the rule or as the user wants it; and what the rule sees of both.
+"""Where a search starts: the policy of a task, by the rule or the user's settings; and the rule's inputs from both.
 
 d searched parameters, p observations.
 """
@@ -18,7 +18,7 @@ from policysearch.core.specification import Continuous, Discrete, Specification
 from policysearch.methods.rule import Problem
 from policysearch.methods.settings import ARS, SampledActions
 
-#: action noise as a share of half the action range: a regulator pays for noise, a network must find its way; and where
+#: action noise as a share of half the action range: a regulator pays for noise, a network must explore; and if
 #: actions are unbounded, in the action's unit
 LINEAR_STD, NETWORK_STD, UNBOUNDED_STD = 0.1, 0.5, 1.0
 #: perturbation of the action, as a share of half its range, that parameter noise should cause
@@ -28,7 +28,7 @@ FUNCTION_STD = 0.1
 
 
 def problem(specification: Specification, policy: Policy, space: str) -> Problem:
-    """What the rule looks at, for a policy searched in `space`."""
+    """The inputs of the rule, for a policy searched in `space`."""
     network = getattr(policy, "depth", 1) - len(getattr(policy, "constants", ())) // 2 > 1
     effect = PARAMETER_EFFECT if specification.action is not None else FUNCTION_STD
     if isinstance(specification.action, Continuous):
@@ -45,7 +45,7 @@ def policy_of(task: Any, policy: Policy | PolicySettings | str | None, method: A
     """The policy that a search starts from, for a task object or a bare specification; see `Search`.
 
     Raises:
-        ValueError: settings that the task cannot be served with, or named numbers without initial values.
+        ValueError: settings that do not suit the task, or named numbers without initial values.
     """
     if isinstance(policy, Policy):
         return policy
@@ -74,17 +74,17 @@ def default_policy(
     running: bool | None = None,
     seed: int = 0,
 ) -> Policy:
-    """A policy for a task: linear or network, softmax where actions are discrete.
+    """A policy for a task: linear or network, softmax if actions are discrete.
 
     Args:
         specification: of the task; `action` None gives named numbers x0, x1, …, which need initial values: see `start`.
         settings: what the user asked for.
         sampled: the method samples actions; then simulators get a network.
-        running: what the method asks of the observation scaling (ARS V2: True, V1: False); None for no wish.
+        running: the method's choice of observation scaling (ARS V2: True, V1: False); None to leave it open.
         seed: of a network's random weights.
 
     Raises:
-        ValueError: settings that the task's actions cannot be served with.
+        ValueError: settings that do not suit the task's actions.
     """
     action, p = specification.action, specification.observation_size
     if action is None:

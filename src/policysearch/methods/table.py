@@ -30,7 +30,7 @@ from policysearch.core.step import KLStep, LearningRate, Refit, Step
 from policysearch.methods.rule import Problem
 from policysearch.methods.settings import PREDICTING, MethodSettings
 
-#: settings of which the rule left nothing open; the types of their fields cannot say so
+#: settings in which the rule left nothing open; the types of their fields cannot express that
 Resolved = Any
 #: about how many rollouts the first update on a simulator has that is to take so many stages, and the fewest of any
 FIRST, LEAST = 16, 4
@@ -39,7 +39,7 @@ SHRINK_MEMORY = 0.8
 
 
 def build(given: MethodSettings, problem: Problem) -> Method:
-    """The method that settings describe; those that were left open are resolved first.
+    """The method that settings describe; those left open are resolved first.
 
     Raises:
         ValueError: settings that do not go together.
@@ -49,7 +49,7 @@ def build(given: MethodSettings, problem: Problem) -> Method:
 
 
 def finite_differences(given: Resolved, problem: Problem) -> Method:
-    """Forward or central differences (18.18): d + 1 or 2d rollouts a repeat."""
+    """Forward or central differences (18.18): d + 1 or 2d rollouts per repeat."""
     step, rate = given.step, given.learning_rate
     return Method(
         Coordinates(step, given.central, given.common_random_numbers, given.repeats),
@@ -64,9 +64,9 @@ def weight_perturbation(given: Resolved, problem: Problem) -> Method:
     std, rate, rollouts = given.std, given.learning_rate, given.rollouts
     sides = 2 if given.two_sided else 1
     if rollouts % sides:
-        raise ValueError(f"rollouts is {rollouts}; two-sided perturbations come in pairs, so ask for an even number.")
+        raise ValueError(f"rollouts is {rollouts}; two-sided perturbations come in pairs, so give an even number.")
     baseline, common = given.baseline, given.common_random_numbers
-    # one reference serves all where nothing is random; else each β is compared on its own seed
+    # one reference serves all if nothing is random; else each β is compared on its own seed
     each = common and not problem.specification.deterministic
     reference = "none" if baseline != "reference" else ("each" if each else "one")
     return Method(
@@ -80,7 +80,7 @@ def weight_perturbation(given: Resolved, problem: Problem) -> Method:
 def ars(given: Resolved, problem: Problem) -> Method:
     """Augmented random search; its α/(b σ_R) Σ (r⁺ − r⁻) δ is 2ασ times Sᵀa/n."""
     if given.top > given.directions:
-        raise ValueError(f"top is {given.top} of {given.directions} directions; ask for at most as many as there are.")
+        raise ValueError(f"top is {given.top} of {given.directions} directions; give at most as many as there are.")
     return Method(
         ParameterNoise(given.directions, given.std, given.shape, True, given.common_random_numbers),
         TopPairs(given.top),
@@ -131,7 +131,7 @@ def gpomdp(given: Resolved, problem: Problem) -> Method:
 
 
 def natural_gradient(given: Resolved, problem: Problem) -> Method:
-    """S⁺a, stepped by KL."""
+    """S⁺a, with a KL step."""
     return Method(
         _action_noise(given, problem),
         _cost_to_go(given, problem),
@@ -141,7 +141,7 @@ def natural_gradient(given: Resolved, problem: Problem) -> Method:
 
 
 def trpo(given: Resolved, problem: Problem) -> Method:
-    """The natural gradient, each step of it tried on the samples before it is taken."""
+    """The natural gradient, with each step tried on the samples before it is taken."""
     plain = natural_gradient(given, problem)
     return eqx.tree_at(lambda method: method.step, plain, _action_step(given, line_search=True))
 
@@ -149,7 +149,7 @@ def trpo(given: Resolved, problem: Problem) -> Method:
 def enac(given: Resolved, problem: Problem) -> Method:
     """Total costs regressed on whole rollouts' scores and a constant.
 
-    The constant makes any baseline void; the one here is for what is reported of the gradient.
+    The constant makes any baseline redundant; the one here is for the gradient's reported quality.
     """
     return Method(
         _action_noise(given, problem),
@@ -192,8 +192,8 @@ def _saturation(weight: float, specification: Specification) -> Saturation:
     action = specification.action
     if not isinstance(action, Continuous) or not np.isfinite([*action.low, *action.high]).all():
         raise ValueError(
-            f"saturation is {weight:g}; it charges for action beyond its limits, and {specification.name} has none "
-            "with two limits each: leave it 0."
+            f"saturation is {weight:g}; it charges for actions beyond their limits, and {specification.name} has none "
+            "with two limits each: leave it at 0."
         )
     half = np.asarray(action.half_range)
     return Saturation(weight, np.asarray(action.centre), half, specification.discount)
@@ -202,7 +202,7 @@ def _saturation(weight: float, specification: Specification) -> Saturation:
 def _action_step(given: Resolved, line_search: bool = False) -> Step:
     if given.learning_rate is not None:
         if line_search:
-            raise ValueError("A line search shortens the step that kl gives; learning_rate leaves nothing to shorten.")
+            raise ValueError("A line search shortens the step set by kl; learning_rate leaves nothing to shorten.")
         return LearningRate(given.learning_rate)
     memory = SHRINK_MEMORY if given.shrink else None
     settle = math.inf if given.settle is None else float(given.settle)

@@ -136,7 +136,7 @@ class Chapter:
             self.page.text("No update was made, so there is nothing to draw.")
             return
         troubles = {
-            "skipped": "updates changed nothing, because no usable results came back",
+            "skipped": "updates changed nothing, because there were no usable results",
             "limited": "updates were shortened to the largest step allowed",
             "fallback": "updates followed the plain gradient, because their own direction could not be found",
         }

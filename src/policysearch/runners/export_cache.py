@@ -30,14 +30,14 @@ def kept(folder: Path, function: Callable[..., tuple[Any, Any]], fixed: Any, sta
     """A function of a state from the file that an earlier process wrote, or traced and written now.
 
     Args:
-        folder: of the files; one that cannot be read or written costs time, nothing else.
+        folder: of the files; an unreadable or unwritable one costs only time.
         function: (fixed, state, *rest) → (state, a dict of arrays), of this package.
-        fixed, rest: what stays as it is: this package's own classes, arrays.
-        state: the first state; later ones are those that the program gave.
+        fixed, rest: constant arguments: this package's own classes, arrays.
+        state: the first state; later ones are returned by the program.
 
     Returns:
         state → (state, dict) with the numbers that `jax.jit` of `function` gives; None if `fixed` or `state` hold code
-        of others, of which nobody can tell whether it still is what was traced.
+        of others, which may have changed since it was traced.
     """
     try:
         path = folder / f"{function.__name__}-{_name(function, fixed, state, rest)}.stablehlo"
@@ -53,10 +53,10 @@ def kept(folder: Path, function: Callable[..., tuple[Any, Any]], fixed: Any, sta
         after, info = function(whole, eqx.combine(jax.tree.unflatten(structure, leaves), static), *rest)
         arrays = eqx.filter(after, _is_array)
         if structure != jax.tree.structure(arrays):
-            raise TypeError(f"{function.__name__} must give a state of the structure that it is given.")
+            raise TypeError(f"{function.__name__} must return a state with the structure of its input.")
         return jax.tree.leaves(arrays), info
 
-    # what a loaded program returns is bound to a device; arguments that are not would compile it a second time
+    # results of a loaded program are bound to a device; unbound arguments would compile it a second time
     bound = functools.partial(jax.device_put, device=jax.devices()[0])
     constants, rest = bound((constants, rest))
     program = _read(path)
@@ -74,7 +74,7 @@ def kept(folder: Path, function: Callable[..., tuple[Any, Any]], fixed: Any, sta
 
 
 class _ForeignError(Exception):
-    """Code or a value that has no name by which another process could know it."""
+    """Code or a value without a name by which another process could recognise it."""
 
 
 def _is_array(x: Any) -> bool:
@@ -82,7 +82,7 @@ def _is_array(x: Any) -> bool:
 
 
 def _name(*values: Any) -> str:
-    """A hash of all that decides what is traced: code, versions, JAX's settings, and values but for those in arrays."""
+    """A hash of everything that decides what is traced: code, versions, JAX's settings, and values not in arrays."""
     root = Path(__file__).resolve().parents[1]
     code = [(str(path.relative_to(root)), hashlib.sha256(path.read_bytes()).digest()) for path in root.rglob("*.py")]
     versions = [version(name) for name in ("jax", "jaxlib", "equinox", "numpy")]
@@ -123,4 +123,4 @@ def _write(path: Path, program: export.Exported) -> None:
     content, aside = program.serialize(), path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
         aside.write_bytes(hashlib.sha256(content).digest() + content)
-        aside.replace(path)  # nobody ever reads half of it
+        aside.replace(path)  # no process ever reads half of it

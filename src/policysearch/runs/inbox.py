@@ -1,6 +1,6 @@
-"""`Inbox`: results that somebody else leaves for the process that owns a run. No JAX.
+"""`Inbox`: results that other processes leave for the owner of a run. No JAX.
 
-A table in a database of its own beside the run's: who leaves a result waits for the disk, and for nobody else.
+A table in its own database beside the run's: leaving a result waits for the disk, and for nothing else.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ class Inbox:
         self._path = folder / INBOX
 
     def leave(self, message: Message) -> None:
-        """Add a result, and return when the disk has it; one that waits already is not added again.
+        """Add a result, and return when it is on disk; one that already waits is not added again.
 
         Raises:
-            OSError: the disk does not take it.
-            ValueError: another result of the same attempt waits already, or the file is damaged.
+            OSError: the disk does not accept it.
+            ValueError: another result of the same attempt is already waiting, or the file is damaged.
         """
         body = msgspec.json.encode(message)
         with self._open() as connection:
-            connection.execute("BEGIN IMMEDIATE")  # of two results that are left at once, one is the first
+            connection.execute("BEGIN IMMEDIATE")  # of two results left at once, one comes first
             try:
                 for other in self._waiting(connection):
                     if (other.trial, other.attempt) != (message.trial, message.attempt):
@@ -66,8 +66,8 @@ class Inbox:
                     if (other.given, other.retry) != (message.given, message.retry):
                         words = ", ".join(f"{name} {value}" for name, value in other.given.items())
                         raise ValueError(
-                            f"A result of trial {message.trial} waits for the owner of the run already: {words}; "
-                            "another one is not taken."
+                            f"A result of trial {message.trial} is already waiting for the owner of the run: {words}; "
+                            "another one is not accepted."
                         )
                     return
                 values = (body, hashlib.sha256(body).digest())
@@ -78,7 +78,7 @@ class Inbox:
                     connection.execute("ROLLBACK")
 
     def messages(self) -> list[Message]:
-        """What waits, in the order in which it was left.
+        """The waiting results, in the order in which they were left.
 
         Raises:
             OSError: it cannot be read.

@@ -1,6 +1,6 @@
-"""What is on disk of a run: run.sqlite, run.head, config.json, metrics, policies, curve.png. No JAX.
+"""A run's files on disk: run.sqlite, run.head, config.json, metrics, policies, curve.png. No JAX.
 
-The database holds all that happened, as a `History`. The rest is derived from it.
+The database holds everything that happened, as a `History`. The rest is derived from it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 #: seconds between two writes of updates; each write waits for the disk
 INTERVAL = 0.5
-#: what an update leaves behind so that a later process can go on: counts, and the state as bytes
+#: what an update leaves so that a later process can continue: counts, and the state as bytes
 Continuation = tuple[dict[str, Any], bytes]
 
 
@@ -51,13 +51,13 @@ class Journal:
     """Writes a run's folder, which must not hold a run yet, and owns it until `close`.
 
     Updates reach the disk in batches: at once if the last write is `INTERVAL` ago, else with a later one or
-    with `flush`. A killed process loses at most what came since the last write. Trials are never batched.
+    with `flush`. A killed process loses at most what came after the last write. Trials are never batched.
 
     Args:
-        folder: made if there is none.
+        folder: made if it does not exist.
         configuration: JSON-able values by name; see `provenance`.
         start: the first policy as the bytes of a policy file, and the state before the first update; without them the
-            run can be read but not gone on with.
+            run can be read but not resumed.
         keep: leave the folder on disk even if nothing happened.
 
     Raises:
@@ -82,11 +82,11 @@ class Journal:
         start: tuple[bytes, bytes] | None = None,
         keep: bool = False,
     ):
-        self.folder = Path(folder).absolute()  # what runs in between may go elsewhere
+        self.folder = Path(folder).absolute()  # code that runs in between may change the directory
         refuse_existing(self.folder)
         self._made = not self.folder.exists()
         new = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
-        with contextlib.ExitStack() as undo:  # of a run that cannot be begun nothing stays
+        with contextlib.ExitStack() as undo:  # a run that cannot be started leaves nothing behind
             for place in reversed(new):
                 undo.callback(_remove_empty, place)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class Journal:
             if start is not None:
                 rows += [Row("policy", b"{}", start[0]), Row("state", b"{}", start[1])]
             self._history.append(rows)
-            # a file is not lost with the power once its folder is synced, nor is that one once its own is
+            # a file survives a power cut once its folder is synced, and that folder once its own is
             for place in (self.folder, *(place.parent for place in new)):
                 sync_folder(place)
             self._write_configuration(configuration)
@@ -110,7 +110,7 @@ class Journal:
             undo.pop_all()
 
     def _remove(self) -> None:
-        """Remove what was made of a run that came to nothing."""
+        """Remove the files of a run that could not be started."""
         for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", HEAD, CONFIGURATION, START):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -119,7 +119,7 @@ class Journal:
         self._waiting: list[dict[str, Any]] = []
         self._incumbents: list[Row] = []
         self._metrics = Metrics(self.folder)
-        # whether these files hold what the database holds; None of a run that is gone on with: they may
+        # whether these files hold what the database holds; None for a resumed run: they may
         self._complete: bool | None = True
         self._continuation: Callable[[], Continuation] | None = None
         self._closed = False
@@ -131,14 +131,14 @@ class Journal:
 
     @classmethod
     def reopen(cls, folder: str | os.PathLike[str], wait: float | None = None) -> tuple[Journal, Run]:
-        """Own and go on with a run, after every row of it was checked.
+        """Own and continue a run, after a check of every row of it.
 
         Args:
             folder: of the run.
             wait: see `Ownership`.
 
         Returns:
-            What writes, and what is on disk; of the trials only those of the update that is still open.
+            The journal, and what is on disk; of the trials only those of the update that is still open.
 
         Raises:
             FileNotFoundError: no such folder, or no run in it.
@@ -161,10 +161,10 @@ class Journal:
         return journal, run
 
     def add(self, record: Mapping[str, float], continuation: Callable[[], Continuation] | None = None) -> None:
-        """Keep what an update reports.
+        """Record what an update reports.
 
         Args:
-            record: numbers by name; those that are not finite come back as NaN.
+            record: numbers by name; non-finite ones come back as NaN.
             continuation: gives counts and state after this update; called when this or a later one is written.
         """
         self._count += 1
@@ -174,7 +174,7 @@ class Journal:
             self.flush()
 
     def add_events(self, update: int, events: Sequence[Any]) -> None:
-        """Keep what went wrong with trials; those that are kept already are passed over.
+        """Record what went wrong with trials; events recorded already are skipped.
 
         Args:
             update: number of the update that they belong to.
@@ -186,13 +186,13 @@ class Journal:
             self._events = len(events)
 
     def add_asked(self, trial: TrialRecord) -> None:
-        """Keep that a trial was asked, and return when the disk has it."""
-        self.flush()  # an update that the disk did not take comes before the trials of the next one
+        """Record that a trial was asked, and return when it is on disk."""
+        self.flush()  # an update that is not yet on disk comes before the trials of the next one
         names = ("number", "update", "index", "attempt", "client", "asked", "purpose")
         self._history.append([_about(trial, "asked", names)])
 
     def add_told(self, trial: TrialRecord, arrays: bytes | None, halt: str = "") -> None:
-        """Keep what a trial brought, and return when the disk has it.
+        """Record the outcome of a trial, and return when it is on disk.
 
         Args:
             trial: with its outcome.
@@ -204,11 +204,11 @@ class Journal:
         self._history.append([*rows, _halt(halt)] if halt else rows)
 
     def add_halt(self, reason: str, by: str = "") -> None:
-        """Keep why the search waits, or, with reason "", that it goes on and who said so."""
+        """Record why the search waits or, with reason "", that it goes on and by whose release."""
         self._history.append([_halt(reason, by)])
 
     def add_incumbent(self, update: int, policy: bytes) -> None:
-        """Keep a policy that is the incumbent from now on, with the update that is added next.
+        """Record a policy that is the incumbent from now on, with the update that is added next.
 
         Args:
             update: after which it was the iterate.
@@ -217,7 +217,7 @@ class Journal:
         self._incumbents.append(_row("incumbent", {"update": update}, policy))
 
     def told(self, number: int) -> tuple[TrialRecord, bytes | None] | None:
-        """What is on disk of a trial and its arrays, whichever update asked it; None of one never asked."""
+        """What is on disk about a trial and its arrays, whichever update asked it; None for one never asked."""
         trials: dict[Any, TrialRecord] = {}
         arrays: dict[Any, bytes | None] = {}
         for row in self._history.of_trial(number):
@@ -229,13 +229,13 @@ class Journal:
         self._history.append([_row("configuration", dict(configuration))])
 
     def flush(self) -> None:
-        """Write what waits, and return when the disk has it."""
+        """Write what waits, and return when it is on disk."""
         if self._waiting:
             rows = [_row("update", {"record": record}) for record in self._waiting]
             if self._continuation is not None:
                 counts, state = self._continuation()
                 record = self._waiting[-1]
-                # who interrupts an update leaves a state that belongs to no record
+                # an interrupted update leaves a state that belongs to no record
                 if counts["updates"] == record["update"]:
                     rows[-1] = _row("update", {"record": record, "counts": counts}, state)
             self._history.append([*self._incumbents, *rows])
@@ -245,7 +245,7 @@ class Journal:
         self._written = time.monotonic()
 
     def _add_metrics(self, records: list[dict[str, Any]]) -> None:
-        """Add records that the database has to the files for other programs."""
+        """Add the database's records to the files for other programs."""
         try:
             if self._complete is None:
                 self._write_metrics()
@@ -262,7 +262,7 @@ class Journal:
         self._complete = True
 
     def save(self, controller: Controller) -> None:
-        """Write the policy; the two before are kept beside it, see `EARLIER`. The same one again changes nothing.
+        """Write the policy; the previous two are kept beside it, see `EARLIER`. The same one again changes nothing.
 
         Args:
             controller: the policy as NumPy.
@@ -272,12 +272,12 @@ class Journal:
         newest, before, oldest = (self.folder / name for name in (POLICY, *EARLIER))
         try:
             controller_file.load(newest)
-        except (FileNotFoundError, ValueError):  # what is damaged takes nobody's place
+        except (FileNotFoundError, ValueError):  # a damaged policy replaces none
             pass
         else:
             if newest.read_bytes() == controller_file.content(controller):
                 return
-            # a policy.safetensors is there at every moment; the folder is synced after the last change
+            # there is a policy.safetensors at every moment; the folder is synced after the last change
             if before.exists():
                 before.replace(oldest)
             try:
@@ -287,7 +287,7 @@ class Journal:
         controller.save(newest)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write what came out.
+        """Write the result.
 
         Args:
             result: JSON-able values by name.
@@ -296,7 +296,7 @@ class Journal:
         self._history.append([_row("result", dict(result))])
 
     def close(self) -> None:
-        """End the run's writing and its ownership; a second call does nothing.
+        """Stop writing the run and release it; a second call does nothing.
 
         What waits is written, and one database file is left without companions, which can be copied as it is.
         A run without any update leaves nothing behind, so that it can be started again.
@@ -320,13 +320,13 @@ class Journal:
 
 
 def _remove_empty(folder: Path) -> None:
-    """Remove a folder, unless somebody else has put something there."""
+    """Remove a folder, unless something else has been put there."""
     with contextlib.suppress(OSError):
         folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the disk has the names of what is in a folder."""
+    """Return when the names in a folder are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with at(folder):
@@ -346,20 +346,20 @@ def refuse_existing(folder: Path) -> None:
 
 
 def _row(kind: str, content: dict[str, Any], blob: bytes | None = None, trial: int | None = None) -> Row:
-    """A row that will be read back as it was written.
+    """A row that can be read back as written.
 
     Raises:
-        ValueError: it could not be; the sentence says what is wrong with it.
+        ValueError: it cannot be; the message says what is wrong with it.
     """
     try:
         number = None if trial is None else int(trial)  # SQLite keeps numbers of NumPy as bytes
         return check(Row(kind, _ENCODER.encode(content), blob, number))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"This cannot be kept ({kind}): {error}. Nothing was written.") from error
+        raise ValueError(f"This cannot be recorded ({kind}): {error}. Nothing was written.") from error
 
 
 def _plain(value: Any) -> Any:
-    """What JSON knows of a value that it does not know."""
+    """The JSON form of a value that JSON does not support."""
     if hasattr(value, "tolist"):
         return value.tolist()  # numbers and arrays of NumPy and JAX
     if isinstance(value, (str, os.PathLike)):
@@ -380,7 +380,7 @@ def _halt(reason: str, by: str = "") -> Row:
 
 
 def provenance() -> dict[str, Any]:
-    """Where and with what this process runs: command line, versions of what is installed, platform, start."""
+    """Where and with what this process runs: command line, installed versions, platform, start."""
     from importlib import metadata
 
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}

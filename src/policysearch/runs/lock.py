@@ -1,4 +1,4 @@
-"""Who owns a run: a lock file that names process and host, freed by the kernel when its holder ends. No JAX."""
+"""Ownership of a run: a lock file that names process and host, freed by the kernel when its holder ends. No JAX."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import msgspec
 from policysearch.core.diagnoses import at
 
 LOCK = "run.lock"
-#: seconds after which a lock file without a name in it is one that a killed process left
+#: seconds after which a lock file without a name counts as left by a killed process
 NAMELESS = 10.0
-#: seconds that a short command waits for other short ones, which come one after the other
+#: seconds that a short command waits for other short ones, which run one after another
 PATIENCE = 60.0
 _POLL = 0.05
-#: what `flock` answers where somebody else has the lock
+#: what `flock` answers if another process has the lock
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
@@ -30,16 +30,16 @@ class InUseError(RuntimeError):
 
 
 class Ownership:
-    """The only right to write into a run's folder, held until `release` or the end of the process.
+    """The exclusive right to write into a run's folder, held until `release` or the end of the process.
 
     Args:
         folder: of the run; it exists.
-        wait: seconds to wait for an owner that goes on, for a short command, which itself ends soon. Others of its kind
-            are waited for up to `PATIENCE` seconds. None for an owner that goes on, and does not wait.
+        wait: seconds to wait for a long-running owner, for a short command, which itself ends soon. Others of its kind
+            are waited for up to `PATIENCE` seconds. None for a long-running owner, which does not wait.
 
     Raises:
-        InUseError: another process, or another search of this one, owns the run; its pid and host are named.
-        OSError: nothing can be written there, or its file system, which is named, gives no locks.
+        InUseError: another process, or another search of this one, owns the run; the message names its pid and host.
+        OSError: nothing can be written there, or its file system, which the message names, has no locks.
 
     Example:
         >>> import tempfile
@@ -75,9 +75,9 @@ class Ownership:
         except OSError as error:
             if error.errno not in _TAKEN:
                 if not os.fstat(descriptor).st_size:
-                    self._path.unlink(missing_ok=True)  # just made; where there are no locks nobody has it
+                    self._path.unlink(missing_ok=True)  # just made; without locks no process holds it
                 raise OSError(
-                    f"{folder} is on {file_system(folder)}, which gives no lock on a file ({error.strerror}), so that "
+                    f"{folder} is on {file_system(folder)}, which gives no lock on a file ({error.strerror}), so "
                     "two programs could write into one run. Keep the run on a local disk, or have the share mounted "
                     "with locks (NFS: version 4, or a running lockd)."
                 ) from error
@@ -113,9 +113,9 @@ class Ownership:
 
 
 def owner(folder: Path) -> str | None:
-    """Process and host that own a run, as far as a reader can tell; None if nobody does.
+    """Process and host that own a run, as far as a reader can tell; None if no process does.
 
-    No lock is taken, which might refuse a writer: the file says who, and the process table whether it is alive. Those
+    No lock is taken, which might refuse a writer: the file names the process, the process table says if it lives. Those
     of other hosts count as alive.
     """
     path = folder / LOCK
@@ -130,14 +130,14 @@ def owner(folder: Path) -> str | None:
         if holder["host"] == socket.gethostname():
             os.kill(int(holder["pid"]), 0)
     except PermissionError:
-        pass  # alive, and somebody else's
+        pass  # alive, and another user's
     except (OSError, OverflowError, ValueError, KeyError, TypeError):
         return None
     return _named(content)
 
 
 def file_system(folder: Path) -> str:
-    """Kind, source and place of the file system that holds a folder, where the system tells (Linux)."""
+    """Kind, source and place of the file system that holds a folder, if the system tells (Linux)."""
     found, longest = "a file system", -1
     place = os.path.realpath(folder)
     with contextlib.suppress(OSError), open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
@@ -149,7 +149,7 @@ def file_system(folder: Path) -> str:
 
 
 def _is_brief(content: bytes) -> bool:
-    """Whether a holder is a short command; one that has not written its name yet may be."""
+    """Whether a holder is a short command; one that has not yet written its name may be."""
     try:
         return not content or bool(msgspec.json.decode(content).get("brief"))
     except (msgspec.DecodeError, AttributeError):
@@ -161,4 +161,4 @@ def _named(content: bytes) -> str:
         holder = msgspec.json.decode(content)
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (msgspec.DecodeError, KeyError, TypeError):
-        return "another process that has not written its name yet"
+        return "another process that has not yet written its name"

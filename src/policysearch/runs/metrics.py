@@ -1,4 +1,4 @@
-"""The records of a run as files that other programs read, metrics.csv and metrics.jsonl, a line an update. No JAX."""
+"""The records of a run as files for other programs, metrics.csv and metrics.jsonl, one line per update. No JAX."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from policysearch.runs.reader import LINES, METRICS
 class Metrics:
     """Writes both files of a folder, line by line or as a whole.
 
-    A batch of lines is one write, so that who reads meanwhile sees whole lines. Columns stand in the order in which
+    A batch of lines is one write, so that readers always see whole lines. Columns are in the order in which
     their names first appear, and keep their place: a new name is a new last column, with "nan" in the rows before.
-    Nothing waits for the disk: what the power takes is in the database, from which `write` makes both files anew.
+    Nothing waits for the disk: what a power cut loses is in the database, from which `write` rebuilds both files.
 
     Args:
         folder: of the run.
@@ -42,10 +42,10 @@ class Metrics:
         self._names: dict[str, None] = {}
 
     def append(self, records: list[dict[str, Any]]) -> None:
-        """Add a line a record.
+        """Add one line per record.
 
         Raises:
-            OSError: the disk does not take them; the files may then lack lines, or end within one, until `write`.
+            OSError: the disk does not accept them; the files may then lack lines, or end within one, until `write`.
         """
         before = len(self._names)
         self._names.update(dict.fromkeys(name for record in records for name in record))
@@ -58,7 +58,7 @@ class Metrics:
         _add(self.lines, map(_line, records))
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write both files anew; those that were there are replaced once these are complete."""
+        """Rewrite both files; the old ones are replaced once the new ones are complete."""
         records = list(records)
         self._names = dict.fromkeys(name for record in records for name in record)
         _replace(self.table, [",".join(self._names), *map(self._row, records)])
@@ -81,7 +81,7 @@ def _add(path: Path, lines: Iterable[str]) -> None:
     with path.open("ab", buffering=0) as file:
         content = "".join(f"{line}\n" for line in lines).encode()
         if file.write(content) != len(content):
-            raise OSError(f"{path} took only some of the lines; the disk may be full.")
+            raise OSError(f"{path} accepted only some of the lines; the disk may be full.")
 
 
 def _replace(path: Path, lines: Iterable[str]) -> None:

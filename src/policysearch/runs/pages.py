@@ -1,7 +1,7 @@
-"""Rows of a SQLite table straight from the pages of its file and its log, where SQLite cannot open them. No JAX.
+"""Rows of a SQLite table straight from the pages of its file and its log, when SQLite cannot open them. No JAX.
 
-A row stands whole in one leaf page (and those that it overflows to), so that damage of the schema, of an inner page or
-of the file's length hides no other. What is read is not trusted: rows of a `History` prove themselves. The layout is
+A row is stored whole in one leaf page (and its overflow pages), so that damage to the schema, to an inner page or
+to the file's length hides no other. What is read is not trusted: rows of a `History` prove themselves. The layout is
 https://www.sqlite.org/fileformat2.html.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: bytes of a page where the header does not say: SQLite's default
+#: bytes of a page if the header does not say: SQLite's default
 _PAGE = 4096
 _LEAF = 13
 _LOG_HEADER, _FRAME_HEADER = 32, 24
@@ -25,7 +25,7 @@ class Pages:
     """The pages of a database: those of its log, the latest first, then those of its file.
 
     Args:
-        path: of the database; its log is looked for beside it.
+        path: of the database; its log is expected beside it.
     """
 
     def __init__(self, path: Path):
@@ -34,16 +34,16 @@ class Pages:
         self._size = size if size in (512, 1024, 2048, 4096, 8192, 16384, 32768) else _PAGE
         step = _FRAME_HEADER + self._size
         frames = [log[at : at + step] for at in range(_LOG_HEADER, len(log) - step + 1, step)]
-        # of an earlier use of the log there may be frames behind those of this one
+        # frames of an earlier use of the log may follow those of this one
         salts = Counter(frame[8:16] for frame in frames).most_common(1)
         frames = [frame for frame in frames if frame[8:16] == salts[0][0]]
         while frames and not any(frames[-1][4:8]):
-            frames.pop()  # of a transaction that was not committed
+            frames.pop()  # part of an uncommitted transaction
         self._log = [(int.from_bytes(frame[:4], "big"), frame[_FRAME_HEADER:]) for frame in frames]
         self._latest = dict(self._log)
 
     def rows(self, columns: int) -> Iterator[list[tuple[Any, ...]]]:
-        """The rows of so many columns by their number, which is the first column: for each what may be its contents.
+        """The rows with so many columns by their number, which is the first column: for each its possible contents.
 
         Of several, the later ones come first.
         """
@@ -52,7 +52,7 @@ class Pages:
             self._index(source, self._log[source][1], places)
         for page in range(len(self._file) // self._size + 1):
             self._index(-1 - page, self._file[page * self._size : (page + 1) * self._size], places)
-        most = 2 * len(places) + 1000  # a number far from the others is damaged itself
+        most = 2 * len(places) + 1000  # a number far from the others is itself damaged
         for number in sorted(places):
             if 0 < number <= most:
                 found = [self._record(number, *place, columns) for place in places[number]]
@@ -90,7 +90,7 @@ class Pages:
         return (number, *values[1:])
 
     def _payload(self, page: bytes, at: int, length: int) -> bytes | None:
-        """The payload of a cell; None where pages of it are missing."""
+        """The payload of a cell; None if pages of it are missing."""
         size = self._size
         if length > len(self._file) + len(self._log) * size:
             return None
@@ -113,7 +113,7 @@ class Pages:
 
 
 def _content(path: Path) -> Any:
-    """The bytes of a file, without reading those that nobody looks at."""
+    """The bytes of a file, reading only those that are used."""
     if not path.exists() or not path.stat().st_size:
         return b""
     with path.open("rb") as file:
@@ -146,4 +146,4 @@ def _value(data: bytes, kind: int, at: int) -> Any:
     if kind >= 12:
         content = data[at : at + (kind - 12) // 2]
         return content.decode("utf-8", "replace") if kind % 2 else content
-    return None  # NULL, and fractions, of which there are none
+    return None  # NULL and fractions, which do not occur

@@ -1,4 +1,4 @@
-"""`Run`: a run as read from its folder, even while it goes on. No JAX, and nothing is written. See `journal`."""
+"""`Run`: a run as read from its folder, even while it is running. No JAX, and nothing is written. See `journal`."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ DATABASE, HEAD, POLICY, CONFIGURATION, METRICS, LINES, CURVE = (
     "metrics.jsonl",
     "curve.png",
 )
-#: the policy that a run starts from, which the database has too
+#: the policy that a run starts from, also in the database
 START = "start.safetensors"
-#: the policies before, the later one first
+#: the previous policies, the latest first
 EARLIER = ("policy.1.safetensors", "policy.2.safetensors")
 
 
 class BeingMadeError(FileNotFoundError):
-    """A process makes the run right now, and nothing of it can be read yet."""
+    """A process is creating the run right now, and nothing can be read yet."""
 
 
 class TrialRecord(msgspec.Struct, kw_only=True):
-    """What is known of a trial.
+    """What is known about a trial.
 
     status: "asked", "done", "failed", "safety stop", "vetoed", "lost", "abandoned" or "timed out".
-    fault: whose a trial's failure is: "policy" or "rig"; None of one that did not fail.
-    attempt: from 1; more where a lost trial was asked again.
-    client: who asked it, or "".
-    cost: total, in the task's unit; None where it is not known.
-    stages: control steps that happened, as far as they were told.
+    fault: what caused the failure: "policy" or "rig"; None for a trial that did not fail.
+    attempt: from 1; more if a lost trial was asked again.
+    client: which client asked for it, or "".
+    cost: total, in the task's unit; None if unknown.
+    stages: control steps that were run, as far as told.
     asked, told: seconds since 1970.
     purpose: "gradient", or "measurement" of the policy itself.
     """
@@ -68,13 +68,13 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     purpose: str = "gradient"
 
     def add(self, later: Mapping[str, Any]) -> None:
-        """Take over what was written later about the same trial."""
+        """Apply what was written later about the same trial."""
         for name, value in later.items():
             setattr(self, name, value)
 
 
 class _Told(msgspec.Struct, kw_only=True):
-    """What is written of a trial once it was told; of what a row leaves out nothing changes."""
+    """What is written about a trial once it is told; fields that a row leaves out do not change."""
 
     status: str | msgspec.UnsetType = msgspec.UNSET
     fault: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -87,7 +87,7 @@ class _Told(msgspec.Struct, kw_only=True):
     notes: str | msgspec.UnsetType = msgspec.UNSET
 
     def plain(self) -> dict[str, Any]:
-        """What the row has, by name."""
+        """The row's fields, by name."""
         values = ((name, getattr(self, name)) for name in self.__struct_fields__)
         return {name: value for name, value in values if value is not msgspec.UNSET}
 
@@ -103,7 +103,7 @@ class _Update(msgspec.Struct):
     counts: dict[str, Any] | None = None
 
 
-#: what reads the body of a row, by its kind; `check` lets nothing be written that these do not read
+#: decoders of a row's body, by its kind; `check` lets nothing be written that these cannot read
 _READERS: dict[str, msgspec.json.Decoder[Any]] = {
     "asked": msgspec.json.Decoder(TrialRecord),
     "told": msgspec.json.Decoder(_Told),
@@ -132,10 +132,10 @@ def check(row: Row) -> Row:
 class Run:
     """A run as read from its folder.
 
-    configuration: what was asked, and with which versions. records: one an update. result: what came out,
-    or {} of a run that has not finished. events: what went wrong with trials, with the number of their `update`.
+    configuration: the request, and the versions. records: one per update. result: the outcome,
+    or {} for an unfinished run. events: what went wrong with trials, with the number of their `update`.
     trials: those that a caller ran, by number. start: the first policy as the bytes of a policy file. state: the last
-    snapshot of the search's state, which belongs to the update `updates`; counts: what was counted till then. halted:
+    snapshot of the search's state, which belongs to the update `updates`; counts: totals up to then. halted:
     why no trial is handed out, or "". incumbent: after which update the last policy that became the incumbent was the
     iterate, and its policy file as bytes; None before there is one.
     """
@@ -182,26 +182,26 @@ def load_policy(folder: Path) -> Controller:
 
 
 def _earlier(folder: Path) -> str:
-    """A sentence that names the newest policy before the last one that can be loaded, or ""."""
+    """A sentence that names the newest earlier policy that can be loaded, or ""."""
     from policysearch.core import controller_file
     from policysearch.core.controller import Controller
 
     for path in (folder / name for name in EARLIER):
         with contextlib.suppress(FileNotFoundError, ValueError):
             Controller.of_content(controller_file.load(path), path)
-            return f" The one before can be loaded: policysearch.load({str(path)!r})."
+            return f" An earlier one can be loaded: policysearch.load({str(path)!r})."
     return ""
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
-    """Read a run, even one that is still going on or was killed; nothing is written.
+    """Read a run, even one that is still running or was killed; nothing is written.
 
     Args:
         folder: of the run.
 
     Raises:
         FileNotFoundError: no such folder, or no run in it.
-        BeingMadeError: a process makes the run right now; it is a FileNotFoundError too.
+        BeingMadeError: a process is creating the run right now; also a FileNotFoundError.
         ValueError: the database is damaged.
     """
     folder = Path(folder)
@@ -214,40 +214,40 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
             raise
         if maker := owner(folder):
             raise _being_made(folder, maker) from error
-    return replayed(folder, every=True)  # it may be whole by now
+    return replayed(folder, every=True)  # it may be complete by now
 
 
 def _is_new(folder: Path) -> bool:
-    """Whether nothing says that a run was ever whole: its configuration is written last, no row is acknowledged."""
+    """Whether a run was never completely created: no configuration, which is written last, and no acknowledged row."""
     return not (folder / CONFIGURATION).exists() and not acknowledged(folder / HEAD)
 
 
 def _being_made(folder: Path, maker: str) -> BeingMadeError:
-    return BeingMadeError(f"The run in {folder} is just being made by {maker}. Try again in a moment.")
+    return BeingMadeError(f"The run in {folder} is being created by {maker}. Try again in a moment.")
 
 
 def find(folder: Path) -> None:
-    """Raise FileNotFoundError if the folder holds no run, `BeingMadeError` if a process makes one there."""
+    """Raise FileNotFoundError if the folder holds no run, `BeingMadeError` if a process is creating one there."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Give the folder of a run, such as runs/lqr-ars-seed0.")
     if not (folder / DATABASE).is_file():
         if _is_new(folder) and (maker := owner(folder)):
             raise _being_made(folder, maker)
         inside = sorted(inner.parent.name for inner in folder.glob(f"*/{DATABASE}"))
-        hint = f" It has runs inside: {', '.join(inside[:5])}." if inside else ""
-        raise FileNotFoundError(f"{folder} is no run: it holds no {DATABASE}.{hint}")
+        hint = f" It contains runs: {', '.join(inside[:5])}." if inside else ""
+        raise FileNotFoundError(f"{folder} is not a run: it holds no {DATABASE}.{hint}")
     if _is_new(folder) and empty(folder / DATABASE):
         if maker := owner(folder):
             raise _being_made(folder, maker)
-        if empty(folder / DATABASE):  # else its maker has been and gone
+        if empty(folder / DATABASE):  # else its maker has finished
             raise FileNotFoundError(
-                f"The run in {folder} was never begun: the process that made it ended before it wrote anything. "
+                f"The run in {folder} was never started: the process that created it ended before it wrote anything. "
                 "Delete the folder and start the run again."
             )
 
 
 def replayed(folder: Path, every: bool) -> Run:
-    """What the rows of a history come to; of the trials `every` one, or those of the open update with their arrays."""
+    """The run that the rows of a history describe; `every` trial, or those of the open update with their arrays."""
     run: dict[str, Any] = {"folder": folder, "configuration": {}, "records": [], "result": {}, "events": []}
     trials: dict[Any, TrialRecord] = {}
     arrays: dict[Any, bytes | None] = {}
@@ -285,7 +285,7 @@ def replayed(folder: Path, every: bool) -> Run:
 
 
 def take(row: Row, trials: dict[Any, TrialRecord], arrays: dict[Any, bytes | None]) -> None:
-    """Bring what is known of a trial up to date with a row about it."""
+    """Update what is known about a trial from a row about it."""
     content = _READERS[row.kind].decode(row.body)
     if row.kind == "asked":
         trials[row.trial] = content
@@ -295,8 +295,8 @@ def take(row: Row, trials: dict[Any, TrialRecord], arrays: dict[Any, bytes | Non
 
 
 def keep_record(records: list[dict[str, Any]], record: dict[str, Any]) -> None:
-    """Add what an update reported; it takes the place of those that a later process computed again."""
+    """Add an update's record; it replaces those that a later process recomputes."""
     if "update" in record:
-        # what came after the last snapshot was computed again by the process that went on
+        # what came after the last snapshot was recomputed by the process that continued
         del records[int(record["update"]) - 1 :]
     records.append({name: float("nan") if value is None else value for name, value in record.items()})

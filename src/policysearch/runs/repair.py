@@ -1,9 +1,9 @@
-"""A run whose database is damaged made one that can be opened, of the rows that are what was written. No JAX.
+"""A run with a damaged database made readable again, from the rows that are intact. No JAX.
 
-Row i is whole if its digest follows from its content and the digest in row i − 1. Kept are the rows up to the last one
-that holds a snapshot of the state, without those that are not whole, and those behind it up to the first that is not:
-a search goes on from its last snapshot, and nothing that follows depends on trials and records of before. What the run
-began with is in files beside the database too.
+Row i is intact if its digest follows from its content and the digest in row i − 1. Kept are the rows up to the last one
+that holds a snapshot of the state, without damaged ones, and those after it up to the first damaged one:
+a search continues from its last snapshot, and nothing that follows depends on earlier trials and records. What the run
+started with is also in files beside the database.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from policysearch.runs.journal import sync_folder
 from policysearch.runs.lock import Ownership
 from policysearch.runs.reader import CONFIGURATION, DATABASE, EARLIER, HEAD, POLICY, START, find
 
-#: rows that are written at once
+#: rows written at once
 _BATCH = 500
 _GONE = {"status": "lost", "fault": "rig", "reason": "its result was damaged on disk", "retry": False}
 
 
 def repair(folder: str | os.PathLike[str]) -> str:
-    """Make a run whose database is damaged one that can be opened, of the rows that are what was written.
+    """Make a run with a damaged database readable again, from the rows that are intact.
 
-    The search goes on from its last snapshot that is whole. Of what came after that, the rows before the first damaged
+    The search continues from its last intact snapshot. Of what came after that, the rows before the first damaged
     one are kept. The damaged files stay beside the new ones as run.sqlite.damaged-N.
 
     Args:
@@ -56,17 +56,17 @@ def repair(folder: str | os.PathLike[str]) -> str:
     try:
         path, head = folder / DATABASE, folder / HEAD
         begun = _begun(path)
-        with contextlib.suppress(ValueError):  # what is wrong is found row by row
+        with contextlib.suppress(ValueError):  # damage is found row by row
             for _ in read(path, head, every=False):
                 pass
             if begun is None and sound(path):
-                return f"{folder} has nothing to repair: every row is what was written."
+                return f"{folder} has nothing to repair: every row is intact."
         source = path if begun is None else begun
         plan = _plan(source, acknowledged(head))
         if plan is None:
             raise ValueError(
-                f"{path} cannot be repaired: nothing is whole that a search could go on from. Restore it from a copy, "
-                f"or start anew from the last policy: --initial {folder}"
+                f"{path} cannot be repaired: no intact row lets a search continue. Restore it from a copy, "
+                f"or start a new search from the last policy: --initial {folder}"
             )
         new, new_head = folder / f".{DATABASE}.repaired", folder / f".{HEAD}.repaired"
         for left in (new, new_head, *folder.glob(f"{new.name}-*")):
@@ -88,10 +88,10 @@ def repair(folder: str | os.PathLike[str]) -> str:
 class _Plan:
     """What is kept of a damaged history.
 
-    end: number of the first row behind which nothing is. snapshot: number of the last row that holds a snapshot, or 0.
-    total: rows that there were, as far as is known; kept, unread: those of them that are kept, or cannot be read.
-    start: whether a search can go on. spare: rows of the start that are not whole, from files, by the names of these.
-    trials, updates: of which something is gone. halted: why the search waits, if a row that is not kept says so.
+    end: number of the first row after which nothing is kept. snapshot: number of the last row with a snapshot, or 0.
+    total: rows that existed, as far as is known; kept, unread: rows that are kept, or cannot be read.
+    start: whether a search can continue. spare: damaged rows of the start, restored from files, by file name.
+    trials, updates: those that lost something. halted: why the search waits, if a row that is not kept says so.
     """
 
     end: int
@@ -109,18 +109,18 @@ class _Plan:
         """How many rows were kept, and what is gone."""
         gone = []
         if self.trials:
-            gone.append(f"what was known of trial{_numbers(self.trials)}")
+            gone.append(f"what was known about trial{_numbers(self.trials)}")
         if self.updates:
             gone.append(f"update{_numbers(self.updates)}")
         if self.unread:
             gone.append(f"{self.unread} row{'s' * (self.unread > 1)} that cannot be read")
         if not self.start:
-            gone.append("the start of the search, so that it can be read and not gone on with")
-        words = " and ".join(gone) or "nothing that was about a trial or an update"
+            gone.append("the start of the search, so it can be read but not continued")
+        words = " and ".join(gone) or "nothing about a trial or an update"
         taken = f" Taken from files beside it: {', '.join(self.spare)}." if self.spare else ""
         waits = f" The search waits: {self.halted}." if self.halted else ""
         return (
-            f"Kept {self.kept} of {self.total} rows; gone: {words}. The damaged database is now {name}.{taken}{waits}"
+            f"Kept {self.kept} of {self.total} rows; lost: {words}. The damaged database is now {name}.{taken}{waits}"
         )
 
 
@@ -156,7 +156,7 @@ def _plan(path: Path, known: int) -> _Plan | None:
     essential |= taken
     end = next((number for number in bad if number > snapshot and number not in replaced), last + 1)
     if not snapshot and dropped:
-        # updates, but no state to go on from: back to the start, with what was told of the first one
+        # updates, but no state to continue from: back to the start, with what was told in the first one
         end = first
     if not 0 < first_whole < end:
         return None
@@ -167,12 +167,12 @@ def _plan(path: Path, known: int) -> _Plan | None:
 
 
 def _spare(folder: Path, whole: set[str], moved: bool) -> dict[str, Row]:
-    """Rows of the start that are not whole, from files, by the names of these.
+    """Damaged rows of the start, restored from files, by file name.
 
     Args:
         folder: of the run.
-        whole: kinds of the rows that are.
-        moved: the values come from a snapshot, so that every policy of the search has what is needed of the first one:
+        whole: kinds of the intact rows.
+        moved: the values come from a snapshot, so every policy of the search has what is needed of the first one:
             its kind, sizes and constants.
     """
     found = {}
@@ -191,7 +191,7 @@ def _spare(folder: Path, whole: set[str], moved: bool) -> dict[str, Row]:
 
 
 def _kept(path: Path, plan: _Plan) -> Iterator[Row]:
-    """The rows of the new history; what is found to be gone by that is added to the plan."""
+    """The rows of the new history; losses found on the way are added to the plan."""
     asked: set[int] = set()
     waiting: dict[int, None] = {}  # in order
     updates = 0
@@ -215,13 +215,13 @@ def _kept(path: Path, plan: _Plan) -> Iterator[Row]:
             waiting.pop(row.trial, None)
         if row.kind == PRUNED:
             record, position = _decoded(row)["record"], _update(row) or updates + 1
-            for update in range(updates + 1, position):  # damaged ones, of which only the number is known
+            for update in range(updates + 1, position):  # damaged ones, known only by number
                 plan.updates.add(update)
                 blank = dict.fromkeys(record) | {"update": float(update)}
                 yield Row(PRUNED, msgspec.json.encode({"record": blank}))
             updates = position
         if number == plan.snapshot:
-            for trial in waiting:  # its update is over, so that nobody will tell it
+            for trial in waiting:  # its update is over, so it will never be told
                 plan.trials.add(trial)
                 yield Row("told", msgspec.json.encode({**_GONE, "told": time.time()}), None, trial)
             waiting.clear()
@@ -233,13 +233,13 @@ def _kept(path: Path, plan: _Plan) -> Iterator[Row]:
 
 
 def _tell_gone(path: Path, plan: _Plan) -> None:
-    """Find out what rows that are not kept were about, as far as they can be read."""
+    """Find out what the rows that are not kept were about, as far as they can be read."""
     plan.unread = plan.total
     for number, row, whole in salvage(path):
         plan.unread -= 1
         if whole and number < plan.end:
             if row.kind == "halt":
-                plan.halted = ""  # what it says is kept
+                plan.halted = ""  # its content is kept
             continue
         if isinstance(row.trial, int):
             plan.trials.add(row.trial)
@@ -278,9 +278,9 @@ def _write(history: History, rows: Iterator[Row]) -> None:
 
 
 def _begun(path: Path) -> Path | None:
-    """The damaged database as it was put aside with its log by a repair that was killed before it ended."""
+    """The damaged database as put aside, with its log, by a repair that was killed."""
     log = path.with_name(f"{path.name}-wal")
-    if log.exists() and log.stat().st_size:  # readers make an empty one
+    if log.exists() and log.stat().st_size:  # readers create an empty one
         return None
     for aside in path.parent.glob(f"{path.name}.damaged-*[0-9]"):
         if aside.with_name(f"{aside.name}-wal").exists() and filecmp.cmp(path, aside, shallow=False):
@@ -289,10 +289,10 @@ def _begun(path: Path) -> Path | None:
 
 
 def _put_aside(path: Path, head: Path) -> str:
-    """Keep the damaged files under other names; the name of the database.
+    """Keep the damaged files under other names; returns that of the database.
 
-    The database stays in its place too, without its log, until the new one takes it: whoever is killed here leaves a
-    run that is damaged, and can be repaired, see `_begun`.
+    The database stays in its place too, without its log, until the new one takes it: a process killed here leaves a
+    damaged run that can be repaired, see `_begun`.
     """
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():

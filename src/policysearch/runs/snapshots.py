@@ -1,6 +1,6 @@
 """States as bytes: the arrays of a pytree as safetensors, named by their place. Reading one runs no code.
 
-What is no array (sizes, names) is not in a snapshot; it comes from the method and the policy that go on with it.
+Whatever is not an array (sizes, names) is not in a snapshot; it comes from the method and policy that continue it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def encode(state: State) -> bytes:
-    """The arrays of a state, to the bit."""
+    """The arrays of a state, exact to the bit."""
     return save({name: np.asarray(leaf, order="C") for name, leaf in _named(jax.device_get(state))})
 
 
@@ -26,11 +26,11 @@ def decode(data: bytes, like: State) -> State:
     """The state that was encoded.
 
     Args:
-        data: what `encode` gave.
+        data: the result of `encode`.
         like: a state of the same method and policy; its arrays are replaced.
 
     Raises:
-        ValueError: arrays are missing, or of another shape or type than this method and policy have.
+        ValueError: arrays are missing, or differ in shape or type from those of this method and policy.
     """
     try:
         arrays = load(data)
@@ -40,8 +40,8 @@ def decode(data: bytes, like: State) -> State:
     theirs, ours = set(arrays), {name for name, _ in named}
     if theirs != ours:
         raise ValueError(
-            f"A snapshot holds other arrays than this search: {', '.join(sorted(theirs ^ ours))} belong to only one of "
-            "them. Go on with the method and the policy that it was started with."
+            f"A snapshot's arrays differ from this search's: {', '.join(sorted(theirs ^ ours))} belong to only one of "
+            "them. Continue with the method and the policy that it was started with."
         )
     leaves = []
     for name, leaf in named:
@@ -49,7 +49,7 @@ def decode(data: bytes, like: State) -> State:
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             raise ValueError(
                 f"{name} of a snapshot is {array.dtype} {array.shape}; this search has {leaf.dtype} {leaf.shape}. "
-                "Go on with the same method and policy, and the same JAX_ENABLE_X64."
+                "Continue with the same method and policy, and the same JAX_ENABLE_X64."
             )
         leaves.append(jnp.asarray(array))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -1,8 +1,8 @@
-"""`Measuring`: what the policy itself costs, measured every so many updates; the best one, the noise of a trial, drift.
+"""`Measuring`: the cost of the policy itself, measured every few updates; the best one, the noise of a trial, drift.
 
-The least of many noisy costs is mostly luck, and a rig of the afternoon is not that of the morning. So the best policy
-so far (the incumbent) is measured again beside each new one, in the same minutes and on the same conditions, and these
-trials alone decide: it gives way to one that costs less by more than the standard error of their difference.
+The lowest of many noisy costs is mostly luck, and a rig changes from morning to afternoon. So the best policy
+so far (the incumbent) is measured again beside each new one, in the same minutes and conditions, and these
+trials alone decide: it is replaced by one that costs less by more than the standard error of their difference.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from policysearch.core.controller import Controller
 
 
 class Measured(NamedTuple):
-    """A policy and what it cost in its last measurement.
+    """A policy and its cost in its last measurement.
 
-    update: after which it was the iterate. costs: of its trials then; infinite where it failed.
+    update: after which it was the iterate. costs: of its trials then; infinite if it failed.
     """
 
     controller: Controller
@@ -36,7 +36,7 @@ class Measured(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Standard error of that mean; NaN of a single trial."""
+        """Standard error of that mean; NaN for a single trial."""
         finite = len(self.costs) > 1 and math.isfinite(self.cost)
         return float(np.std(self.costs, ddof=1) / math.sqrt(len(self.costs))) if finite else math.nan
 
@@ -56,32 +56,32 @@ class Spread:
         self.squares, self.freedom = squares, freedom
 
     def add(self, batch: Sequence[float]) -> None:
-        """Take in a batch; one value alone says nothing."""
+        """Add a batch; one value alone says nothing."""
         if len(batch) > 1:
             self.squares += float(np.sum((np.asarray(batch) - np.mean(batch)) ** 2))
             self.freedom += len(batch) - 1
 
     @property
     def std(self) -> float:
-        """Standard deviation; NaN before there is any."""
+        """Standard deviation; NaN before there is one."""
         return math.sqrt(self.squares / self.freedom) if self.freedom else math.nan
 
 
 class Drift:
-    """How much more a policy costs from one measurement to the next, where nothing but the rig has changed.
+    """The rise in a policy's cost from one measurement to the next, when nothing but the rig has changed.
 
     The slope of lines through the mean costs of each incumbent, all with the same slope and each with its own height
-    (least squares). Only measurements that it came through as the incumbent count: the luck that made it one, and the
+    (least squares). Only measurements that it survived as the incumbent count: the luck that made it one, and the
     bad luck that ended it, would look like drift.
     """
 
     def __init__(self, product: float = 0.0, square: float = 0.0, points: Sequence[Sequence[float]] = ()):
-        # of incumbents of before: Σ (k − k̄) cost and Σ (k − k̄)²; of the present one its points (k, mean cost)
+        # of earlier incumbents: Σ (k − k̄) cost and Σ (k − k̄)²; of the present one its points (k, mean cost)
         self.product, self.square = product, square
         self.points = [(float(k), float(cost)) for k, cost in points]
 
     def add(self, measurement: int, cost: float) -> None:
-        """Take in a mean cost of the incumbent."""
+        """Add a mean cost of the incumbent."""
         self.points.append((float(measurement), cost))
 
     def end(self) -> None:
@@ -97,20 +97,20 @@ class Drift:
         return self.product + float(apart @ cost), self.square + float(apart @ apart)
 
     def slope(self, noise: float) -> tuple[float, float]:
-        """Cost a measurement and its standard error, where a mean cost has this one; NaN before two measurements."""
+        """Cost per measurement and its standard error, given that of a mean cost; NaN before two measurements."""
         product, square = self._sums()
         return (product / square, noise / math.sqrt(square)) if square else (math.nan, math.nan)
 
 
 class Measuring:
-    """Measures the iterate every `every` updates by `trials` trials, and the incumbent by as many.
+    """Measures the iterate every `every` updates with `trials` trials, and the incumbent with as many.
 
     Args:
-        every: updates from one measurement to the next; the first is of the policy that the search starts from.
+        every: updates from one measurement to the next; the first is of the initial policy.
         trials: of each policy, at least 2.
 
     Raises:
-        ValueError: numbers that mean nothing.
+        ValueError: numbers that make no sense.
     """
 
     def __init__(self, every: int, trials: int):
@@ -129,26 +129,26 @@ class Measuring:
 
     @property
     def drift(self) -> tuple[float, float]:
-        """How much the cost of one policy rises from a measurement to the next, and its standard error."""
+        """The rise in the cost of one policy from one measurement to the next, and its standard error."""
         return self._drift.slope(self.noise / math.sqrt(self.trials))
 
     def size(self, update: int) -> int:
-        """Number of trials that measure in an update, counted from 0."""
+        """Number of measuring trials in an update, counted from 0."""
         if update % self.every:
             return 0
         return self.trials * (1 if self.incumbent is None else 2)
 
     def due(self, update: int, current: Controller) -> list[Controller]:
-        """A controller for each trial that measures in an update."""
+        """A controller for each measuring trial of an update."""
         policies = [current] if self.incumbent is None else [current, self.incumbent.controller]
         return [policy for policy in policies for _ in range(self.trials)] if self.size(update) else []
 
     def take(self, measured: Sequence[Controller], costs: Sequence[float | None], update: int) -> dict[str, float]:
-        """Learn from what the trials of `due` cost; returns what is worth reporting, by name.
+        """Learn from the costs of the trials of `due`; returns what to report, by name.
 
         Args:
-            measured: what `due` gave.
-            costs: of its trials; None where the rig lost one.
+            measured: the result of `due`.
+            costs: of its trials; None if the rig lost one.
             update: number of the update, counted from 0.
         """
         if not measured:
@@ -166,7 +166,7 @@ class Measuring:
             self.incumbent = known
             difference, error = self._difference(ours, theirs)
             numbers |= {"difference": difference, "difference_error": error}
-            # where the current policy failed its cost is infinite
+            # if the current policy failed, its cost is infinite
             if math.isfinite(current.cost) and difference < -error:
                 self.incumbent = current
                 self._drift.end()
@@ -213,11 +213,11 @@ class Measuring:
         }
 
     def restore(self, plain: Mapping[str, Any], policy: tuple[int, bytes] | None, folder: Path) -> str:
-        """Take over what `plain` gave.
+        """Restore what `plain` returned.
 
         Args:
             plain: that.
-            policy: the last incumbent's update and policy file, as the journal has them.
+            policy: the last incumbent's update and policy file, as recorded in the journal.
             folder: where its file is, in case the journal has none.
 
         Returns:
@@ -235,7 +235,7 @@ class Measuring:
             else:
                 controller = Controller.load(path)
         except (OSError, ValueError) as error:
-            return f"the incumbent is lost and will be measured anew: {error}"
+            return f"the incumbent is lost and will be determined again: {error}"
         self.incumbent = Measured(controller, known["update"], tuple(known["costs"]))
         return ""
 

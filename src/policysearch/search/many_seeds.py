@@ -40,22 +40,22 @@ def train_seeds(
     evaluation_rollouts: int | None = None,
     on_update: Callable[[int, Record], None] | None = None,
 ) -> list[Result]:
-    """Repeat a search with other seeds and evaluate each: what `train` gives for every seed; see `Search`.
+    """Repeat a search with several seeds and evaluate each: the result of `train` for every seed; see `Search`.
 
     The seeds of a JAX task share each update, which takes the memory of all of them; their numbers are those of single
     searches up to rounding. Other tasks are searched one seed after another.
 
     Args:
-        seeds: how many, from 0 on; or which.
+        seeds: how many, counting from 0; or which.
         budget: of each seed.
         evaluation_rollouts: of the evaluation at the end of each seed.
         on_update: called with the seed and the record of each of its updates.
 
     Returns:
-        A result per seed, in the order of `seeds`. Where seeds run together, `seconds` are those of all of them.
+        A result per seed, in the order of `seeds`. If seeds run together, `seconds` is the time for all of them.
 
     Raises:
-        ValueError: no seeds, or one twice; and what `Search` refuses.
+        ValueError: no seeds, or one twice; and anything `Search` refuses.
 
     Example:
         >>> results = train_seeds("bowl", "weight_perturbation", seeds=3, budget=600)
@@ -94,16 +94,16 @@ def run_together(
     on_update: Callable[[int, Record], None] | None = None,
     look: Callable[[State, float], None] | None = None,
 ) -> float:
-    """Run searches that differ in their seeds only, of a JAX task, in one program until all are done.
+    """Run searches on a JAX task that differ only in their seeds, in one program, until all are done.
 
     Args:
-        searches: none of them begun.
+        searches: none of them started.
         on_update: called with the seed and the record of each of its updates.
         look: called before the first update, and after each, with the states of all, stacked, and the seconds that
             updates have taken.
 
     Returns:
-        Seconds that compiling took.
+        Seconds of compilation.
     """
     first = searches[0]
     plan, size = (first.task, first.method), first.layout.size
@@ -142,7 +142,7 @@ def run_together(
 def _update(
     plan: tuple[Task | Function, Method], states: State, seeds: Array, going: Array, vectorised: bool
 ) -> tuple[State, Info]:
-    """The next state of every seed that goes on, and what each reports, (S,) each."""
+    """The next state of every seed that continues, and what each reports, (S,) each."""
 
     def one(state: State, seed: Array, on: Array) -> tuple[State, Info]:
         after, info = search_update(plan, state, seed)
@@ -161,19 +161,19 @@ def _update(
 
 
 def _vectorised(search: Search) -> bool:
-    """Whether the seeds of a search are a dimension of its arrays, or follow each other within the program.
+    """Whether the seeds of a search are a dimension of its arrays, or run one after another within the program.
 
-    XLA's products of small matrices in batches are slower on a processor than one at a time, so networks follow each
-    other; `benchmarks/seeds.py` measures both.
+    XLA multiplies small matrices more slowly in batches than one at a time on a CPU, so networks run one after
+    another; `benchmarks/seeds.py` measures both.
     """
     return jax.default_backend() != "cpu" or not problem(search.specification, search.policy, "action").network
 
 
 def _checked(seeds: int | Sequence[int]) -> list[int]:
-    """The seeds as a list; ValueError if there are none, or one comes twice."""
+    """The seeds as a list; ValueError if there are none, or one twice."""
     chosen = list(range(seeds) if isinstance(seeds, int) else seeds)
     if not chosen:
-        raise ValueError(f"seeds is {seeds!r}; ask for at least one.")
+        raise ValueError(f"seeds is {seeds!r}; give at least one.")
     if len(set(chosen)) < len(chosen):
-        raise ValueError(f"seeds is {chosen}; a seed that comes twice repeats the same search. Give distinct ones.")
+        raise ValueError(f"seeds is {chosen}; a repeated seed repeats the same search. Give distinct ones.")
     return chosen

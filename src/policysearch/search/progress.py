@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a view on a terminal or in a notebook, a line now and then in a log. No JAX."""
+"""What a search shows while it runs: a view on a terminal or in a notebook, an occasional line in a log. No JAX."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Segment = tuple[str, str]
 
 
 class Progress:
-    """Shows records as they come; a context manager.
+    """Shows records as they arrive; a context manager.
 
     Args:
         title: what runs, in a few words.
@@ -99,7 +99,7 @@ class Progress:
         doubling = self._count & (self._count - 1) == 0
         now = time.monotonic()
         if doubling:
-            # the speed is told from the last half of the updates or more: the first ones also compile
+            # the speed is taken from at least the last half of the updates: the first ones also compile
             self._marks = [*self._marks[-1:], (now, record.get("share", 0.0))]
         if self._handle is not None and now - self._last >= GLANCE:
             self._last = now
@@ -108,11 +108,11 @@ class Progress:
             self._print_record()
 
     def step(self, name: str, record: dict[str, Any], share: float) -> None:
-        """Show a record of one of several searches that are run for one purpose.
+        """Show a record of one of several searches that serve one purpose.
 
         Args:
             name: of the search.
-            record: empty where it has none.
+            record: empty if there is none.
             share: of the whole.
         """
         self.update({**record, "name": name, "share": share})
@@ -142,14 +142,14 @@ class Progress:
         print(line, file=self.stream, flush=True)
 
     def _left(self, share: float) -> float | None:
-        """Seconds till the budget is spent, or None."""
+        """Seconds until the budget is spent, or None."""
         if not self._marks or share <= self._marks[0][1]:
             return None
         then, before = self._marks[0]
         return (1 - share) * (time.monotonic() - then) / (share - before)
 
     def _numbers(self, record: dict[str, Any]) -> list[str]:
-        """What is said of an update; a line is broken between these."""
+        """What is said about an update; lines break between these."""
         parts = [record["name"]] if "name" in record else []
         if "update" in record:
             parts += [
@@ -177,7 +177,7 @@ class Progress:
         record = self._record
         gone = duration(time.monotonic() - self._started)
         if record is None:
-            # a notebook is not refreshed till there is a record
+            # a notebook is not refreshed until there is a record
             lines.append([("preparing" if self._cell else f"preparing, {gone}", "")])
         else:
             share = record.get("share", 0.0)
@@ -199,7 +199,7 @@ class Progress:
     def _render(self) -> Text:
         from rich.text import Text
 
-        # a line that fills a terminal to its last column is broken by some
+        # some terminals break a line that reaches their last column
         width = max(8, self._console.width - 1)
         return Text("\n").join(Text.assemble(*line, no_wrap=True) for line in self._lines(width))
 
@@ -215,7 +215,7 @@ def _in_notebook() -> bool:
 
 
 def folded(parts: Sequence[str], width: int, indent: str = "") -> list[str]:
-    """Parts side by side in as few lines as they need, each whole unless it is wider than a line.
+    """Parts side by side in as few lines as possible, each unbroken unless wider than a line.
 
     Args:
         parts: such as numbers with their names.
@@ -237,7 +237,7 @@ def folded(parts: Sequence[str], width: int, indent: str = "") -> list[str]:
 
 
 def wrapped(text: str, stream: TextIO | None = None) -> str:
-    """Text with lines broken at words where a terminal would break them anywhere; a log gets it as it is.
+    """Text with lines broken between words, where a terminal would break them anywhere; a log gets it unchanged.
 
     Args:
         text: one line or more.
@@ -254,7 +254,7 @@ def wrapped(text: str, stream: TextIO | None = None) -> str:
 
 
 def quantity(value: float | None, error: float | None = None) -> str:
-    """A measured number, rounded where its standard error begins.
+    """A measured number, rounded to the precision of its standard error.
 
     Example:
         >>> quantity(3.14159, 0.0213)
@@ -292,7 +292,7 @@ def magnitude(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them.
+    """Seconds in readable units.
 
     Example:
         >>> duration(7500)

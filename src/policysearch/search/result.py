@@ -1,4 +1,4 @@
-"""What a search reports: a record per update, and a `Result` at its end."""
+"""What a search reports: one record per update, and a `Result` at its end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Record = dict[str, float]
 
 
 class Result(msgspec.Struct, kw_only=True, eq=False):
-    """What a search ends with: the last iterate, its evaluation on fresh seeds, and the record of every update.
+    """The outcome of a search: the last iterate, its evaluation on fresh seeds, and the record of every update.
 
     Args:
         policy: the last iterate.
-        evaluation: of its mode; None if nothing could be evaluated (a rig, or one whose trials are all lost).
-        records: a flat dict of numbers per update.
+        evaluation: of its mode; None if nothing could be evaluated (a rig, or all trials lost).
+        records: one flat dict of numbers per update.
         counts: rollouts by purpose: gradient, reference, evaluation, and how many of them failed or were lost.
         reason: why the search ended.
         seconds: of wall-clock time.

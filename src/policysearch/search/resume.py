@@ -1,4 +1,4 @@
-"""Searches that go on in another process: what they write first, and how they are built again from it.
+"""Searches that continue in another process: what they write first, and how they are rebuilt from it.
 
 The folder holds names, numbers and arrays only; a method composed by hand is code, so it must be given again.
 """
@@ -28,9 +28,9 @@ from policysearch.workers.jobs import Event
 if TYPE_CHECKING:
     from policysearch.search.search import Search
 
-#: configuration of a run whose trials a caller runs; others are of simulated tasks
+#: configuration of a run whose trials a caller runs; other runs are of simulated tasks
 RIG = "rig"
-#: differences between two methods that are named
+#: number of differences between two methods that are named
 MOST_NAMED = 4
 COMPOSED = "composed"
 
@@ -39,12 +39,12 @@ def begin(search: Search, folder: Path) -> Journal:
     """Start the folder of a search whose trials a caller runs.
 
     Raises:
-        FileExistsError: the folder holds a run already.
+        FileExistsError: the folder already holds a run.
         ValueError: a simulated task, or a policy that no file can hold.
     """
     if not isinstance(search.task, Specification):
         raise ValueError(
-            f"folder= keeps trials that you run yourself; {search.specification.name} is run here. Use "
+            f"folder= keeps trials that you run yourself; {search.specification.name} is simulated. Use "
             "`policysearch train`, which writes the folder of such a run."
         )
     configuration = {
@@ -69,14 +69,14 @@ def start_of(search: Search) -> tuple[bytes, bytes]:
     """The policy of a search before its first update as the bytes of a file, and its state.
 
     Raises:
-        ValueError: a policy that comes back from its file as another one, such as a class of the user's own.
+        ValueError: a policy that is read back differently, such as a class of the user's own.
     """
     policy = search.policy
     data = controller_file.content(policy.controller())
     back, here = (str(jax.tree.structure(tree)) for tree in (_policy(data), policy))
     if back != here:
         raise ValueError(
-            f"A {type(policy).__name__} policy cannot be read back from a file as what it is; leave folder= out, or "
+            f"A {type(policy).__name__} policy cannot be read back from a file unchanged; leave folder= out, or "
             "use a policy of this package."
         )
     return data, snapshots.encode(search.state)
@@ -95,7 +95,7 @@ def reopened(
         known = run.configuration
         if known.get("trials") != RIG:
             raise ValueError(
-                f"{folder} holds the run of a simulated task. Go on with it by: policysearch resume {folder}"
+                f"{folder} holds the run of a simulated task. Continue it with: policysearch resume {folder}"
             )
         given = given_method(known, method, folder)
         with advice.already_given():
@@ -111,7 +111,7 @@ def reopened(
             )
         restore(search, run)
         if run.counts:
-            # whoever was killed between an update's row and its policy file, perhaps after the last update
+            # for a process killed between an update's row and its policy file, perhaps after the last update
             writer.save(search.policy.controller())
         if budget is not None:
             writer.amend({"budget": str(search.budget)})
@@ -122,23 +122,23 @@ def reopened(
 
 
 def restore(search: Search, run: Run) -> None:
-    """Bring a search that was built like the one of a run to where that one was.
+    """Bring a search that was built like a run's to where that one was.
 
     Raises:
         ValueError: they were not built alike.
     """
     if "parts" not in run.configuration:
-        raise ValueError(f"{run.folder} is of an older version; start anew with --initial {run.folder}.")
+        raise ValueError(f"{run.folder} is of an older version; start a new search with --initial {run.folder}.")
     changes = _changes(search, run.configuration)
     if changes:
         more = f", and {len(changes) - MOST_NAMED} more" if len(changes) > MOST_NAMED else ""
         raise ValueError(
-            f"{run.folder} was started with another method: {', '.join(changes[:MOST_NAMED])}{more}. Go on with the "
+            f"{run.folder} was started with another method: {', '.join(changes[:MOST_NAMED])}{more}. Continue with the "
             "same one."
         )
     if run.state is None and run.records:
-        raise ValueError(f"{run.folder} has no snapshot to go on from; start anew with --initial {run.folder}.")
-    # before the first update the state is the one that the search was just built with
+        raise ValueError(f"{run.folder} has no snapshot to continue from; start again with --initial {run.folder}.")
+    # before the first update the state is that of the newly built search
     state = search.state if run.state is None else snapshots.decode(run.state, search.state)
     if run.counts:
         search.restore(state, run.counts, run.records[: run.counts["updates"]])
@@ -154,7 +154,7 @@ def _changes(search: Search, known: dict[str, Any]) -> list[str]:
     """How the method of a search differs from the one in a configuration, in words: by its settings, or its parts."""
     if isinstance(search.given, Method):
         return differences(known["parts"], _as_read(described(search.method)))
-    # an older version kept what was given and what a rule chose for the rest, to seven digits
+    # an older version kept the given settings and the rule's choices for the rest, to seven digits
     before = known["given"] | known.get("chosen", known["settings"])
     names = plain(search.given)
     now = _as_read({name: _shortened(search.settings[name]) for name in names})
@@ -167,13 +167,13 @@ def _shortened(value: Any) -> Any:
 
 
 def start_policy(run: Run) -> Policy:
-    """The policy that a run started from, as far as its kind and sizes go; the values are in the snapshots.
+    """The policy that a run started from, with its kind and sizes; the values are in the snapshots.
 
     Raises:
         ValueError: the run has none, because an older version wrote it.
     """
     if run.start is None:
-        raise ValueError(f"{run.folder} has nothing to go on from; start anew with --initial {run.folder}.")
+        raise ValueError(f"{run.folder} has nothing to continue from; start a new search with --initial {run.folder}.")
     return _policy(run.start)
 
 
@@ -186,7 +186,7 @@ def given_method(known: dict[str, Any], method: Method | None, folder: Path) -> 
     """The method that a configuration names, with the settings that were given; or the one composed by hand.
 
     Raises:
-        ValueError: `method` is missing, or given though the configuration names one; or the name is not known.
+        ValueError: `method` is missing, or given though the configuration names one; or the name is unknown.
     """
     if (known["method"] == COMPOSED) != (method is not None):
         raise ValueError(
@@ -202,6 +202,6 @@ def given_method(known: dict[str, Any], method: Method | None, folder: Path) -> 
 
 
 def _as_read(settings: dict[str, Any]) -> dict[str, Any]:
-    """What JSON makes of settings."""
+    """Settings after a round trip through JSON."""
     content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(settings))
     return content

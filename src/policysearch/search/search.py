@@ -1,4 +1,4 @@
-"""`Search` runs a method on a task until its budget is spent, or takes the trials that a rig ran.
+"""`Search` runs a method on a task until its budget is spent, or takes trials run on a rig.
 
 A search is the one mutable object: seed, counts, state. Everything it computes is a function of (seed, update, trial).
 """
@@ -62,7 +62,7 @@ def _alone(method: Callable[Concatenate[Search, P], R]) -> Callable[Concatenate[
 
 
 class Search:
-    """A policy search that goes on until its budget is spent or it is stopped.
+    """A policy search that continues until its budget is spent or it is stopped.
 
     Any thread may use it (a callback of a GUI, of ROS, of a web server): calls that change it take turns.
 
@@ -70,27 +70,27 @@ class Search:
         task: a task object, a built-in name, a Gymnasium id, `module:attr`, `file.py:attr`, a Python cost g(θ), or a
             bare `Specification` for trials that the caller runs through `ask` and `tell`.
         method: a name, settings such as `GPOMDP(rollouts=32)`, or a `Method` composed by hand; None for the rule's.
-        policy: a `Policy`, "linear", "network", or `PolicySettings`; None for what the task recommends.
+        policy: a `Policy`, "linear", "network", or `PolicySettings`; None for the task's recommendation.
         budget: rollouts, or "2e6stages", "50updates"; None for the rule's choice.
         seed: of everything random.
         initial: known parameters to start from: a file, a folder of a run, or a dict (see `initial.start`).
         workers: processes for Gymnasium tasks; the cores by default.
-        failure_cost: what a trial costs that the policy made fail; None for the worst finite cost of its update.
+        failure_cost: cost of a trial that fails because of the policy; None for the worst finite cost of its update.
         deadline: seconds that a trial of a Gymnasium task may take; the larger of 60 s and 20 times the slowest good
             trial by default.
         programs: folder where the traced update of a JAX task is kept for later processes, which then start faster;
-            None to trace it anew.
+            None to trace it each time.
         folder: where every trial that you ask and tell is kept on disk, for a bare `Specification`; `Search.open`
-            goes on from there. It must not hold a run yet. None keeps nothing.
+            continues from there. It must not hold a run yet. None keeps nothing.
         largest_step: of an update, in the policy's own units: a number for all of θ, or {name: amount} of named
             numbers (of one on a logarithmic scale: the largest factor). A longer step is shortened as a whole.
-        measure: (every, trials): every so many updates so many trials of the policy itself and as many of the best one
-            so far, for a bare `Specification`. They count in the budget and in no gradient; see `incumbent`.
-        veto: asked about each trial before it is handed out: why it must not run, or None. It then counts as failed
-            without having run; where actions are sampled all trials of an update run one policy, and the search waits.
+        measure: (every, trials): every `every` updates, `trials` trials of the policy itself and as many of the best
+            so far, for a bare `Specification`. They count towards the budget but in no gradient; see `incumbent`.
+        veto: called for each trial before it is handed out: why it must not run, or None. If vetoed it counts as failed
+            without having run; if actions are sampled, all trials of an update run one policy, and the search waits.
 
     Raises:
-        ValueError: names, settings or sizes that do not fit; the sentence says what is allowed.
+        ValueError: names, settings or sizes that do not fit; the message says what is allowed.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Search:
         else:
             resolved = given.resolved(seen)
             self.method, used = table.build(resolved, seen), msgspec.structs.asdict(resolved)
-        #: what the search uses, by name: nothing is left open in it but what another setting displaces
+        #: the settings used, by name: nothing is left open except what another setting displaces
         self.settings: dict[str, Any] = {"parameters": seen.d, **used}
         if failure_cost is not None:
             if not math.isfinite(failure_cost):
@@ -151,7 +151,7 @@ class Search:
         self.counts = {"gradient": 0, "reference": 0, "evaluation": 0, "failed": 0, "lost": 0}
         self.rollouts = self.stages = self.updates = 0
         self.records: list[Record] = []
-        #: mean stages of the last update's rollouts, where they decide how many the next update has
+        #: mean stages of the last update's rollouts, if they decide how many the next update has
         self.length: float | None = None
         self.reason = ""
         self.skipped = 0
@@ -161,7 +161,7 @@ class Search:
         self._workers, self._deadline = workers, deadline
         self._broken = False
         if deadline is not None and not 0 < deadline < math.inf:
-            raise ValueError(f"deadline is {deadline}; it is a number of seconds above 0.")
+            raise ValueError(f"deadline is {deadline}; it must be a number of seconds above 0.")
         self._programs = programs
         self._sampler: Any = None
         self._events: list[Event] = []
@@ -186,21 +186,21 @@ class Search:
         veto: Veto | None = None,
         wait: float | None = None,
     ) -> Search:
-        """Go on with a search that keeps its trials in a folder, exactly where it ended or was killed.
+        """Continue a search that keeps its trials in a folder, exactly where it ended or was killed.
 
-        The parameters are the same to the bit, the trials of the open update are the same, and what was told of them
-        counts. Trials that were asked without a `client` and never told are handed out first.
+        The parameters are the same to the bit, the trials of the open update are the same, and results told for them
+        count. Trials that were asked without a `client` and never told are handed out first.
 
         Args:
             folder: as given to `Search`.
             method: the same `Method` again, if it was composed by hand; no code is read from the folder.
-            budget: another one from now on.
-            veto: the same again, if there was one.
+            budget: a new one from now on.
+            veto: the same one again, if there was one.
             wait: seconds to wait for another owner, for a short program, which itself ends soon; None not to wait.
 
         Raises:
             FileNotFoundError: there is no run.
-            RuntimeError: another process owns the run; it is named.
+            RuntimeError: another process owns the run; the message names it.
             ValueError: the run is damaged, of a simulated task, or was started with another method.
         """
         from policysearch.search import resume
@@ -230,7 +230,7 @@ class Search:
         if chosen.unit == "rollouts" and chosen.amount < self.layout.size:
             raise ValueError(
                 f"A budget of {chosen.amount} rollouts is less than one update of {self.layout.size}; "
-                "raise the budget or ask for fewer rollouts an update."
+                "raise the budget or use fewer rollouts per update."
             )
         return chosen
 
@@ -258,7 +258,7 @@ class Search:
     @property
     @_alone
     def events(self) -> list[Event]:
-        """What went wrong so far with trials on worker processes and with directions, as it happened."""
+        """What has gone wrong so far with trials on worker processes and with directions, in order."""
         new = getattr(self._sampler, "events", [])[self._drained :]
         self._drained += len(new)
         self._events += new
@@ -302,7 +302,7 @@ class Search:
         return record
 
     def _resize(self, length: float) -> None:
-        """Fit the next update to rollouts of `length` stages in the mean."""
+        """Fit the next update to rollouts of mean length `length`, in stages."""
         self.length = length
         self.method = self.method.sized(length)
         self.layout = self.method.layout(self.policy)
@@ -313,7 +313,7 @@ class Search:
 
     @_alone
     def evaluate(self, rollouts: int | None = None, seed: int | None = None) -> Evaluation:
-        """The current iterate on fresh seeds, those of the search's own unless another seed is given."""
+        """The current iterate on fresh seeds, derived from the search's seed unless another is given."""
         pool, controller = getattr(self._sampler, "workers", self._workers), self.policy.controller()
         evaluation = evaluate(self.task, controller, rollouts, self.seed if seed is None else seed, pool)
         self.counts["evaluation"] += evaluation.rollouts
@@ -355,15 +355,15 @@ class Search:
     @property
     @_alone
     def pending(self) -> list[Trial]:
-        """Trials that were asked and not told yet."""
+        """Trials that were asked but not yet told."""
         return self._desk.pending
 
     @_alone
     def ask(self, client: str = "") -> Trial:
-        """The next trial that nobody was asked yet; with a folder it is on disk first.
+        """The next trial that has not been handed out; with a folder it is on disk first.
 
         Args:
-            client: who will run it. One that has not told its trial gets the same one again; "" gets a new one, but
+            client: its name. A client that has not told its trial gets the same one again; "" gets a new one, but
                 after `open` first those that were never told.
 
         Raises:
@@ -388,21 +388,21 @@ class Search:
         retry: bool = False,
         notes: str = "",
     ) -> Record | None:
-        """Report one trial; the last one of an update makes the update. With a folder the disk has it first.
+        """Report one trial; the last one of an update makes the update. With a folder it is on disk first.
 
         Args:
-            trial: what `ask` gave, or its number.
+            trial: what `ask` returned, or its number.
             cost: total cost; not finite means that the policy made the trial fail.
             rollout: (observations (L, p) or (L + 1, p), sampled actions (L, m) or (L,), stage costs (L,)), L up to the
                 horizon.
-            terminated: True where the task ended the rollout by itself (a fall, a goal), so that nothing follows; False
-                where it was cut. Needed of a rollout shorter than the horizon by methods that predict what follows.
+            terminated: True if the task ended the rollout by itself (a fall, a goal), so that nothing follows; False
+                if it was cut off. Needed for a rollout shorter than the horizon by methods that predict what follows.
             failed: why it failed because of the policy (a divergence, say).
-            safety_stop: why the machine had to be stopped: counts as failed, and no trial is handed out until somebody
-                has looked and calls `release`.
+            safety_stop: why the machine had to be stopped: counts as failed, and no trial is handed out until someone
+                has checked it and calls `release`.
             lost: why the rig failed; the trial is left out, with its partner.
-            abandoned: why a person gave it up; counts as lost.
-            timed_out: after what time it was given up; counts as lost.
+            abandoned: why it was given up; counts as lost.
+            timed_out: after how long it was given up; counts as lost.
             retry: ask the same trial again later, as another attempt, instead of leaving it out.
             notes: for readers of the record.
 
@@ -412,8 +412,8 @@ class Search:
 
         Raises:
             ValueError: a trial that is not open, another result of one that was told, or a result of the wrong shape;
-                nothing is lost by it.
-            OSError: the disk does not take it; tell it again.
+                nothing is lost.
+            OSError: the disk does not accept it; tell it again.
         """
         given = {
             "cost": cost,
@@ -444,7 +444,7 @@ class Search:
         """Hand out trials again after a safety stop or `halt`.
 
         Args:
-            by: who has looked at the machine; kept with the run.
+            by: name of the person who checked the machine; kept with the run.
         """
         self._desk.release(by)
 
@@ -455,11 +455,11 @@ class Search:
 
     @_alone
     def go_back(self, controller: Controller | None = None, reason: str = "went back") -> Record:
-        """Give up the open update and go on from another policy; the learning rate's memory of steps starts anew.
+        """Give up the open update and continue from another policy; the step's memory starts afresh.
 
         Args:
-            controller: to go on from, of the same kind and sizes; None for the incumbent.
-            reason: kept with the trials that were asked and not told; they count as abandoned.
+            controller: to continue from, of the same kind and sizes; None for the incumbent.
+            reason: kept with the trials that were asked but not told; they count as abandoned.
 
         Returns:
             The record of the update that was given up; `skipped` is 1.
@@ -469,7 +469,7 @@ class Search:
         """
         if controller is None:
             if self.incumbent is None:
-                raise ValueError("No policy was measured yet: give one, or search with measure=(every, trials).")
+                raise ValueError("No policy has been measured yet: give one, or search with measure=(every, trials).")
             controller = self.incumbent.controller
         return self._desk.go_back(controller, reason)
 
@@ -509,7 +509,7 @@ class Search:
         self.state, self.records = state, records
         self.counts.update(counts["counts"])
         self.rollouts, self.stages, self.updates = counts["rollouts"], counts["stages"], counts["updates"]
-        # who goes on after hopeless updates has mended something
+        # a search continued after hopeless updates has been repaired
         self.skipped = counts["skipped"] % HOPELESS
         if counts["length"] is not None:
             self._resize(counts["length"])
@@ -524,15 +524,15 @@ class Search:
     def account(
         self, numbers: dict[str, float], stages: int, seconds: float, *, rollouts: int | None = None, measured: int = 0
     ) -> Record:
-        """Count an update of `stages` stages in `seconds`, and keep what it reported; returns its record.
+        """Count an update of `stages` stages in `seconds`, and keep its report; returns its record.
 
-        For those who make the updates of a search themselves, as `train_seeds` does.
+        For code that makes the updates of a search itself, such as `train_seeds`.
 
         Args:
             numbers: by name.
             stages, seconds: that it took.
             rollouts: for its gradient; all of an update by default.
-            measured: rollouts of the policy itself beside them.
+            measured: additional rollouts of the policy itself.
         """
         self._start_clock(seconds)
         self.updates += 1

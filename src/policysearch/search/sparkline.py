@@ -10,10 +10,10 @@ DECADES = 30.0
 
 
 class Sparkline:
-    """Means over stretches of equally many numbers; their memory is bounded, whatever their number.
+    """Means over stretches of equally many numbers, in bounded memory, however many there are.
 
     Args:
-        width: blocks at most.
+        width: largest number of blocks.
 
     Example:
         >>> line = Sparkline(4)
@@ -31,7 +31,7 @@ class Sparkline:
         self._open = 0
 
     def add(self, value: float) -> None:
-        """Take the next number; one that is not finite leaves no trace but its place."""
+        """Take the next number; one that is not finite only takes up a place."""
         if self._open == 0:
             if len(self._cells) == 2 * self.width:
                 pairs = zip(self._cells[::2], self._cells[1::2], strict=True)
@@ -44,9 +44,9 @@ class Sparkline:
         self._open = (self._open + 1) % self._stretch
 
     def drawn(self) -> tuple[str, str]:
-        """Blocks, and what the lowest and the highest stand for; both "" before there are two numbers that differ.
+        """Blocks, and the values of the lowest and the highest; both "" before two numbers differ.
 
-        A place where nothing was finite is empty.
+        A place without a finite number is empty.
         """
         means = self._means()
         known = [mean for mean in means if mean is not None]
@@ -61,7 +61,7 @@ class Sparkline:
         return "".join(blocks), f"{low:.3g} to {high:.3g}{', log scale' if steep else ''}"
 
     def _means(self) -> list[float | None]:
-        cells = list(self._cells)  # a view that is refreshed by another thread looks at it as it is now
+        cells = list(self._cells)  # a snapshot, because another thread may be refreshing a view
         if len(cells) > self.width:
             even = [*cells, (0.0, 0)] if len(cells) % 2 else cells
             cells = [(a + b, m + n) for (a, m), (b, n) in zip(even[::2], even[1::2], strict=True)]

@@ -29,12 +29,12 @@ def train(
     on_update: Callable[[Record], None] | None = None,
     progress: bool = False,
 ) -> Result:
-    """Search a policy for a task and evaluate what came out; see `Search` for the arguments.
+    """Search for a policy for a task and evaluate the result; see `Search` for the arguments.
 
     Args:
         evaluation_rollouts: of the evaluation at the end.
         on_update: called with the record of each update.
-        progress: show how the search goes: on a terminal, in a notebook, or as lines on standard error.
+        progress: show the search's progress: on a terminal, in a notebook, or as lines on standard error.
 
     Returns:
         The last iterate with its evaluation on fresh seeds.
@@ -75,7 +75,7 @@ def train(
 
 
 def _outcome(result: Result, noun: str) -> str:
-    """What came out, in a line."""
+    """The result in one line."""
     found = result.evaluation
     if found is None:
         return result.reason

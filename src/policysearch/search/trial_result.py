@@ -1,4 +1,4 @@
-"""`Told`: what a rig said of one trial, checked before anything is kept of it.
+"""`Told`: what a rig told about one trial, checked before anything is recorded.
 
 L stages, p observations, m actions.
 """
@@ -16,7 +16,7 @@ from policysearch.core.method import Method
 from policysearch.core.specification import FAILED, OK, Discrete, Specification
 from policysearch.workers.jobs import Episode
 
-#: how a trial may end without a cost: the word of `Search.tell`, the status that is kept, and whose fault it is
+#: how a trial may end without a cost: the argument of `Search.tell`, the recorded status, and what is at fault
 ENDS = {
     "failed": ("failed", "policy"),
     "safety_stop": ("safety stop", "policy"),
@@ -28,7 +28,7 @@ ENDS = {
 
 
 class Told(NamedTuple):
-    """What a rig said of one trial, checked: an end of `ENDS` with a reason, a cost, or a recorded rollout.
+    """What a rig told about one trial, checked: an end from `ENDS` with a reason, a cost, or a recorded rollout.
 
     arrays: observations (L, p) or (L + 1, p), sampled actions (L, m) or (L,), stage costs (L,) and whether the task
         ended by itself, (), as safetensors; None for a cost.
@@ -53,15 +53,15 @@ class Told(NamedTuple):
 
         Args:
             specification: of the task.
-            method: that learns from the trial; None of a measurement, of which the cost is enough.
+            method: that learns from the trial; None for a measurement, for which the cost is enough.
             given: by name.
-            terminated: the task ended the rollout by itself, so that nothing follows; None where that was not said.
+            terminated: the task ended the rollout by itself, so that nothing follows; None if not said.
 
         Raises:
             ValueError: none or several of them, or a rollout of the wrong shape.
         """
         if terminated not in (None, True, False):
-            raise ValueError(f"terminated is {terminated!r}; it is True, False or None.")
+            raise ValueError(f"terminated is {terminated!r}; it must be True, False or None.")
         told = {name: value for name, value in given.items() if value is not None}
         if len(told) != 1:
             raise ValueError(f"Tell exactly one of {', '.join(given)}; {len(told)} were given.")
@@ -90,8 +90,8 @@ class Told(NamedTuple):
             )
         if follows and not terminated and len(observations) == length:
             raise ValueError(
-                f"A rollout of {length} stages came with as many observations; bootstrap needs one more, what was "
-                "seen after the last stage."
+                f"A rollout of {length} stages has as many observations; bootstrap needs one more, that "
+                "after the last stage."
             )
         ended = bool(terminated)
         episode = _recorded(observations, actions, costs, ended, specification)
@@ -108,11 +108,11 @@ class Told(NamedTuple):
         )
 
     def refuse_applied(self, controller: Controller, noise: np.ndarray | None) -> None:
-        """Raise ValueError for actions as the machine got them, within limits that they were drawn beyond.
+        """Raise ValueError for actions as applied, at limits that the drawn actions exceeded.
 
         Args:
-            controller: that ran.
-            noise: of the trial, (T, m); None where the mode ran.
+            controller: the one that ran.
+            noise: of the trial, (T, m); None if the mode ran.
         """
         limits = controller.interface.limits
         if self.arrays is None or noise is None or limits is None:
@@ -130,7 +130,7 @@ class Told(NamedTuple):
                 )
 
     def episode(self, specification: Specification) -> Episode | None:
-        """What an update learns from it; None where the rig was at fault."""
+        """What an update learns from it; None if the rig was at fault."""
         if self.fault == "rig":
             return None
         if self.arrays is not None:
@@ -141,10 +141,10 @@ class Told(NamedTuple):
 
 
 def _checked(rollout: Any, specification: Specification) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A told rollout of the right shape: observations and costs of floats, actions as they were sampled."""
+    """A told rollout of the right shape: observations and costs of floats, actions as sampled."""
     observations, actions, costs = (np.array(part, order="C") for part in rollout)
     if actions.dtype == object:
-        raise ValueError("A rollout's actions are no arrays of numbers; tell them as sampled: action.sampled of each.")
+        raise ValueError("A rollout's actions are not an array of numbers; tell them as sampled: each action.sampled.")
     observations, costs = observations.astype(float), costs.astype(float)
     length, p, action = len(costs), specification.observation_size, specification.action
     shape = (length,) if isinstance(action, Discrete) else (length, getattr(action, "size", 0))
@@ -154,8 +154,8 @@ def _checked(rollout: Any, specification: Specification) -> tuple[np.ndarray, np
         )
     if observations.shape not in ((length, p), (length + 1, p)) or actions.shape != shape:
         raise ValueError(
-            f"A rollout of {length} stages came with observations {observations.shape} and actions {actions.shape}; "
-            f"({length}, {p}), or a row more with what was seen at the end, and {shape} are needed, with the actions "
+            f"A rollout of {length} stages has observations {observations.shape} and actions {actions.shape}; "
+            f"({length}, {p}), or a row more for the observation at the end, and {shape} are needed, with the actions "
             "as sampled, before clipping."
         )
     if not np.all(np.isfinite(observations)) or not np.all(np.isfinite(actions)):
@@ -174,7 +174,7 @@ def _checked(rollout: Any, specification: Specification) -> tuple[np.ndarray, np
 def _recorded(
     observations: np.ndarray, actions: np.ndarray, costs: np.ndarray, terminated: bool, specification: Specification
 ) -> Episode:
-    """A rollout with discounted costs, a row for each action that was drawn."""
+    """A rollout with discounted costs, one row per drawn action."""
     length, hold = len(costs), specification.hold
     paid = costs * specification.discount ** np.arange(length)
     seen = observations[:length]

@@ -1,4 +1,4 @@
-"""Trials that a caller runs: what an update asks of a rig, and what the rig told, in any order.
+"""Trials that a caller runs: what an update asks a rig to run, and what the rig tells, in any order.
 
 n trials, T stages, p observations, m actions.
 """
@@ -37,7 +37,7 @@ Veto = Callable[["Trial"], str | None]
 #: what a trial is for: the gradient, or the cost of the policy itself
 GRADIENT, MEASUREMENT = "gradient", "measurement"
 _GIVEN_UP = {"status": "abandoned", "fault": "rig"}
-#: what an update reports that was given up
+#: what an abandoned update reports
 _SKIPPED = {"cost": math.nan, "cost_sem": math.nan, "snr": math.nan, "failed": 0.0, "skipped": 1.0}
 
 
@@ -46,14 +46,14 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     Args:
         number: of the trial, counted from 0 over the whole search.
-        update, index: which update asks it, and its place there.
+        update, index: the update that asks for it, and its place there.
         controller: what to run; for named numbers see `values`.
-        environment_seed: partners have the same one; for rigs that can repeat a condition.
-        noise: standard action noise for each stage (T, …); None where the mode runs. `controller.act(observation,
+        environment_seed: partners have the same one; for rigs that can repeat conditions.
+        noise: standard action noise for each stage (T, …); None if the mode runs. `controller.act(observation,
             noise[k])` gives the action that was `sampled`, which is what to tell, and the one that is `applied`.
-        attempt: from 1; more where it was lost before and is asked again.
+        attempt: from 1; more if it was lost before and is asked again.
         purpose: "gradient", or "measurement" of the policy as it is.
-        hold: stages for which an action that was drawn is kept.
+        hold: stages for which a drawn action is kept.
     """
 
     number: int
@@ -73,10 +73,10 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class OpenUpdate:
-    """The trials of one update that a caller runs, and what came back so far; a function of state, seed and results.
+    """The trials of one update that a caller runs, and the results so far; a function of state, seed and results.
 
-    records: trials that were asked, by index; those of the gradient, then one for each of `measured`. told: what came
-    back, by index; `over` are those that count.
+    records: trials that were asked, by index; those of the gradient, then one for each of `measured`. told: the
+    results, by index; `over` are those that count.
     """
 
     def __init__(self, method: Method, state: State, seed: int, first: int, measured: Sequence[Controller] = ()):
@@ -86,7 +86,7 @@ class OpenUpdate:
         self.records: dict[int, TrialRecord] = {}
         self.told: dict[int, Told] = {}
         self.over: set[int] = set()
-        #: asked by nobody in particular before the search was opened again, and not handed out since
+        #: asked without a client before the search was reopened, and not handed out since
         self.unclaimed: list[int] = []
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ class OpenUpdate:
         return GRADIENT if index < len(self.jobs) else MEASUREMENT
 
     def take(self, record: TrialRecord, told: Told) -> None:
-        """Keep what came back of a trial, which now has this record."""
+        """Store the result of a trial, which now has this record."""
         self.records[record.index], self.told[record.index] = record, told
         if not record.retry:
             self.over.add(record.index)
@@ -130,7 +130,7 @@ class OpenUpdate:
         if purpose == MEASUREMENT:
             place = index - len(jobs)
             controller = self.measured[place]
-            # the policies that are compared meet the same conditions
+            # the compared policies meet the same conditions
             place -= self.measured.index(controller)
             environment = environment_seed(jobs.seed, Purpose.MEASUREMENT, jobs.update, place)
         else:
@@ -158,24 +158,24 @@ class OpenUpdate:
         return gather(ordered, [], specification.observation_size)
 
     def measurements(self) -> list[float | None]:
-        """Costs of the measuring trials, in their order: infinite where the policy failed, None where the rig did."""
+        """Costs of the measuring trials, in their order: infinite if the policy failed, None if the rig did."""
         told = [self.told[index] for index in range(len(self.jobs), len(self))]
         return [None if t.fault == "rig" else math.inf if t.cost is None else t.cost for t in told]
 
 
 class Trials:
-    """Asks and takes the trials of a search; what was asked and told is on disk first if there is a journal."""
+    """Asks and takes the trials of a search; with a journal, what was asked and told is on disk first."""
 
     def __init__(self, search: Search, journal: Journal | None = None):
         self._search, self._journal = search, journal
         self._open: OpenUpdate | None = None
         self._inbox = None if journal is None else Inbox(journal.folder)
-        #: why no trial is handed out till a person goes on; "" while they are
+        #: why no trials are handed out until someone resumes the search; "" while they are
         self.halted = ""
 
     @property
     def pending(self) -> list[Trial]:
-        """Trials that were asked and not told, in order."""
+        """Trials that were asked but not yet told, in order."""
         self.receive()
         update = self._open
         if update is None:
@@ -184,7 +184,7 @@ class Trials:
         return [update.trial(index, self._search.specification) for index in waiting]
 
     def restore(self, records: dict[int, TrialRecord], arrays: dict[int, bytes | None], halted: str) -> None:
-        """Go on with an update of which these trials were asked, some of them told."""
+        """Continue an update of which these trials were asked, some of them told."""
         self.halted = halted
         if records:
             update = self._new()
@@ -231,7 +231,7 @@ class Trials:
                     update.unclaimed.remove(index)
                 return trial
             if trial.noise is not None:
-                # every trial of the update runs this controller, so that nothing could be learned without it
+                # every trial of the update runs this controller, so nothing could be learned without it
                 self.halt(f"trial {trial.number} was vetoed: {reason}")
             else:
                 self.tell(trial, {"vetoed": reason}, False, "")
@@ -244,7 +244,7 @@ class Trials:
         self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str, terminated: bool | None = None
     ) -> Record | None:
         """See `Search.tell`."""
-        self.receive()  # what was left first counts
+        self.receive()  # results left earlier come first
         return self._take(trial, as_kept(given), retry, grammar.words(notes), terminated)
 
     def _take(
@@ -292,7 +292,7 @@ class Trials:
         return self._finish() if update.complete else None
 
     def receive(self) -> None:
-        """Take what others left in the folder's inbox; what does not fit becomes an event of the search."""
+        """Take the results left in the folder's inbox; what does not fit becomes an event of the search."""
         if self._inbox is None:
             return
         for message in self._inbox.messages():
@@ -309,7 +309,7 @@ class Trials:
             self._inbox.forget(message)
 
     def halt(self, reason: str) -> None:
-        """Hand out no trial till `release`."""
+        """Hand out no trial until `release`."""
         reason = grammar.words(reason)
         if self._journal is not None:
             self._journal.add_halt(reason)
@@ -322,7 +322,7 @@ class Trials:
         self.halted = ""
 
     def go_back(self, controller: Controller, reason: str) -> Record:
-        """Give up the open update, and go on from another policy; see `Search.go_back`."""
+        """Give up the open update, and continue from another policy; see `Search.go_back`."""
         self.receive()
         search, update = self._search, self._open
         reason = grammar.words(reason)
@@ -331,7 +331,7 @@ class Trials:
         policy = from_controller(controller).with_interface(old.interface)
         if str(jax.tree.structure(policy)) != str(jax.tree.structure(old)):
             raise ValueError(
-                f"This search is of another kind or size of policy than {controller.policy} to go back to."
+                f"The {controller.policy} policy to go back to differs in kind or size from this search's."
             )
         policy = jax.tree.map(lambda new, now: jnp.asarray(new, now.dtype), policy, old)
         for record in asked:
@@ -348,7 +348,7 @@ class Trials:
         if self.halted:
             folder = "DIR" if self._journal is None else self._journal.folder
             raise RuntimeError(
-                f"The search waits: {self.halted}. When the rig is safe, a person goes on by Search.release(by=…), or "
+                f"The search waits: {self.halted}. When the rig is safe, continue with Search.release(by=…), or "
                 f"policysearch resume {folder}."
             )
 
@@ -391,7 +391,7 @@ class Trials:
         """What was told of a trial whose update is over.
 
         Raises:
-            ValueError: nothing is known of it.
+            ValueError: nothing is known about it.
         """
         before = self._journal.told(number) if self._journal is not None else None
         if before is None:
@@ -407,18 +407,18 @@ def _number(trial: Any) -> int:
     """The number of a trial.
 
     Raises:
-        ValueError: none that a trial has.
+        ValueError: not the number of a trial.
     """
     if isinstance(trial, (int, np.integer)) and not isinstance(trial, bool) and 0 <= trial <= grammar.LARGEST:
         return int(trial)
-    raise ValueError(f"trial is {trial!r}; give what ask() gave, or its number, which is counted from 0.")
+    raise ValueError(f"trial is {trial!r}; give what ask() returned, or its number, counted from 0.")
 
 
 def as_kept(given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `tell` as they will be kept: a cost as a number, reasons as text.
+    """The arguments of `tell` as they will be recorded: a cost as a number, reasons as text.
 
     Raises:
-        ValueError: a cost that is no number.
+        ValueError: a cost that is not a number.
     """
     kept = {name: value if value is None or name not in ENDS else grammar.words(value) for name, value in given.items()}
     cost = kept.get("cost")
@@ -433,7 +433,7 @@ def as_kept(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def judged(record: TrialRecord, arrays: bytes | None, told: Told, attempt: int, retry: bool) -> bool:
-    """Whether a result was told already, word for word.
+    """Whether exactly this result has been told already.
 
     Args:
         record, arrays: what is known of the trial.
@@ -442,7 +442,7 @@ def judged(record: TrialRecord, arrays: bytes | None, told: Told, attempt: int, 
         retry: the trial is to be asked again.
 
     Raises:
-        ValueError: it cannot be taken: another one was told, of another attempt, or a trial that ran is to run again.
+        ValueError: it is refused: another result was told, of another attempt, or a trial that ran is to run again.
     """
     if retry and told.fault != "rig":
         raise ValueError("retry=True runs a trial again that the rig lost; a trial that ran is not repeated.")
@@ -453,9 +453,7 @@ def judged(record: TrialRecord, arrays: bytes | None, told: Told, attempt: int, 
             return True
         words = f"{record.status}: {record.reason}" if record.reason else record.status
         cost = f", cost {record.cost:.6g}" if record.cost is not None else ""
-        raise ValueError(
-            f"Trial {record.number} was told already, as {words}{cost}; another result of it is not taken."
-        )
+        raise ValueError(f"Trial {record.number} was told already, as {words}{cost}; another result is not accepted.")
     raise ValueError(_refusal(record, attempt))
 
 

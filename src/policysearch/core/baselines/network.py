@@ -22,7 +22,7 @@ RATE = 3e-3
 
 
 class State(NamedTuple):
-    """layers: [(W, b), …] of a network with outputs of about unit size; mean, std: what those are in the cost's unit.
+    """layers: [(W, b), …] of a network with outputs of about unit size; mean, std: of the outputs in the cost's unit.
 
     fits: how many were made. horizon: stages that time 1 stands for.
     """
@@ -35,7 +35,7 @@ class State(NamedTuple):
 
 
 def init(size: int, horizon: int) -> State:
-    """A network of `size` observations that predicts 0."""
+    """A network for `size` observations that predicts 0."""
     layers = [(jnp.asarray(W), jnp.asarray(b)) for W, b in random_layers([size + 1, *HIDDEN, 1], 0, last=0.0)]
     return State(layers, jnp.zeros(()), jnp.zeros(()), jnp.zeros((), int), jnp.asarray(float(horizon)))
 
@@ -73,7 +73,7 @@ def fit(
     weight: Float[Array, "n T"],
     timed: bool,
 ) -> State:
-    """Go on from the last fit: Adam on rows drawn from the stages that count.
+    """Continue from the last fit: Adam on rows drawn from the stages that count.
 
     Args:
         state: of the last fit.
@@ -82,7 +82,7 @@ def fit(
         weight: 1 for stages that count, 0 for others.
         timed: whether the prediction may depend on time.
     """
-    import optax  # half a second that searches without a network need not wait
+    import optax  # takes half a second, which searches without a network are spared
 
     alive = weight.ravel() > 0
     live = jnp.maximum(alive.sum(), 1)

@@ -20,7 +20,7 @@ RIDGE, CONSTANT = 1e-4, 1e-3
 
 
 def features(observations: Float[Array, "*b p"]) -> Float[Array, "*b f"]:
-    """1, each (scaled) observation and their products; squares only where p is large."""
+    """1, each (scaled) observation and their products; squares only if p is large."""
     o = jnp.clip(observations, -10.0, 10.0)
     if o.shape[-1] <= MOST_PRODUCTS:
         i, j = jnp.triu_indices(o.shape[-1])
@@ -47,8 +47,8 @@ def fitted(
 
     Without `end` nothing follows the last stage, and V is a regression of G_k on features φ_k of observation and time.
 
-    With `end` V knows no time and G_k = V(x_k) − γ^(L−k) V(x_L), where G_k is what was paid within the horizon and
-    V(x_L) counts only where that cut the rollout. The rows φ_k − γ^(L−k) φ_L carry the noise of x_L, so least squares
+    With `end` V knows no time and G_k = V(x_k) − γ^(L−k) V(x_L), where G_k is the cost within the horizon and
+    V(x_L) counts only if that cut the rollout. The rows φ_k − γ^(L−k) φ_L carry the noise of x_L, so least squares
     on themselves would shrink V. Their instrument is φ_k, which came before that noise: least-squares temporal
     differences with λ = 1 (Bradtke & Barto 1996; Boyan 2002). They are solved as two-stage least squares, which stays
     bounded where few rollouts leave Σ φ_k (φ_k − γ^(L−k) φ_L)ᵀ almost singular.
@@ -58,7 +58,7 @@ def fitted(
         to_go: what is predicted, (n, T).
         weight: 1 for stages that count, 0 for others.
         fold: (n,) number of each rollout's fold, 0 to `FOLDS` − 1.
-        end: how rollouts end that go on; None where all end.
+        end: how rollouts that continue end; None if all end.
     """
     n, T, _ = observations.shape
     F = features(observations)
@@ -81,7 +81,7 @@ def fitted(
     scale = jnp.where(scale > 0, scale, 1.0)
     units = scale[:, :, None] * scale[:, None]
     gram, right = gram / units, right / scale
-    # what all costs have in common is no sign of a rough fit, so the constant is hardly penalised
+    # a level common to all costs does not mean overfitting, so the constant is hardly penalised
     penalty = RIDGE * count[:, None, None] * jnp.diag(jnp.ones(F.shape[-1], F.dtype).at[0].set(CONSTANT))
     if end is not None and last is not None:
         # stages from k to the end, L − k
