@@ -21,9 +21,9 @@ from pathlib import Path
 
 import jax  # noqa: F401 (before the forks)
 
-import policysearch.cli
-import policysearch.search
-import policysearch.trials
+import policysearch.cli.main
+import policysearch.search.search
+import policysearch.search.trials
 
 KINDS = ("driver-TERM", "driver-HUP", "driver-INT", "driver-KILL", "supervisor-KILL", "trial-KILL", "all-KILL")
 #: seconds in which the next trial must start
@@ -68,7 +68,7 @@ class Driver:
                 said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
                 os.dup2(said, 1)
                 os.dup2(said, 2)
-                code = policysearch.cli.main(arguments)
+                code = policysearch.cli.main.main(arguments)
             finally:
                 os._exit(code)
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from policysearch.samplers.native import purpose_key
-from policysearch.streams import Purpose, environment_seed
+from policysearch.core.rng import Purpose, environment_seed
+from policysearch.runners.native import purpose_key
 from policysearch.tasks import build
 from policysearch.tasks.task import clip
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from policysearch import CostToGo, Euclidean, LearningRate, Method, Parameters, Search, Specification, TotalCost
-from policysearch.explore import ActionNoise, ParameterNoise
+from policysearch.core.explore import ActionNoise, ParameterNoise
 from policysearch.methods.settings import METHODS, method_settings
 from policysearch.tasks import resolve
 

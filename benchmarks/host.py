@@ -20,13 +20,13 @@ import numpy as np
 from mujoco.rollout import Rollout
 
 from policysearch import Controller
+from policysearch.core.rng import environment_seed
+from policysearch.core.settings import PolicySettings
 from policysearch.methods.presets import preset
 from policysearch.methods.settings import NaturalGradient
-from policysearch.samplers import host
-from policysearch.samplers.gymnasium_task import GymnasiumTask
-from policysearch.search import Search
-from policysearch.settings import PolicySettings
-from policysearch.streams import environment_seed
+from policysearch.runners import host
+from policysearch.search.search import Search
+from policysearch.tasks.gymnasium_task import GymnasiumTask
 
 #: the share of raw that each task is meant to reach in ARS training; in natural-gradient training it is NATURAL
 TARGETS = {"Swimmer-v5": 0.50, "Hopper-v5": 0.50, "HalfCheetah-v5": 0.55, "Walker2d-v5": 0.55, "Ant-v5": 0.50}

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from policysearch import Controller
-from policysearch.samplers.gymnasium_task import GymnasiumTask
-from policysearch.samplers.jobs import Jobs
-from policysearch.samplers.workers import Workers
+from policysearch.runners.pool import Workers
+from policysearch.tasks.gymnasium_task import GymnasiumTask
+from policysearch.workers.jobs import Jobs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -93,9 +93,9 @@ def large(parameters=1_000_000, trials=256, workers=2):
         f"{peak.bytes / 2**20:.0f} MiB at most in all processes, {failed} trials failed"
     )
     del jobs, controller, layers
+    from policysearch.core.settings import PolicySettings
     from policysearch.methods.settings import ARS
-    from policysearch.search import Search
-    from policysearch.settings import PolicySettings
+    from policysearch.search.search import Search
 
     policy = PolicySettings(kind="network", hidden=(width, width))
     with Search(task, ARS(directions=trials // 2), policy=policy, workers=workers, budget=10**9) as search:

@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from policysearch import Parameters, Search, Specification, WeightPerturbation, open_run
-from policysearch.history import Row
-from policysearch.journal import Journal
+from policysearch.runs.history import Row
+from policysearch.runs.journal import Journal
 
 
 def main():

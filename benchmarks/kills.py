@@ -37,9 +37,10 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "policy.safetensors").read_bytes()).hexdigest()
 
 
-def quiet(words: list[str]) -> subprocess.Popen[bytes]:
+def quiet(words: list[str], errors: Path) -> subprocess.Popen[bytes]:
     """Start a command in a group of its own, so that a kill takes this process alone and leaves no group behind."""
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    with errors.open("wb") as sink:
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=sink, start_new_session=True)
 
 
 def main() -> None:
@@ -58,13 +59,13 @@ def main() -> None:
                 subprocess.run(command("train", *KINDS[kind], "--out", whole), check=True, capture_output=True)
                 length, right = time.monotonic() - start, digest(whole)
             kills = searches = same = 0
+            errors = Path(place, "errors.txt")
             while kills < arguments.kills / len(arguments.kinds):
                 folder = Path(place, kind, f"cut{searches}")
                 while True:
                     again = (folder / "run.sqlite").exists()
-                    process = quiet(
-                        command("resume", folder) if again else command("train", *KINDS[kind], "--out", folder)
-                    )
+                    words = command("resume", folder) if again else command("train", *KINDS[kind], "--out", folder)
+                    process = quiet(words, errors)
                     try:
                         code = process.wait(rng.uniform(0.0, 1.2 * length))
                     except subprocess.TimeoutExpired:
@@ -77,7 +78,8 @@ def main() -> None:
                     # killed after the last update: what is left is to write the result
                     if (folder / "policy.safetensors").exists() and code == 2:
                         break
-                    raise SystemExit(f"{kind}: exit code {code} of {folder}")
+                    said = errors.read_text(errors="replace").strip().splitlines()[-3:]
+                    raise SystemExit(f"{kind}: exit code {code} of {' '.join(words[3:])} after {kills} kills: {said}")
                 searches += 1
                 same += digest(folder) == right
             wrong += searches - same

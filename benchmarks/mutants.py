@@ -93,11 +93,18 @@ def pytested(arguments: list[str], plugins: tuple[object, ...] = (), bytecode: b
     return int(pytest.main([*FLAGS, *arguments], plugins=list(plugins)))
 
 
+def module_file(module: str) -> Path:
+    """The file of a module of the core, in the copy."""
+    return next(
+        path for room in ("core", "methods") for path in (COPY / "src" / "policysearch" / room).glob(f"{module}.py")
+    )
+
+
 class Covered:
     """Notes which test runs which lines of the core; compiles all anew for each, so that it runs what it rests on."""
 
     def __init__(self, file: Path):
-        core = [f"*/policysearch/{module}.py" for module in SETTINGS["guards"]]
+        core = [f"*/policysearch/*/{module}.py" for module in SETTINGS["guards"]]
         self.coverage = coverage.Coverage(data_file=str(file), include=core, config_file=False)
         self.coverage.start()
 
@@ -256,7 +263,7 @@ class Left:
 
 def mutants(module: str, sample: int | None, database: WorkDB) -> Iterator[tuple[str, MutationSpec, str, str, str]]:
     """(job, mutation, mutated source, line before, line after) of those that say something, a seeded sample of them."""
-    path = COPY / "src" / "policysearch" / f"{module}.py"
+    path = module_file(module)
     source = path.read_text()
     left, lines, chosen = Left(source), source.split("\n"), []
     for item in database.work_items:
@@ -279,7 +286,7 @@ def mutants(module: str, sample: int | None, database: WorkDB) -> Iterator[tuple
 
 def explore(module: str, sample: int | None, fresh: bool) -> tuple[int, int, int, list[str]]:
     """How many mutants there were, were killed and are known to change nothing; and the others in words."""
-    path = COPY / "src" / "policysearch" / f"{module}.py"
+    path = module_file(module)
     source, original = path.read_text(), path.stat()
     file = COPY / f"{module}.{fingerprint(path)[:12]}.sqlite"
     new = not file.exists()

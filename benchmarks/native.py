@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from policysearch.credit import CostToGo
-from policysearch.direction import Euclidean
-from policysearch.explore import ActionNoise
-from policysearch.method import Method
-from policysearch.normalize import Scaling
-from policysearch.policies import LinearGaussian
-from policysearch.samplers.native import compiled_update
-from policysearch.step import KLStep
+from policysearch.core.credit import CostToGo
+from policysearch.core.direction import Euclidean
+from policysearch.core.explore import ActionNoise
+from policysearch.core.method import Method
+from policysearch.core.normalize import Scaling
+from policysearch.core.policies import LinearGaussian
+from policysearch.core.step import KLStep
+from policysearch.runners.native import compiled_update
 from policysearch.tasks.cartpole import CartPole
 from policysearch.tasks.task import clip
 

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from policysearch.direction import Natural
-from policysearch.initial import random_layers
-from policysearch.policies import NeuralGaussian
-from policysearch.rollouts import Rollouts
-from policysearch.score import PolicyScore
+from policysearch.core.direction import Natural
+from policysearch.core.initial import random_layers
+from policysearch.core.policies import NeuralGaussian
+from policysearch.core.rollouts import Rollouts
+from policysearch.core.score import PolicyScore
 
 P, M, T = 17, 6, 256
 #: stages of a rollout where a rollout is a row

@@ -13,10 +13,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from policysearch import quality
+from policysearch.core import quality
 from policysearch.methods.settings import method_settings
-from policysearch.samplers.native import search_update
-from policysearch.search import Search
+from policysearch.runners.native import search_update
+from policysearch.search.search import Search
 
 CASES = [
     ("lqr", "gpomdp", {"rollouts": 64}),

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from policysearch.methods.settings import method_settings
-from policysearch.samplers.gymnasium_task import GymnasiumTask
-from policysearch.search import Search
+from policysearch.search.search import Search
 from policysearch.tasks import BUILT_IN, build
+from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.tasks.task import clip
 
 

@@ -13,13 +13,13 @@ import warnings
 import numpy as np
 
 from policysearch.methods.settings import METHODS, method_settings
-from policysearch.search import Search
+from policysearch.search.search import Search
 from policysearch.tasks import BUILT_IN, build
 
 
 def first_solved(task, method, seed, first, every=5):
     """(rollouts, seconds) when the criterion first held, or None; and whether it holds at the end."""
-    from policysearch.evaluation import evaluate
+    from policysearch.search.evaluation import evaluate
 
     with Search(build(task), method, seed=seed) as search:
         seconds, found, solved = 0.0, None, False

@@ -18,8 +18,8 @@ from cells import spread
 from host import TARGETS, network, trained
 from mujoco.rollout import Rollout
 
-from policysearch.samplers.gymnasium import run_rollout
-from policysearch.samplers.gymnasium_task import GymnasiumTask
+from policysearch.tasks.gymnasium_task import GymnasiumTask
+from policysearch.workers.episode import run_rollout
 
 SEED = 3
 

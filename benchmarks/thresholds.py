@@ -32,9 +32,9 @@ import numpy as np
 from cells import filled, spread
 from reference_ars import PAPER, ReferenceARS
 
+from policysearch.core.rng import Purpose, environment_seed, perturbations
 from policysearch.methods.presets import preset
-from policysearch.search import Search
-from policysearch.streams import Purpose, environment_seed, perturbations
+from policysearch.search.search import Search
 
 #: return to reach, the paper's
 THRESHOLDS = {

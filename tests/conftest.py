@@ -16,17 +16,17 @@ from beartype import BeartypeConf, beartype
 
 #: where shapes are the mathematics; what takes its arguments from users says itself what is wrong with them
 CORE = (
-    "credit direction distributions explore method normalize policies quality rollouts score step value "
-    "samplers.native tasks.task"
+    "core.credit core.direction core.distributions core.explore core.method core.normalize core.policies core.quality "
+    "core.rollouts core.score core.step core.value runners.native tasks.task"
 )
 #: an int is a float
 checker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 jaxtyping.install_import_hook([f"policysearch.{name}" for name in CORE.split()], f"{__name__}.checker")
 
-from policysearch.initial import random_layers  # noqa: E402
-from policysearch.normalize import Scaling  # noqa: E402
-from policysearch.policies import LinearGaussian, NeuralGaussian, Softmax  # noqa: E402
-from policysearch.rollouts import OK, Rollouts  # noqa: E402
+from policysearch.core.initial import random_layers  # noqa: E402
+from policysearch.core.normalize import Scaling  # noqa: E402
+from policysearch.core.policies import LinearGaussian, NeuralGaussian, Softmax  # noqa: E402
+from policysearch.core.rollouts import OK, Rollouts  # noqa: E402
 
 
 def _scaling(p):

@@ -23,9 +23,10 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
-from policysearch import LinearGaussian, Parameters, Search, Specification, WeightPerturbation, controller_file
+from policysearch import LinearGaussian, Parameters, Search, Specification, WeightPerturbation
+from policysearch.core import controller_file
+from policysearch.core.specification import Continuous
 from policysearch.methods.settings import method_settings
-from policysearch.specification import Continuous
 
 BUDGET = 24
 SERVO = Specification(name="servo", repeatable=False)

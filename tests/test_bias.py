@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from policysearch import bias, estimands
-from policysearch.credit import TotalCost
-from policysearch.direction import Euclidean, Natural
-from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
-from policysearch.method import Method
-from policysearch.step import LearningRate
+from policysearch.core.credit import TotalCost
+from policysearch.core.direction import Euclidean, Natural
+from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.step import LearningRate
+from policysearch.verify import bias, closed_forms
 
-PROBLEM = estimands.PROBLEMS["lqr-check"]()
+PROBLEM = closed_forms.PROBLEMS["lqr-check"]()
 EXACT = np.array([3.0, -4.0, 1.0, 0.5])
 LABEL = ("reinforce", "", "none")
 MIX = np.array([[2.0, 0, 0, 0], [1.5, 1, 0, 0], [0, 0, 3, 0], [-1, 0, 2, 0.5]])
@@ -89,8 +89,8 @@ def test_a_row_complains_of_a_bias_beyond_four_standard_errors_and_of_too_much_n
 
 
 def test_every_sampling_method_makes_ten_rollouts_of_a_batch_so_that_a_bias_of_a_tenth_shows():
-    for name in estimands.PROBLEMS:
-        for (method, variant, baseline), made in bias.catalogue(estimands.PROBLEMS[name]()).items():
+    for name in closed_forms.PROBLEMS:
+        for (method, variant, baseline), made in bias.catalogue(closed_forms.PROBLEMS[name]()).items():
             layout, explore = made.explore.layout(4), made.explore
             if method == "finite_differences":
                 assert isinstance(explore, Coordinates)
@@ -105,9 +105,9 @@ def test_every_sampling_method_makes_ten_rollouts_of_a_batch_so_that_a_bias_of_a
 
 
 def test_a_problem_is_checked_by_the_methods_that_it_has_a_truth_for():
-    methods = {name: {label[0] for label in bias.catalogue(make())} for name, make in estimands.PROBLEMS.items()}
+    methods = {name: {label[0] for label in bias.catalogue(make())} for name, make in closed_forms.PROBLEMS.items()}
     sampling = {"reinforce", "gpomdp", "weight_perturbation"}
-    variants = {label[1] for label in bias.catalogue(estimands.PROBLEMS["bowl"]())}
+    variants = {label[1] for label in bias.catalogue(closed_forms.PROBLEMS["bowl"]())}
     # of other laws a lopsided one would show one-sided alone
     assert variants == {"central", "forward", "gaussian, two-sided"} | {
         f"{shape}, one-sided" for shape in ("gaussian", "sphere", "rademacher", "orthogonal")
@@ -126,7 +126,7 @@ def test_methods_that_explore_alike_learn_from_the_same_rollouts_and_others_do_n
 
 @pytest.mark.parametrize("batches", [1999, 2000, 2001, 4000])
 def test_as_many_batches_are_averaged_as_were_asked(batches):
-    problem = estimands.PROBLEMS["bowl"]()
+    problem = closed_forms.PROBLEMS["bowl"]()
     method = Method(ParameterNoise(5, problem.std), TotalCost("none"), Euclidean(), LearningRate(7.0))
     (found,) = bias.measure(problem, {LABEL: method}, batches=batches)
     assert found.batches == batches
@@ -134,7 +134,7 @@ def test_as_many_batches_are_averaged_as_were_asked(batches):
 
 
 def test_a_pilot_asks_for_the_batches_that_the_error_needs_and_never_for_few():
-    problem = estimands.PROBLEMS["bowl"]()
+    problem = closed_forms.PROBLEMS["bowl"]()
 
     def measured(explore):
         return next(bias.measure(problem, {LABEL: Method(explore, TotalCost("none"), Euclidean(), LearningRate(1.0))}))
@@ -150,7 +150,7 @@ def test_a_pilot_asks_for_the_batches_that_the_error_needs_and_never_for_few():
 
 
 def test_the_gradient_is_checked_whatever_the_step_and_no_other_direction():
-    problem = estimands.PROBLEMS["bandit"]()
+    problem = closed_forms.PROBLEMS["bandit"]()
     rows = [
         next(
             bias.measure(problem, {LABEL: Method(ActionNoise(10), TotalCost(), Euclidean(), LearningRate(rate))}, 2000)
@@ -164,7 +164,7 @@ def test_the_gradient_is_checked_whatever_the_step_and_no_other_direction():
 
 
 def test_a_running_baseline_starts_from_a_batch_that_is_used_for_nothing_else():
-    problem = estimands.PROBLEMS["bandit"]()
+    problem = closed_forms.PROBLEMS["bandit"]()
     method = Method(ActionNoise(10), TotalCost("running"), Euclidean(), LearningRate(1.0))
     (found,) = bias.measure(problem, {LABEL: method}, batches=4000)
     # without that the first of ten samples counts for nothing: a bias of a tenth, six standard errors

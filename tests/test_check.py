@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import LQR, LinearGaussian, bias, check, estimands
-from policysearch.credit import STAGE_BASELINES, CentredRanks, CostToGo, TotalCost
-from policysearch.direction import Euclidean, Natural
-from policysearch.distributions import Categorical, Gaussian
-from policysearch.explore import ActionNoise, ParameterNoise
-from policysearch.likelihood_ratio import likelihood_ratio_gradient
-from policysearch.method import Method
-from policysearch.samplers import native
-from policysearch.step import KLStep, LearningRate
+from policysearch import LQR, LinearGaussian
+from policysearch.core.credit import STAGE_BASELINES, CentredRanks, CostToGo, TotalCost
+from policysearch.core.direction import Euclidean, Natural
+from policysearch.core.distributions import Categorical, Gaussian
+from policysearch.core.explore import ActionNoise, ParameterNoise
+from policysearch.core.likelihood_ratio import likelihood_ratio_gradient
+from policysearch.core.method import Method
+from policysearch.core.step import KLStep, LearningRate
+from policysearch.runners import native
 from policysearch.tasks.bandit import Bandit
+from policysearch.verify import bias, check, closed_forms
 
 #: of the check on a random plant; more by POLICYSEARCH_BATCHES
 BATCHES = int(os.environ.get("POLICYSEARCH_BATCHES", "4000"))
@@ -40,7 +41,7 @@ BANDIT = composed(CostToGo("leave_one_out"))
 
 
 def test_every_legal_baseline_and_estimator_is_in_the_table():
-    found = bias.catalogue(estimands.PROBLEMS["lqr-check"]())
+    found = bias.catalogue(closed_forms.PROBLEMS["lqr-check"]())
     assert {label[2] for label in found if label[0] == "gpomdp"} == set(STAGE_BASELINES)
     assert {label[2] for label in found if label[0] == "reinforce"} == {
         "none", "running", "mean", "leave_one_out", "least_variance"
@@ -104,7 +105,7 @@ def test_what_has_no_known_expectation_is_refused_with_the_reason(arguments, wor
 
 
 def test_what_is_checked_is_what_an_update_moves_by():
-    problem = estimands.PROBLEMS["lqr-check"]()
+    problem = closed_forms.PROBLEMS["lqr-check"]()
     method = composed(CostToGo("leave_one_out"))
     state, key = method.init(problem.policy, problem.task.horizon), jax.random.key(3)
     moved, _ = native.compiled_update(problem.task, method, state, key)
@@ -138,7 +139,7 @@ def dense(problem, shape, std):
 
 @pytest.mark.parametrize("shape", ["gaussian", "sphere"])
 def test_smoothed_gradients_agree_with_dense_quadrature_far_closer_than_the_check_can_see(shape):
-    problem = estimands.PROBLEMS["lqr-check"]()
+    problem = closed_forms.PROBLEMS["lqr-check"]()
     exact, rule = dense(problem, shape, problem.std), problem.smoothed(shape, problem.std)
     plain = problem.slope(problem.theta("parameter"))
     assert np.linalg.norm(rule - exact) < 5e-4 * np.linalg.norm(exact)
@@ -146,7 +147,7 @@ def test_smoothed_gradients_agree_with_dense_quadrature_far_closer_than_the_chec
 
 
 def test_the_smoothed_gradient_of_a_bandit_is_the_slope_of_its_smoothed_cost():
-    problem = estimands.PROBLEMS["bandit"]()
+    problem = closed_forms.PROBLEMS["bandit"]()
     z = np.random.default_rng(0).normal(size=(400_000, 4))
     samples = np.asarray(problem.task.means)[np.argmax(problem.theta("parameter") + 0.5 * z, 1)][:, None] * z / 0.5
     error = samples.std(0) / np.sqrt(len(z))
@@ -191,7 +192,9 @@ def random_plant(seed, p=5, m=3, horizon=10):
         A, 0.4 * rng.normal(size=(p, m)), np.diag(rng.uniform(0.5, 2.0, p)), np.diag(rng.uniform(0.1, 0.5, m)),
         noise_covariance=root @ root.T, initial_covariance=np.eye(p), horizon=horizon,
     )  # fmt: skip
-    return estimands.LinearProblem("random", plant, LinearGaussian(-0.1 * rng.normal(size=(m, p)), std=0.4), 0.02, 0.02)
+    return closed_forms.LinearProblem(
+        "random", plant, LinearGaussian(-0.1 * rng.normal(size=(m, p)), std=0.4), 0.02, 0.02
+    )
 
 
 def by_moments(plant, K, std):

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 import policysearch
-from policysearch import flags, journal
-from policysearch.cli import main
-from policysearch.controller import Controller
+from policysearch.cli.main import main
+from policysearch.core.controller import Controller
+from policysearch.core.settings import PolicySettings
+from policysearch.methods import flags
 from policysearch.methods.settings import METHODS
-from policysearch.runs import open_run
-from policysearch.settings import PolicySettings
+from policysearch.runs import journal
+from policysearch.runs.reader import open_run
 
 
 @pytest.fixture(autouse=True)
@@ -240,7 +241,7 @@ def test_help_and_list_import_neither_jax_nor_numpy():
     python(
         "import sys\n"
         "import policysearch\n"
-        "from policysearch.cli import main\n"
+        "from policysearch.cli.main import main\n"
         "for arguments in (['--help'], ['list'], ['train', '--help'], ['evaluate', 'nowhere']):\n"
         "    try:\n"
         "        main(arguments)\n"
@@ -253,7 +254,7 @@ def test_help_and_list_import_neither_jax_nor_numpy():
 def test_a_search_on_a_plant_imports_no_environments_and_no_plots():
     python(
         "import sys\n"
-        "import policysearch.samplers.native\n"
+        "import policysearch.runners.native\n"
         "policysearch.Search('bowl')\n"
         "assert not {'gymnasium', 'matplotlib', 'optax', 'rich'} & set(sys.modules), sys.modules.keys()\n"
     )
@@ -262,7 +263,7 @@ def test_a_search_on_a_plant_imports_no_environments_and_no_plots():
 def test_evaluating_a_gymnasium_task_does_not_import_jax():
     printed = python(
         "import sys\n"
-        "from policysearch.cli import main\n"
+        "from policysearch.cli.main import main\n"
         "code = main(['evaluate', sys.argv[1], '--rollouts', '2', '--workers', '1', '--json'])\n"
         "assert code == 0 and 'jax' not in sys.modules\n",
         stored(),

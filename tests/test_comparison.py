@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 
 from policysearch import Comparison, compare, evaluate, open_comparison, train
-from policysearch.cli import main
-from policysearch.comparison import cells, entrants, rivals, statistics, summary
-from policysearch.comparison.cells import Cell, Point
-from policysearch.comparison.running import ALONG, AT_THE_END
-from policysearch.credit import TotalCost
-from policysearch.direction import Euclidean
-from policysearch.explore import ParameterNoise
-from policysearch.journal import Journal
-from policysearch.method import Method
+from policysearch.cli.main import main
+from policysearch.compare import cells, entrants, rivals, statistics, summary
+from policysearch.compare.cells import Cell, Point
+from policysearch.compare.running import ALONG, AT_THE_END
+from policysearch.core.credit import TotalCost
+from policysearch.core.direction import Euclidean
+from policysearch.core.explore import ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.policies import Parameters
+from policysearch.core.settings import Budget
+from policysearch.core.specification import Specification
+from policysearch.core.step import LearningRate
 from policysearch.methods.settings import ARS, TRPO, NaturalGradient
-from policysearch.policies import Parameters
 from policysearch.report.comparison import headline
-from policysearch.settings import Budget
-from policysearch.specification import Specification
-from policysearch.step import LearningRate
+from policysearch.runs.journal import Journal
 from policysearch.tasks import build
 from policysearch.tasks.task import Function
 

@@ -10,13 +10,13 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from gymnasium.spaces import utils as flattening
 
 import odd_environments as odd
-from policysearch.controller import Controller
-from policysearch.samplers.contact import ContactError, meet
-from policysearch.samplers.gymnasium import run_rollout
-from policysearch.samplers.jobs import Recipe
-from policysearch.samplers.observations import parts, writer
-from policysearch.specification import Continuous
-from policysearch.specification import Discrete as Choice
+from policysearch.core.controller import Controller
+from policysearch.core.specification import Continuous
+from policysearch.core.specification import Discrete as Choice
+from policysearch.workers.contact import ContactError, meet
+from policysearch.workers.episode import run_rollout
+from policysearch.workers.jobs import Recipe
+from policysearch.workers.observations import parts, writer
 
 NAN = np.full(2, np.nan)
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policysearch import cli
-from policysearch.controller import Controller
-from policysearch.controller_file import content
+from policysearch.cli import main
+from policysearch.core.controller import Controller
+from policysearch.core.controller_file import content
+from policysearch.core.policies import Parameters
+from policysearch.core.specification import OK, Specification
 from policysearch.methods.settings import ARS, NaturalGradient
-from policysearch.policies import Parameters
-from policysearch.runs import open_run
-from policysearch.samplers import process
-from policysearch.samplers.gymnasium_task import GymnasiumTask
-from policysearch.samplers.workers import Workers
-from policysearch.search import Search
-from policysearch.specification import OK, Specification
+from policysearch.runners.pool import Workers
+from policysearch.runs.reader import open_run
+from policysearch.search.search import Search
 from policysearch.tasks import resolve
+from policysearch.tasks.gymnasium_task import GymnasiumTask
+from policysearch.workers import process
 
 TESTS = str(Path(__file__).parent)
 STILL = Controller({"policy": "linear_gaussian"}, {"gain": np.zeros((1, 2))})
@@ -167,7 +167,7 @@ def test_a_run_whose_environment_cannot_be_closed_is_saved_and_ends_well(tmp_pat
     for name in ("CloseRaises", "CloseExits", "CloseHangs"):
         out = tmp_path / name
         flags = ["--horizon", "5", "--method", "ars", "--budget", "1updates", "--workers", "1", "--out", str(out)]
-        assert cli.main(["train", f"odd_environments:{name}", *flags, "--evaluation-rollouts", "1"]) == 0
+        assert main.main(["train", f"odd_environments:{name}", *flags, "--evaluation-rollouts", "1"]) == 0
         assert "1 update in" in capsys.readouterr().out
         assert (out / "policy.safetensors").exists()
 
@@ -237,7 +237,7 @@ def test_what_observations_were_flattened_from_is_in_the_record(tmp_path):
         "--out",
         str(tmp_path / "run"),
     ]
-    assert cli.main(["train", "odd_environments:Mixed", *flags, "--evaluation-rollouts", "1"]) == 0
+    assert main.main(["train", "odd_environments:Mixed", *flags, "--evaluation-rollouts", "1"]) == 0
     configuration = json.loads((tmp_path / "run" / "config.json").read_text())
     assert configuration["observation_layout"]["gears"] == [7, 12]
     assert configuration["fixed_actions"] == {}

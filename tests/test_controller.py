@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from policysearch.controller import Controller
-from policysearch.interface import Interface
-from policysearch.specification import Continuous
+from policysearch.core.controller import Controller
+from policysearch.core.interface import Interface
+from policysearch.core.specification import Continuous
 
 
 def scaling(rng, p):
@@ -263,7 +263,7 @@ def test_other_files_are_refused_by_name(tmp_path):
 
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
-    from policysearch import controller_file
+    from policysearch.core import controller_file
 
     monkeypatch.setattr(controller_file, "FORMAT", 99)
     linear(np.random.default_rng(0)).save(tmp_path / "p")
@@ -286,7 +286,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_acting_and_loading_need_no_jax(tmp_path):
     linear(np.random.default_rng(0)).save(tmp_path / "p")
     code = (
-        "import sys, json, numpy as np; from policysearch.controller import Controller\n"
+        "import sys, json, numpy as np; from policysearch.core.controller import Controller\n"
         f"c = Controller.load({str(tmp_path / 'p')!r}); a = c.mode(np.ones(5)).tolist()\n"
         "print(json.dumps([a, 'jax' in sys.modules]))"
     )

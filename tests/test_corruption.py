@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from policysearch import Search, open_run
-from policysearch.cli import main
-from policysearch.history import Row, salvage
-from policysearch.journal import Journal
-from policysearch.repairing import repair
-from policysearch.runs import DATABASE, HEAD, POLICY
+from policysearch.cli.main import main
+from policysearch.runs.history import Row, salvage
+from policysearch.runs.journal import Journal
+from policysearch.runs.reader import DATABASE, HEAD, POLICY
+from policysearch.runs.repair import repair
 from test_trials import cost, digest, finish, servo
 
 LOG = f"{DATABASE}-wal"

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import LQR, Euclidean, LearningRate, Method, value, value_network
-from policysearch.credit import (
+from policysearch import LQR, Euclidean, LearningRate, Method
+from policysearch.core import value, value_network
+from policysearch.core.credit import (
     STAGE_BASELINES,
     TOTAL_BASELINES,
     CentredRanks,
@@ -17,11 +18,11 @@ from policysearch.credit import (
     TopPairs,
     TotalCost,
 )
-from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
-from policysearch.policies import LinearGaussian
-from policysearch.rollouts import LOST, Rollouts
-from policysearch.samplers import native
-from policysearch.score import PolicyScore
+from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.core.policies import LinearGaussian
+from policysearch.core.rollouts import LOST, Rollouts
+from policysearch.core.score import PolicyScore
+from policysearch.runners import native
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from policysearch.core.policies import LinearGaussian, NeuralGaussian, Softmax
+from policysearch.core.settings import PolicySettings
+from policysearch.core.specification import Continuous, Discrete, Specification
 from policysearch.methods import rule, start
 from policysearch.methods.settings import method_settings
-from policysearch.policies import LinearGaussian, NeuralGaussian, Softmax
-from policysearch.settings import PolicySettings
-from policysearch.specification import Continuous, Discrete, Specification
 
 
 def rig(**changes):

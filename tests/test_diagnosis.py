@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from policysearch import LinearGaussian
-from policysearch.cli import main
-from policysearch.commands.diagnose import default, followed, table
-from policysearch.credit import CostToGo, TotalCost
-from policysearch.diagnosis import Row, advice, diagnose, nearest
-from policysearch.direction import Euclidean
-from policysearch.explore import ActionNoise, ParameterNoise
-from policysearch.method import Method
+from policysearch.cli.diagnose import default, followed, table
+from policysearch.cli.main import main
+from policysearch.core.credit import CostToGo, TotalCost
+from policysearch.core.direction import Euclidean
+from policysearch.core.explore import ActionNoise, ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.step import LearningRate
 from policysearch.report import gradients
-from policysearch.step import LearningRate
 from policysearch.tasks import build, resolve
 from policysearch.tasks.task import Function
+from policysearch.verify.diagnosis import Row, advice, diagnose, nearest
 
 SLOPE = np.array([1.0, -2.0, 0.5, 1.5, -0.3])
 

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.direction import DELAY, Euclidean, LeastSquares, Natural, conjugate_gradient, gram
-from policysearch.explore import Coordinates, ParameterNoise
-from policysearch.initial import random_layers
-from policysearch.policies import LinearGaussian, NeuralGaussian
-from policysearch.rollouts import Rollouts
-from policysearch.score import PolicyScore
+from policysearch.core.direction import DELAY, Euclidean, LeastSquares, Natural, conjugate_gradient, gram
+from policysearch.core.explore import Coordinates, ParameterNoise
+from policysearch.core.initial import random_layers
+from policysearch.core.policies import LinearGaussian, NeuralGaussian
+from policysearch.core.rollouts import Rollouts
+from policysearch.core.score import PolicyScore
 
 
 @eqx.filter_jit

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from policysearch.distributions import Categorical, Gaussian
+from policysearch.core.distributions import Categorical, Gaussian
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -4,14 +4,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from policysearch import journal
-from policysearch.cli import main
-from policysearch.controller import Controller
-from policysearch.evaluation import QUANTILES, Evaluation, default_rollouts, evaluate, fit
-from policysearch.policies import LinearGaussian, Parameters, Softmax
-from policysearch.samplers.gymnasium_task import GymnasiumTask
-from policysearch.specification import Continuous, Discrete, Specification
+from policysearch.cli.main import main
+from policysearch.core.controller import Controller
+from policysearch.core.policies import LinearGaussian, Parameters, Softmax
+from policysearch.core.specification import Continuous, Discrete, Specification
+from policysearch.runs import journal
+from policysearch.search.evaluation import QUANTILES, Evaluation, default_rollouts, evaluate, fit
 from policysearch.tasks import resolve
+from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.tasks.python_function import PythonFunction
 
 LINEAR = LinearGaussian([[-0.5, -0.8]], std=0.3)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import policysearch
-from policysearch.commands.train import _parser
+from policysearch.cli.train import _parser
 from policysearch.methods.settings import METHODS
 
 ROOT = Path(__file__).parents[1]

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.explore import ActionNoise, Coordinates, ParameterNoise, choice, positive, positive_number
-from policysearch.policies import LinearGaussian
-from policysearch.rollouts import Rollouts
+from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise, choice, positive, positive_number
+from policysearch.core.policies import LinearGaussian
+from policysearch.core.rollouts import Rollouts
 
 
 def test_action_noise_asks_for_independent_trials():

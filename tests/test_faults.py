@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from environments import Steered, in_share
+from policysearch.core.rng import Purpose, environment_seed
 from policysearch.methods.settings import ARS
-from policysearch.samplers.gymnasium import run_rollout
-from policysearch.samplers.gymnasium_task import GymnasiumTask
-from policysearch.samplers.process import WorkerProcess
-from policysearch.samplers.worker import BEAT, note
-from policysearch.search import HOPELESS, Search
-from policysearch.streams import Purpose, environment_seed
+from policysearch.search.search import HOPELESS, Search
+from policysearch.tasks.gymnasium_task import GymnasiumTask
+from policysearch.workers.episode import run_rollout
+from policysearch.workers.process import WorkerProcess
+from policysearch.workers.worker import BEAT, note
 
 SEEDS = range(3)
 HORIZON = 30

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from environments import Drift, Grid, Letters, Picky, Spinner
-from policysearch.controller import Controller
+from policysearch.core.controller import Controller
+from policysearch.core.specification import FAILED, OK, Continuous, Discrete
 from policysearch.methods.settings import ARS
-from policysearch.samplers.gymnasium import run_rollout
-from policysearch.samplers.gymnasium_task import GymnasiumTask
-from policysearch.samplers.workers import Workers
-from policysearch.search import HOPELESS, Search
-from policysearch.specification import FAILED, OK, Continuous, Discrete
+from policysearch.runners.pool import Workers
+from policysearch.search.search import HOPELESS, Search
+from policysearch.tasks.gymnasium_task import GymnasiumTask
+from policysearch.workers.episode import run_rollout
 
 
 def gain(matrix, **constants):

@@ -8,9 +8,9 @@ import tracemalloc
 import msgspec
 import pytest
 
-from policysearch.history import Row, read
-from policysearch.journal import Journal
-from policysearch.runs import DATABASE, HEAD, open_run
+from policysearch.runs.history import Row, read
+from policysearch.runs.journal import Journal
+from policysearch.runs.reader import DATABASE, HEAD, open_run
 
 ARRAYS = bytes(20_000)
 

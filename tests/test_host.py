@@ -2,16 +2,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.credit import CostToGo, TotalCost
-from policysearch.direction import Euclidean, LeastSquares, Natural
-from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
-from policysearch.method import Method
-from policysearch.policies import LinearGaussian, Parameters
-from policysearch.samplers.host import InProcess, jobs, offsets, padded_horizon, to_rollouts
-from policysearch.samplers.jobs import Episode, gather
-from policysearch.specification import FAILED, LOST, OK, Continuous, Discrete, Specification
-from policysearch.step import KLStep, LearningRate
+from policysearch.core.credit import CostToGo, TotalCost
+from policysearch.core.direction import Euclidean, LeastSquares, Natural
+from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.policies import LinearGaussian, Parameters
+from policysearch.core.specification import FAILED, LOST, OK, Continuous, Discrete, Specification
+from policysearch.core.step import KLStep, LearningRate
+from policysearch.runners.host import InProcess, jobs, offsets, padded_horizon, to_rollouts
 from policysearch.tasks.python_function import PythonFunction
+from policysearch.workers.jobs import Episode, gather
 
 POLICY = LinearGaussian([[-0.5, 0.3, 0.1]], bias=[0.2], std=0.3, learned_std=True)
 RATE = LearningRate(0.1)

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from policysearch import controller_file
-from policysearch.controller import Controller
-from policysearch.interface import Interface
+from policysearch.core import controller_file
+from policysearch.core.controller import Controller
+from policysearch.core.interface import Interface
 
 #: reads each file in a process of its own, which has read a good one before; says what came, and at what cost
 READER = """

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from policysearch import Euclidean, LearningRate, Method, Parameters, Search, Specification, TotalCost
-from policysearch.explore import ParameterNoise
-from policysearch.identity import described, differences
-from policysearch.step import Optimizer
+from policysearch.core.explore import ParameterNoise
+from policysearch.core.identity import described, differences
+from policysearch.core.step import Optimizer
 
 
 def composed(std=(0.1, 0.2), step=None, rate=0.1):

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.initial import fourier_layers, start
-from policysearch.normalize import Scaling
-from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Softmax
+from policysearch.core.initial import fourier_layers, start
+from policysearch.core.normalize import Scaling
+from policysearch.core.policies import LinearGaussian, NeuralGaussian, Parameters, Softmax
 
 SCALED = LinearGaussian(
     [[0.0, 0.0]], bias=[0.0], scaling=Scaling(jnp.asarray(1.0), jnp.asarray([1.0, -2.0]), jnp.asarray([4.0, 0.25]))

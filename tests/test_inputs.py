@@ -18,10 +18,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from policysearch import Parameters, Search, Specification, WeightPerturbation, databases, grammar, open_run
-from policysearch.cli import main
-from policysearch.grammar import filled
-from policysearch.initial import start
+from policysearch import Parameters, Search, Specification, WeightPerturbation, open_run
+from policysearch.cli.main import main
+from policysearch.core import grammar
+from policysearch.core.grammar import filled
+from policysearch.core.initial import start
+from policysearch.runs import databases
 
 NEW = ["new", "rig", "--parameters", "kp=1.0:0:5", "--rollouts", "4", "--budget", "40"]
 

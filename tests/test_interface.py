@@ -31,7 +31,7 @@ from policysearch import (
     resolve,
     train,
 )
-from policysearch.initial import from_controller
+from policysearch.core.initial import from_controller
 from policysearch.tasks import BUILT_IN
 
 DATA = Path(__file__).parent / "data"
@@ -408,7 +408,7 @@ def test_the_printed_law_is_what_acts(scaling):
 
 
 def test_a_rescaled_law_with_a_mask_keeps_its_constant():
-    from policysearch.normalize import Scaling
+    from policysearch.core.normalize import Scaling
 
     mask = [[True, False, True], [False, True, False]]
     first, second = (

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from policysearch import open_run
-from policysearch.interruption import Held, Interrupted, raising
+from policysearch.cli.interruption import Held, Interrupted, raising
 
 TRAIN = [sys.executable, "-m", "policysearch", "train", "bowl", "--budget", "1e9", "--out", "run"]
 
@@ -64,7 +64,7 @@ def test_a_terminal_that_is_gone_does_not_keep_a_search_from_its_end():
 
 def test_a_hang_up_that_was_ignored_from_the_start_stays_ignored():
     code = (
-        "import os, signal, time; from policysearch.interruption import raising\n"
+        "import os, signal, time; from policysearch.cli.interruption import raising\n"
         "with raising():\n"
         "    os.kill(os.getpid(), signal.SIGHUP)\n"
         "    time.sleep(0.1)\n"

@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 
 import policysearch
-from policysearch import history, journal, ownership, runs
-from policysearch.cli import main
-from policysearch.controller import Controller
-from policysearch.interface import Interface
-from policysearch.journal import Journal
-from policysearch.metrics import Metrics
-from policysearch.runs import BeingMadeError, open_run
-from policysearch.specification import Continuous
+from policysearch.cli.main import main
+from policysearch.core.controller import Controller
+from policysearch.core.interface import Interface
+from policysearch.core.specification import Continuous
+from policysearch.runs import history, journal, reader
+from policysearch.runs import lock as locking
+from policysearch.runs.journal import Journal
+from policysearch.runs.metrics import Metrics
+from policysearch.runs.reader import BeingMadeError, open_run
 
 FORCE = Interface(limits=Continuous([-1.0], [1.0]))
 
@@ -185,7 +186,7 @@ def test_a_run_without_an_update_leaves_nothing_behind(tmp_path):
 def test_a_killed_run_keeps_what_it_had_written(tmp_path):
     code = (
         "import os, signal, sys\n"
-        "from policysearch.journal import Journal\n"
+        "from policysearch.runs.journal import Journal\n"
         "run = Journal(sys.argv[1], {'task': 'lqr'})\n"
         "for i in range(5):\n"
         "    run.add({'update': i + 1.0})\n"
@@ -390,20 +391,19 @@ def test_a_run_that_was_made_and_left_while_it_was_read_is_read_again(tmp_path, 
     def left(folder):
         (folder / "run.sqlite").unlink()
         finished(folder)
-        return ownership.owner(folder)
+        return locking.owner(folder)
 
-    monkeypatch.setattr(runs, "owner", left)
+    monkeypatch.setattr(reader, "owner", left)
     assert len(open_run(tmp_path).records) == 3
 
 
 @pytest.mark.parametrize("command", ["report", "evaluate", "status"])
 def test_commands_say_that_a_run_is_being_made(command, tmp_path, capsys):
     (tmp_path / "run.sqlite").touch()
-    owner = ownership.Ownership(tmp_path)
+    owner = locking.Ownership(tmp_path)
     assert main([command, str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        f"policysearch: The run in {tmp_path} is just being made by {ownership.owner(tmp_path)}. "
-        "Try again in a moment.\n"
+        f"policysearch: The run in {tmp_path} is just being made by {locking.owner(tmp_path)}. Try again in a moment.\n"
     )
     owner.release()
     assert main([command, str(tmp_path)]) == 2
@@ -417,7 +417,7 @@ def test_commands_say_that_a_run_is_being_made(command, tmp_path, capsys):
 def test_a_run_whose_maker_was_killed_before_it_wrote_anything_is_called_so(moment, tmp_path):
     target = "history.sqlite3" if moment == "connect" else "history.History"
     script = (
-        "import os, signal; from policysearch import history; from policysearch.journal import Journal\n"
+        "import os, signal; from policysearch import history; from policysearch.runs.journal import Journal\n"
         f"{target}.{moment} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"Journal({str(tmp_path / 'run')!r}, {{}})"
     )
@@ -434,7 +434,7 @@ def test_a_damaged_run_is_called_damaged_also_while_somebody_owns_it(left, tmp_p
     for name in {"config.json", "run.head"} - {left}:
         (folder / name).unlink()
     (folder / "run.sqlite").write_bytes(b"")
-    owner = ownership.Ownership(folder)
+    owner = locking.Ownership(folder)
     with pytest.raises(ValueError, match="is damaged"):
         open_run(folder)
     (folder / "run.sqlite").unlink()
@@ -444,24 +444,24 @@ def test_a_damaged_run_is_called_damaged_also_while_somebody_owns_it(left, tmp_p
 
 
 def test_a_reader_knows_owners_that_are_alive_and_takes_no_lock(tmp_path):
-    assert ownership.owner(tmp_path) is None
-    mine = ownership.Ownership(tmp_path)
-    assert ownership.owner(tmp_path).startswith(f"process {os.getpid()} on ")
+    assert locking.owner(tmp_path) is None
+    mine = locking.Ownership(tmp_path)
+    assert locking.owner(tmp_path).startswith(f"process {os.getpid()} on ")
     mine.release()
-    lock = tmp_path / ownership.LOCK
+    lock = tmp_path / locking.LOCK
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    who = {"pid": ended.pid, "host": ownership.socket.gethostname(), "since": "2026-01-01"}
+    who = {"pid": ended.pid, "host": locking.socket.gethostname(), "since": "2026-01-01"}
     lock.write_text(json.dumps(who))
-    assert ownership.owner(tmp_path) is None
+    assert locking.owner(tmp_path) is None
     lock.write_text(json.dumps(who | {"host": "elsewhere"}))
-    assert ownership.owner(tmp_path) == f"process {ended.pid} on elsewhere since 2026-01-01"
+    assert locking.owner(tmp_path) == f"process {ended.pid} on elsewhere since 2026-01-01"
     lock.write_text("")
-    assert ownership.owner(tmp_path) == "another process that has not written its name yet"
+    assert locking.owner(tmp_path) == "another process that has not written its name yet"
     os.utime(lock, (1e9, 1e9))
-    assert ownership.owner(tmp_path) is None
+    assert locking.owner(tmp_path) is None
     lock.write_text("{not JSON")
-    assert ownership.owner(tmp_path) is None
+    assert locking.owner(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -478,18 +478,18 @@ def test_a_reader_knows_owners_that_are_alive_and_takes_no_lock(tmp_path):
 )
 def test_no_row_is_written_that_could_not_be_read_back(tmp_path, change):
     run = Journal(tmp_path / "run", {"task": "lqr"}, keep=True)
-    run.add_asked(runs.TrialRecord(number=0, update=0, index=0))
+    run.add_asked(reader.TrialRecord(number=0, update=0, index=0))
     with pytest.raises(ValueError, match=r"This cannot be kept \(asked\)"):
-        run.add_asked(runs.TrialRecord(**({"number": 1, "update": 0, "index": 1} | change)))
+        run.add_asked(reader.TrialRecord(**({"number": 1, "update": 0, "index": 1} | change)))
     with pytest.raises(ValueError, match=r"This cannot be kept \(told\)"):
-        run.add_told(runs.TrialRecord(number=0, update=0, index=0, status=5), None)
+        run.add_told(reader.TrialRecord(number=0, update=0, index=0, status=5), None)
     run.close()
     assert list(open_run(run.folder).trials) == [0]
 
 
 def test_numbers_and_names_of_numpy_are_written_as_plain_ones(tmp_path):
     run = Journal(tmp_path / "run", {"seed": np.int64(7), "scale": np.array([1.0, 2.0]), "place": tmp_path}, keep=True)
-    run.add_asked(runs.TrialRecord(number=np.int64(0), update=0, index=0, client=np.str_("b"), asked=np.float64(1.5)))
+    run.add_asked(reader.TrialRecord(number=np.int64(0), update=0, index=0, client=np.str_("b"), asked=np.float64(1.5)))
     run.close()
     found = open_run(run.folder)
     assert found.configuration == {"seed": 7, "scale": [1.0, 2.0], "place": str(tmp_path)}

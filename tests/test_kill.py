@@ -13,7 +13,7 @@ import pytest
 
 import rig_driver
 from policysearch import Search, open_run
-from policysearch.journal import Journal
+from policysearch.runs.journal import Journal
 from test_trials import digest, finish, servo
 
 

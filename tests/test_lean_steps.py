@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from environments import Drift
-from policysearch.controller import Controller
-from policysearch.samplers import lean_steps
-from policysearch.samplers.gymnasium import run_rollout
-from policysearch.samplers.gymnasium_task import GymnasiumTask
-from policysearch.samplers.lean_steps import LeanStep, lean_step
-from policysearch.specification import FAILED, OK
+from policysearch.core.controller import Controller
+from policysearch.core.specification import FAILED, OK
+from policysearch.tasks.gymnasium_task import GymnasiumTask
+from policysearch.workers import lean_steps
+from policysearch.workers.episode import run_rollout
+from policysearch.workers.lean_steps import LeanStep, lean_step
 
 pytest.importorskip("mujoco")
 pytest.importorskip("imageio")

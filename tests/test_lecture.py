@@ -11,20 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.credit import CostToGo
-from policysearch.direction import Euclidean
-from policysearch.distributions import Categorical, Gaussian
-from policysearch.explore import ActionNoise
-from policysearch.likelihood_ratio import likelihood_ratio_gradient, scores
-from policysearch.method import Method
+from policysearch.core.credit import CostToGo
+from policysearch.core.direction import Euclidean
+from policysearch.core.distributions import Categorical, Gaussian
+from policysearch.core.explore import ActionNoise
+from policysearch.core.likelihood_ratio import likelihood_ratio_gradient, scores
+from policysearch.core.method import Method
+from policysearch.core.policies import LinearGaussian, Softmax
+from policysearch.core.rollouts import OK, Rollouts
+from policysearch.core.score import PolicyScore
+from policysearch.core.step import LearningRate
 from policysearch.methods import table
 from policysearch.methods.settings import GPOMDP, Reinforce
 from policysearch.methods.start import problem
-from policysearch.policies import LinearGaussian, Softmax
-from policysearch.rollouts import OK, Rollouts
-from policysearch.samplers import native
-from policysearch.score import PolicyScore
-from policysearch.step import LearningRate
+from policysearch.runners import native
 from policysearch.tasks import build
 from policysearch.tasks.bandit import Bandit
 from policysearch.tasks.functions import Bowl

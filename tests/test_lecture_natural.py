@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.credit import CostToGo
-from policysearch.direction import Natural, gram
-from policysearch.distributions import Categorical, Gaussian
-from policysearch.explore import ActionNoise
-from policysearch.method import Method
-from policysearch.policies import LinearGaussian, Softmax
-from policysearch.quality import measure
-from policysearch.rollouts import OK, Rollouts
-from policysearch.samplers import native
-from policysearch.score import PerturbationScore, PolicyScore
-from policysearch.step import Estimate, KLStep
+from policysearch.core.credit import CostToGo
+from policysearch.core.direction import Natural, gram
+from policysearch.core.distributions import Categorical, Gaussian
+from policysearch.core.explore import ActionNoise
+from policysearch.core.method import Method
+from policysearch.core.policies import LinearGaussian, Softmax
+from policysearch.core.quality import measure
+from policysearch.core.rollouts import OK, Rollouts
+from policysearch.core.score import PerturbationScore, PolicyScore
+from policysearch.core.step import Estimate, KLStep
+from policysearch.runners import native
 from policysearch.tasks import build
 from policysearch.tasks.bandit import Bandit
 

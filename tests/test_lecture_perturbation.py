@@ -9,24 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import estimands, train
-from policysearch.credit import TotalCost
-from policysearch.distributions import Gaussian
-from policysearch.explore import ParameterNoise
-from policysearch.likelihood_ratio import likelihood_ratio_gradient
+from policysearch import train
+from policysearch.core.credit import TotalCost
+from policysearch.core.distributions import Gaussian
+from policysearch.core.explore import ParameterNoise
+from policysearch.core.likelihood_ratio import likelihood_ratio_gradient
+from policysearch.core.policies import Parameters
+from policysearch.core.quality import measure
+from policysearch.core.rng import SHAPES, shape_rows
+from policysearch.core.rollouts import OK, Rollouts
+from policysearch.core.score import PerturbationScore
+from policysearch.core.specification import Specification
+from policysearch.core.step import Estimate, LearningRate
 from policysearch.methods.settings import FiniteDifferences, WeightPerturbation
 from policysearch.methods.start import problem
 from policysearch.methods.table import build
-from policysearch.policies import Parameters
-from policysearch.quality import measure
-from policysearch.rollouts import OK, Rollouts
-from policysearch.samplers import native
-from policysearch.score import PerturbationScore
-from policysearch.specification import Specification
-from policysearch.step import Estimate, LearningRate
-from policysearch.streams import SHAPES, shape_rows
+from policysearch.runners import native
 from policysearch.tasks.functions import Bowl
 from policysearch.tasks.task import Function
+from policysearch.verify import closed_forms
 from test_lecture import composed, within
 
 #: what a step does not look at: direction, groups, rollouts, credit, info
@@ -268,7 +269,7 @@ def test_18_28_what_weight_perturbation_estimates_is_the_gradient_of_the_smoothe
     x, y = START_VALUES
     # E (x+β)³ = x³ + 3 x σ²; E (y+β)² = y² + σ²
     exact = np.array([2 * (x**3 + 3 * x * SIGMA**2) + y**2 + SIGMA**2, 2 * x * y])
-    smoothed = estimands.smoothed_gradient(g, lambda v: np.asarray(slope_of(v)), START_VALUES, "gaussian", SIGMA)
+    smoothed = closed_forms.smoothed_gradient(g, lambda v: np.asarray(slope_of(v)), START_VALUES, "gaussian", SIGMA)
     np.testing.assert_allclose(smoothed, exact, rtol=1e-9)
     _, steps = perturbed(20_000, g, lambda costs: 2.0)
     assert within(steps, -exact)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policysearch.credit import CentredRanks, CostToGo, TopPairs, TotalCost
-from policysearch.direction import Euclidean, LeastSquares, Natural
-from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
-from policysearch.method import Method
-from policysearch.normalize import Scaling
-from policysearch.policies import LinearGaussian, Parameters
-from policysearch.rollouts import FAILED, LOST, OK, Rollouts
-from policysearch.step import KLStep, LearningRate, Optimizer, Step
+from policysearch.core.credit import CentredRanks, CostToGo, TopPairs, TotalCost
+from policysearch.core.direction import Euclidean, LeastSquares, Natural
+from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.normalize import Scaling
+from policysearch.core.policies import LinearGaussian, Parameters
+from policysearch.core.rollouts import FAILED, LOST, OK, Rollouts
+from policysearch.core.step import KLStep, LearningRate, Optimizer, Step
 
 LR = LearningRate(0.1)
 ADAM = Optimizer(optax.adam(0.1))

@@ -3,16 +3,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from policysearch.credit import TopPairs
+from policysearch.core.credit import TopPairs
+from policysearch.core.policies import LinearGaussian
+from policysearch.core.rollouts import Rollouts
+from policysearch.core.specification import Continuous, Discrete, Specification
+from policysearch.core.step import KLStep, LearningRate
 from policysearch.methods import settings
 from policysearch.methods.rule import Problem
 from policysearch.methods.table import build
-from policysearch.policies import LinearGaussian
-from policysearch.rollouts import Rollouts
-from policysearch.samplers.host import compiled_tell
-from policysearch.search import Search
-from policysearch.specification import Continuous, Discrete, Specification
-from policysearch.step import KLStep, LearningRate
+from policysearch.runners.host import compiled_tell
+from policysearch.search.search import Search
 
 RIG = Specification(name="rig", action=Continuous((-1.0,), (1.0,)), observation_size=4, horizon=10)
 

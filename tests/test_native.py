@@ -4,19 +4,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.credit import CostToGo, TotalCost
-from policysearch.direction import Euclidean, LeastSquares, Natural
-from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
-from policysearch.method import Method
+from policysearch.core.credit import CostToGo, TotalCost
+from policysearch.core.direction import Euclidean, LeastSquares, Natural
+from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.normalize import Scaling
+from policysearch.core.policies import LinearGaussian, Parameters
+from policysearch.core.rng import Purpose
+from policysearch.core.specification import Continuous, Specification
+from policysearch.core.step import KLStep, LearningRate
 from policysearch.methods import settings
 from policysearch.methods.start import problem
 from policysearch.methods.table import build
-from policysearch.normalize import Scaling
-from policysearch.policies import LinearGaussian, Parameters
-from policysearch.samplers.native import Native, compiled_update, purpose_key, sample
-from policysearch.specification import Continuous, Specification
-from policysearch.step import KLStep, LearningRate
-from policysearch.streams import Purpose
+from policysearch.runners.native import Native, compiled_update, purpose_key, sample
 from policysearch.tasks import resolve
 from policysearch.tasks.functions import bowl
 from policysearch.tasks.task import Function, Task

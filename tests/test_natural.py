@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Array
 
-from policysearch.credit import CostToGo, TotalCost
-from policysearch.direction import Natural
-from policysearch.distributions import Distribution
-from policysearch.explore import ActionNoise
-from policysearch.initial import random_layers
-from policysearch.method import Method
-from policysearch.policies import LinearGaussian, NeuralGaussian, Policy, Softmax
-from policysearch.rollouts import FAILED, LOST, OK, Rollouts
-from policysearch.score import PolicyScore
-from policysearch.step import KLStep
+from policysearch.core.credit import CostToGo, TotalCost
+from policysearch.core.direction import Natural
+from policysearch.core.distributions import Distribution
+from policysearch.core.explore import ActionNoise
+from policysearch.core.initial import random_layers
+from policysearch.core.method import Method
+from policysearch.core.policies import LinearGaussian, NeuralGaussian, Policy, Softmax
+from policysearch.core.rollouts import FAILED, LOST, OK, Rollouts
+from policysearch.core.score import PolicyScore
+from policysearch.core.step import KLStep
 
 tell = eqx.filter_jit(lambda method, state, rollouts: method.tell(state, None, rollouts))
 

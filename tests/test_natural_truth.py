@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.credit import CostToGo
-from policysearch.direction import Natural
-from policysearch.explore import ActionNoise
-from policysearch.method import Method
-from policysearch.policies import LinearGaussian
-from policysearch.quality import measure
-from policysearch.rollouts import LOST, OK, settle
-from policysearch.samplers import native
-from policysearch.score import PolicyScore
-from policysearch.step import Estimate, KLStep, LearningRate
+from policysearch.core.credit import CostToGo
+from policysearch.core.direction import Natural
+from policysearch.core.explore import ActionNoise
+from policysearch.core.method import Method
+from policysearch.core.policies import LinearGaussian
+from policysearch.core.quality import measure
+from policysearch.core.rollouts import LOST, OK, settle
+from policysearch.core.score import PolicyScore
+from policysearch.core.step import Estimate, KLStep, LearningRate
+from policysearch.runners import native
 from policysearch.tasks import build
 from policysearch.tasks.lqr import LQR
 

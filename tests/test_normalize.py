@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.normalize import Scaling, statistics
+from policysearch.core.normalize import Scaling, statistics
 
 DATA = np.random.default_rng(0).normal([3.0, -1.0], [2.0, 0.1], size=(40, 5, 2))
 

@@ -6,8 +6,8 @@ import sqlite3
 
 import pytest
 
-from policysearch.history import History, Row
-from policysearch.pages import Pages
+from policysearch.runs.history import History, Row
+from policysearch.runs.pages import Pages
 
 #: bytes of a row around the most that a page holds, what is left in one that overflows, and much more
 SIZES = [0, 1, 50, 127, 128, 400, 3900, *range(3930, 4000, 7), 4096, 8150, 8200, 16_383, 16_384, 100_000]

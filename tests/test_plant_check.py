@@ -1,6 +1,6 @@
 import pytest
 
-from policysearch.cli import main
+from policysearch.cli.main import main
 from policysearch.tasks import resolve
 
 PLANT = """

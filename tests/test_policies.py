@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.controller import Controller
-from policysearch.initial import from_controller
-from policysearch.interface import Interface
-from policysearch.normalize import Scaling
-from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
-from policysearch.specification import Continuous
+from policysearch.core.controller import Controller
+from policysearch.core.initial import from_controller
+from policysearch.core.interface import Interface
+from policysearch.core.normalize import Scaling
+from policysearch.core.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+from policysearch.core.specification import Continuous
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(9, 3))
 KEY = jax.random.key(0)

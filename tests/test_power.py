@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from policysearch.controller import Controller
-from policysearch.runs import DATABASE, HEAD, open_run
+from policysearch.core.controller import Controller
+from policysearch.runs.reader import DATABASE, HEAD, open_run
 from test_trials import cost, servo
 
 #: keeps trials, updates and policies in three lives, and says after each call that it came back

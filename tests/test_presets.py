@@ -2,7 +2,7 @@ import pytest
 
 from policysearch.methods.presets import preset
 from policysearch.methods.settings import ARS
-from policysearch.search import Search
+from policysearch.search.search import Search
 
 
 def test_a_preset_gives_the_papers_settings_whatever_the_version_of_the_environment():

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import programs
-from policysearch.credit import TotalCost
-from policysearch.direction import Euclidean
-from policysearch.explore import ActionNoise, ParameterNoise
-from policysearch.method import Method
-from policysearch.policies import LinearGaussian, Parameters
-from policysearch.samplers.native import Native, search_update
-from policysearch.step import LearningRate
+from policysearch.core.credit import TotalCost
+from policysearch.core.direction import Euclidean
+from policysearch.core.explore import ActionNoise, ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.policies import LinearGaussian, Parameters
+from policysearch.core.step import LearningRate
+from policysearch.runners import export_cache
+from policysearch.runners.native import Native, search_update
 from policysearch.tasks.functions import bowl
 from policysearch.tasks.linear_plants import check_problem
 from policysearch.tasks.task import Function
@@ -34,7 +34,7 @@ SAMPLED = Method(ActionNoise(4), TotalCost("mean"), Euclidean(), LearningRate(0.
 def keep(folder, task=BOWL, method=PERTURBED, policy=LINE):
     """Trace an update into a folder, or find it there; the names of the files in the folder, and the program."""
     state = method.init(policy, task.specification.horizon)
-    program = programs.kept(folder, search_update, (task, method), state, SEED)
+    program = export_cache.kept(folder, search_update, (task, method), state, SEED)
     return [path.name for path in folder.iterdir()] if folder.is_dir() else [], program
 
 
@@ -54,7 +54,7 @@ def untraceable(monkeypatch):
     def refuse(*_):
         raise AssertionError("traced again")
 
-    return lambda: monkeypatch.setattr(programs.export, "export", refuse)
+    return lambda: monkeypatch.setattr(export_cache.export, "export", refuse)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_new_numbers_share_a_program_and_whatever_is_compiled_in_does_not(tmp_pa
 
 
 def test_other_code_has_another_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(programs, "__file__", str(tmp_path / "programs.py"))
+    monkeypatch.setattr(export_cache, "__file__", str(tmp_path / "programs.py"))
     names = []
     for line in ("x = 1", "x = 2", "x = 1"):
         (tmp_path / "module.py").write_text(line)
-        names.append(programs._name(search_update, BOWL))
+        names.append(export_cache._name(search_update, BOWL))
     assert names[0] == names[2] != names[1]
 
 

@@ -8,10 +8,10 @@ import re
 
 import pytest
 
-from policysearch import progress as module
 from policysearch import train
-from policysearch.progress import Progress, folded, quantity, wrapped
-from policysearch.sparkline import Sparkline
+from policysearch.search import progress as module
+from policysearch.search.progress import Progress, folded, quantity, wrapped
+from policysearch.search.sparkline import Sparkline
 
 
 class Terminal(io.StringIO):

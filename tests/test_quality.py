@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.quality import measure
+from policysearch.core.quality import measure
 
 
 @pytest.mark.usefixtures("float64")

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from policysearch import ARS, PGPE, Specification
+from policysearch.core.policies import LinearGaussian
+from policysearch.core.quality import group_count
+from policysearch.core.rollouts import LOST, Rollouts
+from policysearch.core.seeded_perturbations import Regenerated
+from policysearch.core.specification import Continuous
 from policysearch.methods.rule import Problem
 from policysearch.methods.table import build
-from policysearch.policies import LinearGaussian
-from policysearch.quality import group_count
-from policysearch.regenerated import Regenerated
-from policysearch.rollouts import LOST, Rollouts
-from policysearch.samplers import host
-from policysearch.specification import Continuous
+from policysearch.runners import host
 
 POLICY = LinearGaussian(np.zeros((2, 3)))
 RIG = Specification(name="rig", action=Continuous((-1.0,) * 2, (1.0,) * 2), observation_size=3, horizon=1)
@@ -20,7 +20,7 @@ RIG = Specification(name="rig", action=Continuous((-1.0,) * 2, (1.0,) * 2), obse
 
 @pytest.mark.parametrize("given", [ARS(directions=5, top=3), PGPE(directions=6)], ids=["ars", "pgpe"])
 def test_an_update_is_the_same_whether_its_perturbations_are_kept_or_made_anew(given, monkeypatch):
-    monkeypatch.setattr("policysearch.regenerated.CHUNK", 12)
+    monkeypatch.setattr("policysearch.core.seeded_perturbations.CHUNK", 12)
     method = build(given, Problem(RIG, 6, False, 0.1))
     state = method.init(POLICY, 1)
     requested = host.jobs(method, state, seed=3)

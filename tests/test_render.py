@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from policysearch import Continuous, Discrete, Specification, Task, evaluate, journal, resolve
-from policysearch.cli import main
-from policysearch.commands.render import main as command
-from policysearch.controller import Controller
-from policysearch.initial import random_layers
-from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Softmax
+from policysearch import Continuous, Discrete, Specification, Task, evaluate, resolve
+from policysearch.cli.main import main
+from policysearch.cli.render import main as command
+from policysearch.core.controller import Controller
+from policysearch.core.initial import random_layers
+from policysearch.core.policies import LinearGaussian, NeuralGaussian, Parameters, Softmax
 from policysearch.report import camera, video
 from policysearch.report.drawings import MOST_CURVES, draw
 from policysearch.report.plant import Plant
 from policysearch.report.video import NoRendererError, Pace, render
-from policysearch.samplers.gymnasium_task import GymnasiumTask
+from policysearch.runs import journal
+from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.tasks.pendulum import Pendulum
 
 CART_POLE = GymnasiumTask("CartPole-v1")
@@ -439,7 +440,9 @@ def test_without_opengl_the_message_says_what_to_install(tmp_path, chosen):
     folder = stored(tmp_path / "run", "Hopper-v5", linear(task))
     # no driver for EGL, no display; OSMesa is hidden from the loader of OpenGL
     environment = os.environ | {"MUJOCO_GL": chosen, "__EGL_VENDOR_LIBRARY_FILENAMES": "/dev/null", "DISPLAY": ""}
-    code = "import ctypes.util, sys\n" + NO_OSMESA + "from policysearch.cli import main\nsys.exit(main(sys.argv[1:]))"
+    code = (
+        "import ctypes.util, sys\n" + NO_OSMESA + "from policysearch.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    )
     (tmp_path / "sitecustomize.py").write_text("import ctypes.util\n" + NO_OSMESA)
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -460,7 +463,7 @@ ctypes.util.find_library = lambda name: None if name == 'OSMesa' else found(name
 def test_films_of_environments_do_not_import_jax(tmp_path, pygame):
     code = (
         "import sys\n"
-        "from policysearch.cli import main\n"
+        "from policysearch.cli.main import main\n"
         "assert main(['render', *sys.argv[1:]]) == 0 and 'jax' not in sys.modules\n"
         "assert 'matplotlib' not in sys.modules\n"
     )

@@ -15,16 +15,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from policysearch import evaluate, journal, lqr, resolve
-from policysearch.cli import main
-from policysearch.commands.report import main as command
-from policysearch.controller import Controller
-from policysearch.interface import Interface
-from policysearch.policies import LinearGaussian, Parameters
+from policysearch import evaluate, lqr, resolve
+from policysearch.cli.main import main
+from policysearch.cli.report import main as command
+from policysearch.core.controller import Controller
+from policysearch.core.interface import Interface
+from policysearch.core.policies import LinearGaussian, Parameters
+from policysearch.core.specification import Continuous
 from policysearch.report import document, motion, player, policy, traces
 from policysearch.report.page import Page
-from policysearch.runs import TrialRecord
-from policysearch.specification import Continuous
+from policysearch.runs import journal
+from policysearch.runs.reader import TrialRecord
 from policysearch.tasks.pendulum import Pendulum
 from test_report_page import HOSTILE, Outline
 
@@ -263,7 +264,7 @@ def test_names_and_reasons_from_others_are_text(tmp_path):
 
 
 def journal_event(**more):
-    from policysearch.samplers.jobs import Event
+    from policysearch.workers.jobs import Event
 
     return Event(**{"trial": 4, "kind": "raised", "reason": "", "traceback": "", "attempt": 1, **more})
 
@@ -454,7 +455,7 @@ def test_a_report_of_an_environment_needs_no_jax(tmp_path):
     folder = stored(tmp_path / "run", "CartPole-v1", LEANING, result=None, task_options={"horizon": 20}, noun="return")
     code = (
         "import sys\n"
-        "from policysearch.cli import main\n"
+        "from policysearch.cli.main import main\n"
         "assert main(['report', *sys.argv[1:]]) == 0 and 'jax' not in sys.modules\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
@@ -497,7 +498,7 @@ def test_wrong_input_is_answered_with_what_is_allowed(arguments, words, tmp_path
 
 
 def test_the_command_is_the_one_that_is_listed():
-    from policysearch.cli import COMMANDS
+    from policysearch.cli.main import COMMANDS
 
     assert COMMANDS["report"][0] == "commands.report"
     assert callable(command)

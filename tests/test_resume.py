@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policysearch import journal
-from policysearch.cli import main
+from policysearch.cli.main import main
 from policysearch.methods.settings import METHODS
-from policysearch.runs import open_run
+from policysearch.runs import journal
+from policysearch.runs.reader import open_run
 
 KINDS = {
     "plant, natural gradient": ["lqr", "--method", "natural_gradient", "--rollouts", "10", "--budget", "12updates"],
@@ -117,7 +117,7 @@ def test_a_killed_run_is_resumed_and_frees_its_folder(tmp_path):
     code = (
         "import os, signal, sys\n"
         "from policysearch import journal\n"
-        "from policysearch.cli import main\n"
+        "from policysearch.cli.main import main\n"
         "written = journal.Journal.add\n"
         "def add(self, record, continuation=None):\n"
         "    written(self, record, continuation)\n"

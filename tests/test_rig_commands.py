@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from policysearch import Search, open_run
-from policysearch.cli import main
+from policysearch.cli.main import main
 
 NEW = ["new", "rig", "--parameters", "kp=1.0:0:5", "kd=0.1:0.01:2:log", "--rollouts", "4", "--budget", "8"]
 
@@ -100,7 +100,7 @@ def test_status_and_help_import_no_jax(capsys):
     said(capsys, *NEW)
     code = (
         "import sys\n"
-        "from policysearch.cli import main\n"
+        "from policysearch.cli.main import main\n"
         "assert main(['status', 'rig']) == 0\n"
         "for name in ('new', 'ask', 'tell', 'run', 'status', 'resume'):\n"
         "    try:\n"

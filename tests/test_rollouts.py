@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.rollouts import Rollouts, saturated, settle
-from policysearch.specification import FAILED, LOST, OK, Continuous, Discrete
+from policysearch.core.rollouts import Rollouts, saturated, settle
+from policysearch.core.specification import FAILED, LOST, OK, Continuous, Discrete
 
 NAN = np.nan
 

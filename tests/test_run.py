@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from policysearch import open_run
-from policysearch.cli import main
+from policysearch.cli.main import main
 
 NEW = ["new", "rig", "--parameters", "kp=1.0:0:5", "kd=0.1:0.01:2:log", "--rollouts", "4", "--budget"]
 

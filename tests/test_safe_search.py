@@ -23,8 +23,8 @@ from policysearch import (
     load,
     open_run,
 )
-from policysearch.inbox import INBOX, Inbox, Message
-from policysearch.measuring import Measuring
+from policysearch.runs.inbox import INBOX, Inbox, Message
+from policysearch.search.incumbent import Measuring
 
 RIG = Specification(name="servo", repeatable=False)
 

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.explore import Coordinates, ParameterNoise
-from policysearch.policies import LinearGaussian
-from policysearch.rollouts import LOST, Rollouts, settle
-from policysearch.score import PolicyScore
+from policysearch.core.explore import Coordinates, ParameterNoise
+from policysearch.core.policies import LinearGaussian
+from policysearch.core.rollouts import LOST, Rollouts, settle
+from policysearch.core.score import PolicyScore
 
 pytestmark = pytest.mark.usefixtures("float64")
 

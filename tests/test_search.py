@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from policysearch import Search, Trial, train
-from policysearch.advice import FAINT, LOOK
-from policysearch.credit import CostToGo, TotalCost
-from policysearch.direction import Euclidean, LeastSquares, Natural
-from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
-from policysearch.method import Method
+from policysearch.core.credit import CostToGo, TotalCost
+from policysearch.core.direction import Euclidean, LeastSquares, Natural
+from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.policies import LinearGaussian, Parameters
+from policysearch.core.settings import Budget, PolicySettings
+from policysearch.core.specification import Continuous, Discrete, Specification
+from policysearch.core.step import KLStep, LearningRate
 from policysearch.methods import settings
 from policysearch.methods.start import problem
-from policysearch.policies import LinearGaussian, Parameters
-from policysearch.search import HOPELESS
-from policysearch.settings import Budget, PolicySettings
-from policysearch.specification import Continuous, Discrete, Specification
-from policysearch.step import KLStep, LearningRate
+from policysearch.search.advice import FAINT, LOOK
+from policysearch.search.search import HOPELESS
 from policysearch.tasks.double_integrator import double_integrator
 from policysearch.tasks.python_function import PythonFunction
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from policysearch import Method, ParameterNoise
-from policysearch.credit import Elites, TotalCost
-from policysearch.direction import Natural
+from policysearch.core.credit import Elites, TotalCost
+from policysearch.core.direction import Natural
+from policysearch.core.policies import Parameters
+from policysearch.core.rollouts import OK, Rollouts
+from policysearch.core.specification import Specification
+from policysearch.core.step import LearningRate, Refit
 from policysearch.methods import settings
 from policysearch.methods.rule import Problem
 from policysearch.methods.table import build
-from policysearch.policies import Parameters
-from policysearch.rollouts import OK, Rollouts
-from policysearch.specification import Specification
-from policysearch.step import LearningRate, Refit
 
 D = 3
 STD = np.array([0.2, 0.5, 1.0])

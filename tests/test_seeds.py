@@ -3,15 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import seeds, settings, train, train_seeds
-from policysearch.credit import TotalCost
-from policysearch.direction import Euclidean
-from policysearch.explore import ActionNoise, ParameterNoise
-from policysearch.method import Method
-from policysearch.policies import Parameters
-from policysearch.search import HOPELESS
-from policysearch.specification import Continuous, Specification
-from policysearch.step import LearningRate
+from policysearch import train, train_seeds
+from policysearch.core import settings
+from policysearch.core.credit import TotalCost
+from policysearch.core.direction import Euclidean
+from policysearch.core.explore import ActionNoise, ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.policies import Parameters
+from policysearch.core.specification import Continuous, Specification
+from policysearch.core.step import LearningRate
+from policysearch.search import many_seeds
+from policysearch.search.search import HOPELESS
 from policysearch.tasks.functions import bowl
 from policysearch.tasks.task import Function, Task
 
@@ -112,7 +114,7 @@ def test_a_seed_that_was_stopped_stays_where_it_was(vectorised):
     task, state = bowl(d=2), method.init(Parameters(["a", "b"], [1.0, 1.0]), 1)
     states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
     which, going = jnp.arange(2, dtype=jnp.uint32), jnp.array([False, True])
-    after, _ = seeds._update((task, method), states, which, going, vectorised)
+    after, _ = many_seeds._update((task, method), states, which, going, vectorised)
     leaves = zip(jax.tree.leaves(after), jax.tree.leaves(states), strict=True)
     moved = [np.asarray(new != old).reshape(2, -1).any(1) for new, old in leaves]
     assert np.any(moved, axis=0).tolist() == [False, True]

@@ -4,8 +4,8 @@ import sys
 import msgspec
 import pytest
 
+from policysearch.core.settings import Budget, PolicySettings
 from policysearch.methods.settings import ARS, GPOMDP, METHODS, NaturalGradient, WeightPerturbation, method_settings
-from policysearch.settings import Budget, PolicySettings
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -81,5 +81,5 @@ def test_settings_survive_json():
 
 
 def test_settings_need_no_jax():
-    code = "import sys, policysearch.settings; sys.exit('jax' in sys.modules)"
+    code = "import sys, policysearch.core.settings; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

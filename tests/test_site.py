@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import policysearch
-from policysearch.cli import COMMANDS
+from policysearch.cli.main import COMMANDS
 
 pytest.importorskip("sphinx")
 pytest.importorskip("furo")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policysearch import grammar
-from policysearch.stage_costs import total
+from policysearch.cli.stage_costs import total
+from policysearch.core import grammar
 
 
 @pytest.fixture(scope="module")

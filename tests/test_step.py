@@ -5,14 +5,14 @@ import numpy as np
 import optax
 import pytest
 
-from policysearch.direction import Natural
-from policysearch.explore import ParameterNoise
+from policysearch.core.direction import Natural
+from policysearch.core.explore import ParameterNoise
+from policysearch.core.policies import LinearGaussian
+from policysearch.core.quality import Quality
+from policysearch.core.rollouts import Rollouts
+from policysearch.core.score import PolicyScore
+from policysearch.core.step import CLEAR, Estimate, KLStep, LearningRate, Optimizer, Refit
 from policysearch.methods import settings
-from policysearch.policies import LinearGaussian
-from policysearch.quality import Quality
-from policysearch.rollouts import Rollouts
-from policysearch.score import PolicyScore
-from policysearch.step import CLEAR, Estimate, KLStep, LearningRate, Optimizer, Refit
 
 #: what a step does not look at: direction, groups, rollouts, credit, info
 REST = (None, None, None, (), {})

@@ -4,15 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from policysearch.streams import (
-    SHAPES,
-    Purpose,
-    action_stream,
-    environment_seed,
-    perturbations,
-    shape_rows,
-    stream,
-)
+from policysearch.core.rng import SHAPES, Purpose, action_stream, environment_seed, perturbations, shape_rows, stream
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -27,7 +19,7 @@ def test_a_row_is_the_same_alone_and_in_any_company(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_rows_are_the_same_in_another_process(shape):
     code = (
-        "from policysearch.streams import perturbations;"
+        "from policysearch.core.rng import perturbations;"
         f"print(perturbations(9, 4, range(8, 13), 5, {shape!r}).tobytes().hex())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -137,7 +129,7 @@ def test_wrong_requests_are_refused_with_the_reason():
 
 
 def test_orthogonal_rows_are_made_up_to_the_largest_size(monkeypatch):
-    monkeypatch.setattr("policysearch.streams.LARGEST_ORTHOGONAL", 3)
+    monkeypatch.setattr("policysearch.core.rng.LARGEST_ORTHOGONAL", 3)
     assert perturbations(0, 0, [0], 3, "orthogonal").shape == (1, 3)
     with pytest.raises(ValueError, match="of 4 parameters were asked; at most 3"):
         perturbations(0, 0, [0], 4, "orthogonal")

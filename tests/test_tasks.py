@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from policysearch.specification import Continuous
+from policysearch.core.specification import Continuous
 from policysearch.tasks import BUILT_IN, build
 from policysearch.tasks.bandit import Bandit
 from policysearch.tasks.cartpole import CartPole

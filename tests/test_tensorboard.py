@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from policysearch import open_run, train
-from policysearch.cli import main
+from policysearch.cli.main import main
 from policysearch.report import tensorboard as module
 from policysearch.report.tensorboard import TensorBoard
 
@@ -272,7 +272,7 @@ def test_without_the_extra_the_error_says_what_to_install_and_a_resumption_goes_
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r"pip install 'policysearch\[tensorboard\]'"):
         TensorBoard("log")
-    monkeypatch.setattr("policysearch.commands.shared.find_spec", lambda name: None)
+    monkeypatch.setattr("policysearch.cli.shared.find_spec", lambda name: None)
     capsys.readouterr()
     assert main([*BOWL, "--out", "other", "--tensorboard"]) == 2
     assert "pip install 'policysearch[tensorboard]'" in capsys.readouterr().err

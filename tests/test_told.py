@@ -17,9 +17,9 @@ from policysearch import (
     Specification,
     WeightPerturbation,
 )
-from policysearch.samplers import host
-from policysearch.samplers.jobs import gather
-from policysearch.told import Told
+from policysearch.runners import host
+from policysearch.search.trial_result import Told
+from policysearch.workers.jobs import gather
 
 RIG = Specification(name="bench", repeatable=False, deterministic=True)
 PERTURBING = {

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from policysearch.commands import supervisor, trial_process
-from policysearch.commands.keeper import LOCK, Conduct, Keeper
-from policysearch.commands.trial_process import forbids, run_trial, settle
+from policysearch.cli import supervisor, trial_process
+from policysearch.cli.keeper import LOCK, Conduct, Keeper
+from policysearch.cli.trial_process import forbids, run_trial, settle
 
 #: a driver without a search: `driver.py COMMAND …` runs one trial after another in this folder
 DRIVER = """

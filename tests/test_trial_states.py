@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from policysearch import Parameters, Search, Specification, WeightPerturbation, open_run
-from policysearch.inbox import Inbox, Message
+from policysearch.runs.inbox import Inbox, Message
 
 RIG = Specification(name="servo", repeatable=False)
 METHOD = WeightPerturbation(rollouts=4, std=1.0)

@@ -13,21 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policysearch import (
-    LinearGaussian,
-    NaturalGradient,
-    Search,
-    Specification,
-    open_run,
-)
-from policysearch.credit import TotalCost
-from policysearch.direction import Euclidean
-from policysearch.explore import ParameterNoise
-from policysearch.history import Row
-from policysearch.method import Method
-from policysearch.runs import DATABASE, HEAD
-from policysearch.specification import Continuous
-from policysearch.step import LearningRate
+from policysearch import LinearGaussian, NaturalGradient, Search, Specification, open_run
+from policysearch.core.credit import TotalCost
+from policysearch.core.direction import Euclidean
+from policysearch.core.explore import ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.specification import Continuous
+from policysearch.core.step import LearningRate
+from policysearch.runs.history import Row
+from policysearch.runs.reader import DATABASE, HEAD
 from rig_driver import BUDGET, SERVO, cost, gains, servo
 
 RIG = Specification(

@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from policysearch import NaturalGradient, Parameters, Search, Specification, WeightPerturbation, open_run, ownership
-from policysearch.cli import main
-from policysearch.inbox import Inbox, Message
-from policysearch.ownership import InUseError, Ownership, file_system
-from policysearch.specification import Continuous
+from policysearch import NaturalGradient, Parameters, Search, Specification, WeightPerturbation, open_run
+from policysearch.cli.main import main
+from policysearch.core.specification import Continuous
+from policysearch.runs import lock
+from policysearch.runs.inbox import Inbox, Message
+from policysearch.runs.lock import InUseError, Ownership, file_system
 
 
 def search_of(folder=None, budget=40, rollouts=4):
@@ -132,7 +133,7 @@ def test_a_short_command_waits_for_an_owner_that_ends_and_not_for_one_that_goes_
     brief = Ownership(folder, wait=0.0)
     threading.Timer(0.3, brief.release).start()
     Ownership(folder, wait=0.0).release()
-    assert not (folder / ownership.LOCK).exists()
+    assert not (folder / lock.LOCK).exists()
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.EIO, errno.ENOSYS])
@@ -144,7 +145,7 @@ def test_a_file_system_without_locks_is_named_and_nothing_is_left_unread(tmp_pat
     def flock(descriptor, operation):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(ownership.fcntl, "flock", flock)
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
     open_files = len(os.listdir("/proc/self/fd"))
     for command in (["ask"], ["tell", "0", "--cost", "1"], ["resume"]):
         words = refused(capsys, command[0], tmp_path / "run", *command[1:])
@@ -155,7 +156,7 @@ def test_a_file_system_without_locks_is_named_and_nothing_is_left_unread(tmp_pat
     assert len(os.listdir("/proc/self/fd")) <= open_files
     assert "gives no lock" in refused(capsys, "new", tmp_path / "other", "--parameters", "kp=1")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert not (tmp_path / "run" / ownership.LOCK).exists()
+    assert not (tmp_path / "run" / lock.LOCK).exists()
     assert Inbox(tmp_path / "run").messages() == []
     assert "1 asked" in said(capsys, "status", tmp_path / "run")
 
@@ -165,7 +166,7 @@ def test_the_file_system_of_a_folder_is_the_one_that_the_system_names(tmp_path):
     found = subprocess.run(["df", "--output=fstype,target", tmp_path], capture_output=True, text=True, check=True)
     kind, place = found.stdout.splitlines()[1].split(maxsplit=1)
     assert re.fullmatch(rf"a file system of type {kind} \(.* at {place}\)", file_system(tmp_path))
-    assert "type proc" in file_system(ownership.Path("/proc/self"))
+    assert "type proc" in file_system(lock.Path("/proc/self"))
 
 
 # results that are left beside a living owner

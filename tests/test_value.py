@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import ActionNoise, CostToGo, Euclidean, LearningRate, LinearGaussian, Method, value
-from policysearch.rollouts import Rollouts
-from policysearch.value import fitted
+from policysearch import ActionNoise, CostToGo, Euclidean, LearningRate, LinearGaussian, Method
+from policysearch.core import value
+from policysearch.core.rollouts import Rollouts
+from policysearch.core.value import fitted
 
 FIT = jax.jit(lambda *given: fitted(*given)[0])
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from environments import Drift, in_share
-from policysearch.controller import Controller
-from policysearch.samplers.gymnasium import run_rollout
-from policysearch.samplers.gymnasium_task import GymnasiumTask
-from policysearch.samplers.jobs import Jobs, Terms
-from policysearch.samplers.workers import TrialsLostError, Workers
-from policysearch.specification import FAILED, LOST, OK
-from policysearch.streams import Purpose, action_stream, environment_seed, perturbations
+from policysearch.core.controller import Controller
+from policysearch.core.rng import Purpose, action_stream, environment_seed, perturbations
+from policysearch.core.specification import FAILED, LOST, OK
+from policysearch.runners.pool import TrialsLostError, Workers
+from policysearch.tasks.gymnasium_task import GymnasiumTask
+from policysearch.workers.episode import run_rollout
+from policysearch.workers.jobs import Jobs, Terms
 
 CONTROLLER = Controller(
     {"policy": "linear_gaussian", "searched": ["gain"]},
@@ -214,7 +214,7 @@ def test_a_good_trial_between_lost_ones_counts_as_a_new_beginning():
 
 
 def test_blocks_shrink_to_single_trials_at_the_end():
-    from policysearch.samplers.workers import _Batch
+    from policysearch.runners.pool import _Batch
 
     blocks = list(_Batch(jobs(environment=np.arange(100), perturbation=None, sign=None), Terms(30, 0.0, 1.0), 2).queue)
     sizes = [len(block) for block in blocks]
@@ -334,9 +334,9 @@ def test_an_interrupt_ends_the_workers_and_the_next_job_starts_new_ones(tmp_path
 def test_workers_end_with_a_driver_that_is_killed_and_no_process_loads_jax():
     code = (
         "import sys, time, numpy as np\n"
-        "from policysearch.controller import Controller\n"
-        "from policysearch.samplers.gymnasium_task import GymnasiumTask\n"
-        "from policysearch.samplers.workers import Workers\n"
+        "from policysearch.core.controller import Controller\n"
+        "from policysearch.tasks.gymnasium_task import GymnasiumTask\n"
+        "from policysearch.runners.pool import Workers\n"
         "workers = Workers(GymnasiumTask('CartPole-v1'), workers=2)\n"
         "controller = Controller({'policy': 'softmax'}, {'weight_0': np.zeros((2, 4))})\n"
         "rollouts = workers.evaluate(controller, 0, 8)\n"

@@ -8,7 +8,7 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.util.typing import stringify_annotation
 
-from policysearch import settings
+from policysearch.core import settings
 
 #: names that the reference explains or every reader knows
 NAMES = {name: getattr(settings, name) for name in ("Count", "Positive", "NonNegative", "Share")}

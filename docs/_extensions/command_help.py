@@ -7,7 +7,7 @@ import os
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from policysearch.cli import COMMANDS, main
+from policysearch.cli.main import COMMANDS, main
 from policysearch.methods.settings import METHODS
 
 WIDTH = 88

@@ -24,12 +24,12 @@ from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from policysearch import LQR, ActionNoise, CostToGo, Euclidean, LearningRate, LinearGaussian, Method, Natural, Policy
-from policysearch.distributions import Distribution
-from policysearch.quality import measure
-from policysearch.rollouts import LOST, OK, settle
-from policysearch.samplers import native
-from policysearch.score import PolicyScore
-from policysearch.step import Estimate, KLStep
+from policysearch.core.distributions import Distribution
+from policysearch.core.quality import measure
+from policysearch.core.rollouts import LOST, OK, settle
+from policysearch.core.score import PolicyScore
+from policysearch.core.step import Estimate, KLStep
+from policysearch.runners import native
 from policysearch.tasks import build
 
 #: what a step does not look at: direction, groups, rollouts, credit, info

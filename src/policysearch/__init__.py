@@ -6,18 +6,19 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from policysearch.baseline import lqr
-    from policysearch.comparison.grid import compare
-    from policysearch.comparison.summary import Comparison, open_comparison
-    from policysearch.controller import Action, Controller
-    from policysearch.credit import CentredRanks, CostToGo, Elites, Saturation, TopPairs, TotalCost
-    from policysearch.diagnosis import diagnose
-    from policysearch.direction import Euclidean, LeastSquares, Natural
-    from policysearch.evaluation import Evaluation, evaluate
-    from policysearch.explore import ActionNoise, Coordinates, ParameterNoise
-    from policysearch.interface import Interface
-    from policysearch.likelihood_ratio import likelihood_ratio_gradient
-    from policysearch.method import Method
+    from policysearch.compare.grid import compare
+    from policysearch.compare.summary import Comparison, open_comparison
+    from policysearch.core.controller import Action, Controller
+    from policysearch.core.credit import CentredRanks, CostToGo, Elites, Saturation, TopPairs, TotalCost
+    from policysearch.core.direction import Euclidean, LeastSquares, Natural
+    from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
+    from policysearch.core.interface import Interface
+    from policysearch.core.likelihood_ratio import likelihood_ratio_gradient
+    from policysearch.core.method import Method
+    from policysearch.core.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+    from policysearch.core.settings import Budget, PolicySettings
+    from policysearch.core.specification import Continuous, Discrete, Specification
+    from policysearch.core.step import KLStep, LearningRate, Optimizer, Refit
     from policysearch.methods.presets import preset
     from policysearch.methods.settings import (
         ARS,
@@ -31,20 +32,19 @@ if TYPE_CHECKING:
         Reinforce,
         WeightPerturbation,
     )
-    from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
-    from policysearch.runs import Run, open_run
-    from policysearch.samplers.gymnasium_task import GymnasiumTask
-    from policysearch.search import Result, Search
-    from policysearch.seeds import train_seeds
-    from policysearch.settings import Budget, PolicySettings
-    from policysearch.specification import Continuous, Discrete, Specification
-    from policysearch.step import KLStep, LearningRate, Optimizer, Refit
+    from policysearch.runs.reader import Run, open_run
+    from policysearch.search.evaluation import Evaluation, evaluate
+    from policysearch.search.many_seeds import train_seeds
+    from policysearch.search.search import Result, Search
+    from policysearch.search.training import train
+    from policysearch.search.trials import Trial
     from policysearch.tasks import BUILT_IN, resolve
+    from policysearch.tasks.gymnasium_task import GymnasiumTask
     from policysearch.tasks.lqr import LQR
     from policysearch.tasks.python_function import PythonFunction
+    from policysearch.tasks.regulator import lqr
     from policysearch.tasks.task import Equilibrium, Function, Task
-    from policysearch.training import train
-    from policysearch.trials import Trial
+    from policysearch.verify.diagnosis import diagnose
 
 __all__ = [
     "ARS",
@@ -116,34 +116,34 @@ __all__ = [
 
 #: module below policysearch → the public names that it holds
 _HOMES = {
-    "baseline": "lqr",
-    "comparison.grid": "compare",
-    "comparison.summary": "Comparison open_comparison",
-    "controller": "Action Controller",
-    "credit": "CentredRanks CostToGo Elites Saturation TopPairs TotalCost",
-    "diagnosis": "diagnose",
-    "direction": "Euclidean LeastSquares Natural",
-    "evaluation": "Evaluation evaluate",
-    "explore": "ActionNoise Coordinates ParameterNoise",
-    "interface": "Interface",
-    "likelihood_ratio": "likelihood_ratio_gradient",
-    "method": "Method",
-    "policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
-    "presets": "preset",
-    "samplers.gymnasium_task": "GymnasiumTask",
-    "runs": "Run open_run",
-    "search": "Result Search",
-    "seeds": "train_seeds",
-    "settings": "ARS Budget CEM ENAC FiniteDifferences GPOMDP NaturalGradient PGPE PolicySettings Reinforce TRPO "
-    "WeightPerturbation",
-    "specification": "Continuous Discrete Specification",
-    "step": "KLStep LearningRate Optimizer Refit",
+    "compare.grid": "compare",
+    "compare.summary": "Comparison open_comparison",
+    "core.controller": "Action Controller",
+    "core.credit": "CentredRanks CostToGo Elites Saturation TopPairs TotalCost",
+    "core.direction": "Euclidean LeastSquares Natural",
+    "core.explore": "ActionNoise Coordinates ParameterNoise",
+    "core.interface": "Interface",
+    "core.likelihood_ratio": "likelihood_ratio_gradient",
+    "core.method": "Method",
+    "core.policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
+    "core.settings": "Budget PolicySettings",
+    "core.specification": "Continuous Discrete Specification",
+    "core.step": "KLStep LearningRate Optimizer Refit",
+    "methods.presets": "preset",
+    "methods.settings": "ARS CEM ENAC FiniteDifferences GPOMDP NaturalGradient PGPE Reinforce TRPO WeightPerturbation",
+    "runs.reader": "Run open_run",
+    "search.evaluation": "Evaluation evaluate",
+    "search.many_seeds": "train_seeds",
+    "search.search": "Result Search",
+    "search.training": "train",
+    "search.trials": "Trial",
     "tasks": "BUILT_IN resolve",
+    "tasks.gymnasium_task": "GymnasiumTask",
     "tasks.lqr": "LQR",
     "tasks.python_function": "PythonFunction",
+    "tasks.regulator": "lqr",
     "tasks.task": "Equilibrium Function Task",
-    "training": "train",
-    "trials": "Trial",
+    "verify.diagnosis": "diagnose",
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -166,8 +166,8 @@ def load(path: str | os.PathLike[str]) -> Controller:
     """
     from pathlib import Path
 
-    from policysearch.controller import Controller
-    from policysearch.runs import POLICY, load_policy, open_run
+    from policysearch.core.controller import Controller
+    from policysearch.runs.reader import POLICY, load_policy, open_run
 
     path = Path(path)
     if not path.is_dir():

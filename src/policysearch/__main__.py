@@ -2,7 +2,7 @@
 
 import sys
 
-from policysearch.cli import main
+from policysearch.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+from policysearch.core.settings import PolicySettings, checked, unknown
 from policysearch.methods.settings import METHODS, MethodSettings, method_settings, unknown_method
-from policysearch.settings import PolicySettings, checked, unknown
 
 #: presets by name
 PRESETS = ("paper",)

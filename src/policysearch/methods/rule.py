@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from policysearch.settings import Budget
-from policysearch.specification import Discrete, Specification
+from policysearch.core.settings import Budget
+from policysearch.core.specification import Discrete, Specification
 
 #: stages from which a horizon is long; on those an update takes about so many stages, and advantages look ahead over a
 #: share of the horizon

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import msgspec
 from msgspec import Meta
 
+from policysearch.core.settings import Count, NonNegative, Positive, Settings, Share, checked, unknown
 from policysearch.methods.rule import Problem
-from policysearch.settings import Count, NonNegative, Positive, Settings, Share, checked, unknown
 
 Shape = Literal["gaussian", "sphere", "rademacher", "orthogonal"]
 TotalBaseline = Literal["none", "running", "mean", "leave_one_out", "least_variance"]

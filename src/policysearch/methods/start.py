@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from policysearch.initial import fourier_layers, random_layers
+from policysearch.core.initial import fourier_layers, random_layers
+from policysearch.core.normalize import Scaling
+from policysearch.core.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+from policysearch.core.settings import PolicySettings, checked
+from policysearch.core.specification import Continuous, Discrete, Specification
 from policysearch.methods.rule import Problem
 from policysearch.methods.settings import ARS, SampledActions
-from policysearch.normalize import Scaling
-from policysearch.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
-from policysearch.settings import PolicySettings, checked
-from policysearch.specification import Continuous, Discrete, Specification
 
 #: action noise as a share of half the action range: a regulator pays for noise, a network must find its way; and where
 #: actions are unbounded, in the action's unit

@@ -21,14 +21,14 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from policysearch.credit import CostToGo, Elites, Saturation, TopPairs, TotalCost
-from policysearch.direction import Euclidean, LeastSquares, Natural
-from policysearch.explore import MOST, ActionNoise, Coordinates, ParameterNoise
-from policysearch.method import Method
+from policysearch.core.credit import CostToGo, Elites, Saturation, TopPairs, TotalCost
+from policysearch.core.direction import Euclidean, LeastSquares, Natural
+from policysearch.core.explore import MOST, ActionNoise, Coordinates, ParameterNoise
+from policysearch.core.method import Method
+from policysearch.core.specification import Continuous, Specification
+from policysearch.core.step import KLStep, LearningRate, Refit, Step
 from policysearch.methods.rule import Problem
 from policysearch.methods.settings import PREDICTING, MethodSettings
-from policysearch.specification import Continuous, Specification
-from policysearch.step import KLStep, LearningRate, Refit, Step
 
 #: settings of which the rule left nothing open; the types of their fields cannot say so
 Resolved = Any

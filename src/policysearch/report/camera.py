@@ -20,11 +20,11 @@ import gymnasium
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from policysearch.controller import Controller
+from policysearch.core.controller import Controller
+from policysearch.core.rng import Purpose, environment_seed
 from policysearch.report.video import INSTALL_VIDEO, NoRendererError
-from policysearch.samplers.gymnasium import run_rollout
-from policysearch.samplers.gymnasium_task import GymnasiumTask
-from policysearch.streams import Purpose, environment_seed
+from policysearch.tasks.gymnasium_task import GymnasiumTask
+from policysearch.workers.episode import run_rollout
 
 #: seconds that a try of OpenGL may take
 PATIENCE = 60.0

@@ -10,14 +10,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from policysearch.evaluation import QUANTILES
-from policysearch.interface import Interface
-from policysearch.progress import quantity
+from policysearch.core.interface import Interface
+from policysearch.core.settings import Budget
+from policysearch.core.specification import Specification
 from policysearch.report import learning, motion, player, policy, provenance, traces, trials
 from policysearch.report.material import Material, number
 from policysearch.report.page import Page
-from policysearch.settings import Budget
-from policysearch.specification import Specification
+from policysearch.search.evaluation import QUANTILES
+from policysearch.search.progress import quantity
 
 #: events that are listed
 LAST = 20
@@ -233,7 +233,7 @@ def _regulator(task: Any, controller: Any) -> tuple[str, Any] | None:
     """The LQR gain to compare a gain matrix with, where the task has one; what it is, and the matrix."""
     if controller.policy != "linear_gaussian" or not hasattr(task, "equilibrium"):
         return None
-    from policysearch.baseline import lqr
+    from policysearch.tasks.regulator import lqr
 
     policy = lqr(task)
     if policy is None:

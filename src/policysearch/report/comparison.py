@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policysearch.comparison.summary import Comparison, Row, interval
-from policysearch.progress import duration
+from policysearch.compare.summary import Comparison, Row, interval
 from policysearch.report.curve import DECADES
 from policysearch.report.page import JOINED, Page
 from policysearch.report.provenance import BY_RULE
 from policysearch.report.style import INK, MUTED, colour, dash, distinct, dress, figure, plain
+from policysearch.search.progress import duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

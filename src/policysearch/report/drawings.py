@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from policysearch.specification import Discrete
+from policysearch.core.specification import Discrete
 from policysearch.tasks.cartpole import CartPole
 from policysearch.tasks.lqr import LQR
 from policysearch.tasks.pendulum import Pendulum

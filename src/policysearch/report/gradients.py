@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from policysearch.diagnosis import Row
+    from policysearch.verify.diagnosis import Row
 
 #: by what varies; also told by the marker, for those who see no colours
 STYLE = {"action": ("#1f5fa8", "o", "actions vary"), "parameter": ("#c4451c", "D", "parameters vary")}

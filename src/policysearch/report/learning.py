@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from policysearch.progress import magnitude, quantity
 from policysearch.report import style
+from policysearch.search.progress import magnitude, quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from policysearch.controller import Controller
-from policysearch.ownership import owner
-from policysearch.progress import duration, quantity
+from policysearch.core.controller import Controller
 from policysearch.report.learning import Final
-from policysearch.runs import CONFIGURATION, DATABASE, METRICS, BeingMadeError, Run, find, load_policy, open_run
+from policysearch.runs.lock import owner
+from policysearch.runs.reader import CONFIGURATION, DATABASE, METRICS, BeingMadeError, Run, find, load_policy, open_run
+from policysearch.search.progress import duration, quantity
 from policysearch.tasks import BUILT_IN
 
 

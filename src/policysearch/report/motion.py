@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policysearch.controller import Controller
-from policysearch.evaluation import fit
+from policysearch.core.controller import Controller
+from policysearch.core.rng import Purpose
+from policysearch.core.specification import Discrete, Specification
 from policysearch.report.player import Film, encoded
-from policysearch.specification import Discrete, Specification
-from policysearch.streams import Purpose
+from policysearch.search.evaluation import fit
 
 #: quantities and actions that are shown, if a task has more
 MOST_QUANTITIES, MOST_ACTIONS = 6, 4
@@ -106,8 +106,8 @@ def _plant(task: Any, controller: Controller, rollouts: int, seed: int, frames: 
 def _environment(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
     from policysearch.report.camera import Environment
     from policysearch.report.video import NoRendererError
-    from policysearch.samplers.jobs import Jobs
-    from policysearch.samplers.workers import Workers
+    from policysearch.runners.pool import Workers
+    from policysearch.workers.jobs import Jobs
 
     specification: Specification = task.specification
     names, shown = specification.observation_names, []

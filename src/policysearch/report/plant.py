@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from policysearch.controller import Controller
-from policysearch.initial import from_controller
+from policysearch.core.controller import Controller
+from policysearch.core.initial import from_controller
+from policysearch.core.rng import Purpose
 from policysearch.report.drawings import MOST_ACTIONS, Motion, draw, draw_actions
-from policysearch.samplers import native
-from policysearch.streams import Purpose
+from policysearch.runners import native
 from policysearch.tasks.task import Task, clip
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from policysearch.controller import Controller
-from policysearch.interface import Interface
+from policysearch.core.controller import Controller
+from policysearch.core.interface import Interface
 from policysearch.report.page import Page
 
 #: rows and columns of a matrix that is printed

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from policysearch import flags
+from policysearch.methods import flags
 from policysearch.methods.settings import METHODS, by_rule
 from policysearch.report.page import Page
 

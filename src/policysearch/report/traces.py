@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from policysearch.core.specification import Continuous, Discrete
 from policysearch.report import style
 from policysearch.report.learning import Drawn
 from policysearch.report.motion import Recorded, portrait
-from policysearch.specification import Continuous, Discrete
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
-from policysearch.progress import duration, quantity
 from policysearch.report import style
 from policysearch.report.learning import Drawn, column
 from policysearch.report.page import Page
-from policysearch.runs import Run, TrialRecord
+from policysearch.runs.reader import Run, TrialRecord
+from policysearch.search.progress import duration, quantity
 
 #: what went wrong last, and points of the figure, at most
 LAST, POINTS = 20, 4000

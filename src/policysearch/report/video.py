@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
-from policysearch.controller import Controller
-from policysearch.evaluation import fit
+from policysearch.core.controller import Controller
+from policysearch.search.evaluation import fit
 
 #: frames per second, about; no task plays slower than the second number of them
 FRAMES, SLOWEST = 30.0, 10.0

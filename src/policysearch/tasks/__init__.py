@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import importlib.machinery
 import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
 
-from policysearch.tasks.packages import package_of
+from policysearch.core.references import ALLOWED, attribute, nearest, required_arguments
+from policysearch.workers.packages import package_of
 
 
 class BuiltIn(msgspec.Struct, frozen=True):
@@ -82,11 +81,6 @@ BUILT_IN: dict[str, BuiltIn] = {
     ),
 }
 
-_ALLOWED = (
-    "a built-in name, a Gymnasium id, module:attr or file.py:attr (a task, something that makes one without "
-    "arguments, or a Python cost function)"
-)
-
 
 def build(name: str) -> Any:
     """Construct a built-in task.
@@ -102,7 +96,7 @@ def build(name: str) -> Any:
         1
     """
     if name not in BUILT_IN:
-        raise ValueError(f"no built-in task {name!r}.{_nearest(name, BUILT_IN)} Allowed: {', '.join(BUILT_IN)}")
+        raise ValueError(f"no built-in task {name!r}.{nearest(name, BUILT_IN)} Allowed: {', '.join(BUILT_IN)}")
     module, attribute = BUILT_IN[name].target.split(":")
     return getattr(importlib.import_module(module), attribute)()
 
@@ -138,10 +132,10 @@ def resolve(task: Any, **environment: Any) -> Any:
         return _named(task, environment)
     if task.endswith(".py"):
         raise ValueError(f"{task} is a file; name what is in it too, such as {task}:Plant")
-    near = "" if re.search(r"-v\d+$|/", task) else _nearest(task, BUILT_IN)
+    near = "" if re.search(r"-v\d+$|/", task) else nearest(task, BUILT_IN)
     if near:
-        raise ValueError(f"unknown task {task!r}.{near} Allowed: {_ALLOWED}. Built in: {', '.join(BUILT_IN)}")
-    from policysearch.samplers.gymnasium_task import UnknownEnvironmentError
+        raise ValueError(f"unknown task {task!r}.{near} Allowed: {ALLOWED}. Built in: {', '.join(BUILT_IN)}")
+    from policysearch.tasks.gymnasium_task import UnknownEnvironmentError
 
     try:
         return _gymnasium_task(task, environment)
@@ -150,7 +144,7 @@ def resolve(task: Any, **environment: Any) -> Any:
             raise
         near = f" Nearest: {', '.join(error.near)}." if error.near else ""
         raise ValueError(
-            f"unknown task {task!r}.{near} Allowed: {_ALLOWED}; ids of other packages than Gymnasium as package:Id. "
+            f"unknown task {task!r}.{near} Allowed: {ALLOWED}; ids of other packages than Gymnasium as package:Id. "
             f"Built in: {', '.join(BUILT_IN)}"
         ) from error
 
@@ -158,7 +152,7 @@ def resolve(task: Any, **environment: Any) -> Any:
 def _named(reference: str, environment: dict[str, Any]) -> Any:
     """The task that `module:attr` or `file.py:attr` names. Environments are imported by workers alone."""
     if _source_mentions_gymnasium(reference):
-        from policysearch.samplers.gymnasium_task import NotAnEnvironmentError
+        from policysearch.tasks.gymnasium_task import NotAnEnvironmentError
 
         with contextlib.suppress(NotAnEnvironmentError):
             return _gymnasium_task(reference, environment)
@@ -193,72 +187,15 @@ def _origin(module: str) -> str | None:
     return found.origin if found is not None else None
 
 
-def _nearest(name: str, names: Any) -> str:
-    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
-    return f" Nearest: {', '.join(near)}." if near else ""
-
-
 def _gymnasium_task(environment: Any, options: dict[str, Any]) -> Any:
-    from policysearch.samplers.gymnasium_task import GymnasiumTask
+    from policysearch.tasks.gymnasium_task import GymnasiumTask
 
     return GymnasiumTask(environment, **options)
 
 
-def attribute(reference: str) -> Any:
-    """The object that `module:attr` or `file.py:attr` names; its module is imported.
-
-    Raises:
-        ValueError: there is none; the nearest names are named.
-        Exception: whatever the module raises when it is imported.
-    """
-    place, _, name = reference.rpartition(":")
-    if place.endswith(".py"):
-        module = _file(Path(place))
-    elif not re.fullmatch(r"\w+(\.\w+)*", place):
-        raise ValueError(f"task {reference!r}: {place!r} is neither a module nor a .py file. Allowed: {_ALLOWED}")
-    else:
-        try:
-            module = importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            if error.name != place and not place.startswith(f"{error.name}."):
-                raise
-            raise ValueError(
-                f"task {reference!r}: there is no module {place!r} on the path ({error}). Allowed: {_ALLOWED}"
-            ) from error
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            names = [n for n in vars(found) if not n.startswith("_")]
-            raise ValueError(f"task {reference!r}: {place} has no {part!r}.{_nearest(part, names)}")
-        found = getattr(found, part)
-    return found
-
-
-def _file(path: Path) -> ModuleType:
-    path = path.resolve()
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; the part before ':' must be a Python file or a module")
-    name = f"policysearch_task_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and Equinox look their own module up
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        del sys.modules[name]
-        code = (error.text or "").strip()
-        raise ValueError(f"{path} is no Python: {error.msg}, line {error.lineno}: {code}") from error
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
 def _task_of(found: Any, given: Any, reference: str, environment: dict[str, Any]) -> Any:
     """A task from an object: itself, what it makes, or a cost function wrapped; `given` is as passed."""
-    from policysearch.tasks.python_function import PythonFunction, required_arguments
+    from policysearch.tasks.python_function import PythonFunction
 
     if hasattr(found, "specification") and not isinstance(found, type):
         return _looked_at(found, given)
@@ -275,13 +212,13 @@ def _task_of(found: Any, given: Any, reference: str, environment: dict[str, Any]
                     made.close()
                 return _gymnasium_task(given, environment)
             raise TypeError(
-                f"task {reference!r}: calling it gave {type(made).__name__}, not a task. Allowed: {_ALLOWED}"
+                f"task {reference!r}: calling it gave {type(made).__name__}, not a task. Allowed: {ALLOWED}"
             )
         if not isinstance(found, type) and required <= 2:
             return PythonFunction(found, getattr(found, "initial", None), name=reference)
     raise TypeError(
         f"task {reference!r} is a {type(found).__name__} that is neither a task, nor makes one without "
-        f"arguments, nor a cost of (values) or (values, seed). Allowed: {_ALLOWED}"
+        f"arguments, nor a cost of (values) or (values, seed). Allowed: {ALLOWED}"
     )
 
 

@@ -15,7 +15,7 @@ import scipy
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from policysearch.specification import Discrete, Specification
+from policysearch.core.specification import Discrete, Specification
 from policysearch.tasks.task import Task
 
 

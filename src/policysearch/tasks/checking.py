@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from policysearch.specification import Discrete, Specification
+from policysearch.core.specification import Discrete, Specification
 from policysearch.tasks.task import Task
 
 #: folders whose code is not the user's

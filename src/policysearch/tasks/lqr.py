@@ -16,7 +16,7 @@ import scipy
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from policysearch.specification import Continuous, Specification
+from policysearch.core.specification import Continuous, Specification
 from policysearch.tasks.task import Equilibrium, Task
 
 Matrix = Float[np.ndarray, "rows columns"]

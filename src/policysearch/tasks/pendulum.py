@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from policysearch.specification import Continuous, Specification
+from policysearch.core.specification import Continuous, Specification
 from policysearch.tasks.task import Equilibrium, Task, check_positive, randomised
 
 GRAVITY = 9.81  # m/s²

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from policysearch.specification import Specification
+from policysearch.core.references import required_arguments
+from policysearch.core.specification import Specification
 
 
 class PythonFunction:
@@ -93,13 +94,3 @@ class PythonFunction:
     def solved_cost(self) -> float | None:
         """None: nobody said what counts as solved."""
         return None
-
-
-def required_arguments(function: Callable[..., object]) -> int:
-    """How many positional arguments `function` cannot be called without."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except ValueError as error:
-        raise TypeError(f"{function!r} does not say its arguments; wrap it in a Python function") from error
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from policysearch.specification import Continuous, Discrete, Specification
+from policysearch.core.specification import Continuous, Discrete, Specification
 
 
 class Equilibrium(NamedTuple):

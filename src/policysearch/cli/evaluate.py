@@ -1,0 +1,92 @@
+"""`policysearch evaluate`: a run's policy on fresh seeds. Without JAX for Gymnasium tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policysearch.cli import shared
+from policysearch.methods import flags
+from policysearch.tasks import BUILT_IN
+
+if TYPE_CHECKING:
+    from policysearch.runs.reader import Run
+
+LABELS = {
+    "min": "min",
+    "q05": "5 %",
+    "q25": "25 %",
+    "median": "median",
+    "q75": "75 %",
+    "q95": "95 %",
+    "max": "max",
+}
+
+
+def main(given: list[str]) -> int:
+    """Run the command with its arguments; the exit code."""
+    parser = shared.Parser(
+        prog="policysearch evaluate",
+        allow_abbrev=False,
+        description="Measure a trained policy on fresh seeds.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="folder of a run")
+    parser.add_argument("--rollouts", metavar="N", help="how many [20 of Gymnasium tasks, else 100]")
+    parser.add_argument("--seed", metavar="S", help="of the rollouts [that of the run]")
+    parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one a core]")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments, extras = parser.parse_known_args(given)
+    flags.refuse_unknown(extras, parser)
+    rollouts = shared.number("--rollouts", arguments.rollouts, int)
+    seed = shared.number("--seed", arguments.seed, int)
+    workers = shared.number("--workers", arguments.workers, int)
+    from policysearch.runs.reader import open_run
+
+    run = open_run(arguments.folder)
+    controller = run.controller()
+    name, options = reference(run), run.configuration.get("task_options", {})
+    if name in BUILT_IN:
+        shared.prepare_jax()
+    task = shared.task(name, options, run.configuration.get("deadline"))
+    seed = run.configuration["seed"] if seed is None else seed
+    from policysearch.search.evaluation import evaluate
+
+    evaluation = evaluate(task, controller, rollouts, seed, workers)
+    result = {
+        "task": name,
+        "seed": seed,
+        **evaluation.summary(),
+        "criterion": task.specification.solved,
+    }
+    shared.say(shared.as_json(result) if arguments.json else "\n".join([*shared.outcome(result), *_spread(result)]))
+    return 0
+
+
+def _spread(result: dict[str, Any]) -> list[str]:
+    """How the rollouts differ, in lines; none of a single rollout."""
+    if result["rollouts"] - result["failed"] < 2:
+        return []
+    noun = "cost" if result["return_mean"] is None else "return"
+    lines = [f"{noun}: " + ", ".join(f"{LABELS[name]} {value:.4g}" for name, value in result["quantiles"].items())]
+    length = result["length"]
+    if length["max"] > 1:
+        spread = f"{length['max']} each"
+        if length["min"] < length["max"]:
+            spread = f"mean {length['mean']:.4g}, min {length['min']}, max {length['max']}"
+        lines.append(f"stages: {spread}")
+    return lines
+
+
+def reference(run: Run) -> str:
+    """The run's task as it can be built from here; ValueError if it has no name."""
+    name = run.configuration.get("task")
+    if name is None:
+        raise ValueError(
+            f"The task of {run.folder} was a Python object, which has no name to build it from. In Python: "
+            f"policysearch.evaluate(task, policysearch.load({str(run.folder)!r}))."
+        )
+    there = Path(run.configuration.get("directory", "."), name.rpartition(":")[0])
+    if there.suffix == ".py" and not Path(name.rpartition(":")[0]).exists() and there.exists():
+        return f"{there}:{name.rpartition(':')[2]}"
+    return name

@@ -1,0 +1,117 @@
+"""The command line. JAX is imported only by commands that need it.
+
+Exit codes: 0 done, 1 a check failed, nothing to draw with, or a defect, 2 wrong input; interrupted by Ctrl-C 130, by
+TERM 143, by HUP 129 (what was found is saved).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from policysearch.cli import interruption
+from policysearch.core.diagnoses import sentence
+from policysearch.core.settings import unknown
+
+#: command → its module below policysearch, and in it a function(arguments) → exit code, main if unnamed; what it does
+COMMANDS = {
+    "train": ("cli.train", "search a policy for a task"),
+    "resume": ("cli.resume", "go on with a run that was killed or interrupted"),
+    "repair": ("cli.repair", "make a run whose database is damaged one that can be opened"),
+    "new": ("cli.rig:new", "start a search on a machine of your own"),
+    "ask": ("cli.rig:ask", "the next trial of such a search, as JSON"),
+    "tell": ("cli.rig:tell", "what a trial brought"),
+    "status": ("cli.rig:status", "where such a search stands"),
+    "run": ("cli.run", "run a command for every trial of such a search"),
+    "evaluate": ("cli.evaluate", "measure a trained policy on fresh seeds"),
+    "compare": ("cli.compare", "methods on one task, with the same seeds and budget"),
+    "diagnose": ("cli.diagnose", "how noisy is each gradient estimator here, and what helps"),
+    "report": ("cli.report", "write a page with all that is known of one run or several"),
+    "render": ("cli.render", "write a video of a trained policy"),
+    "list": ("cli.listing", "show tasks, methods and policies"),
+    "check": ("cli.check", "test the estimators against closed forms on this machine"),
+}
+#: commands that run a user's code, whose `--json` must be nothing but JSON all the same
+RESULTS_ONLY = {"train", "resume", "evaluate", "compare", "diagnose"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    shown, warnings.showwarning = warnings.showwarning, _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of any script, on terminals of any encoding
+    try:
+        with interruption.raising():
+            return _dispatch(given)
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(OSError):
+            print("policysearch: interrupted", file=sys.stderr, flush=True)
+        return interruption.exit_code(error)
+    except BrokenPipeError:
+        # the reader of a pipe (head) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        said = sentence(error)
+        if said is None and not isinstance(error, (ValueError, TypeError, OSError, RuntimeError)):
+            raise
+        if "--debug" in given or said is None:
+            traceback.print_exc()
+            return 1 if said is None else 2
+        print(f"policysearch: {said}", file=sys.stderr)
+        return 2
+    finally:
+        warnings.showwarning = shown
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"policysearch {version('policysearch')}")
+        return 0
+    if given[0] not in COMMANDS:
+        raise ValueError(unknown("command", given[0], list(COMMANDS)))
+    module, _, function = COMMANDS[given[0]][0].partition(":")
+    command: Callable[[list[str]], int] = getattr(importlib.import_module(f"policysearch.{module}"), function or "main")
+    if "--json" in given and given[0] in RESULTS_ONLY:
+        from policysearch.cli.shared import results_only
+
+        with results_only():
+            return command(given[1:])
+    return command(given[1:])
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Search for good controllers of systems that nobody can differentiate.\n",
+            "usage: policysearch COMMAND ...\n",
+            *lines,
+            "\npolicysearch COMMAND --help shows the flags of a command. To begin:",
+            "  policysearch train double-integrator",
+        ]
+    )
+
+
+def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    print(f"policysearch: warning: {message}", file=sys.stderr)

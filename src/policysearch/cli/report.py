@@ -1,0 +1,69 @@
+"""`policysearch report`: runs as one HTML page. Without JAX for Gymnasium tasks and rigs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policysearch.cli import shared
+from policysearch.compare.cells import CONFIGURATION
+from policysearch.methods import flags
+
+REPORT = "report.html"
+
+if TYPE_CHECKING:
+    from policysearch.runs.reader import Run
+
+
+def main(given: list[str]) -> int:
+    """Run the command with its arguments; the exit code."""
+    parser = shared.Parser(
+        prog="policysearch report",
+        allow_abbrev=False,
+        description="Write a report of a run, or of several beside each other: one HTML file that needs nothing else. "
+        "Runs that are damaged, killed or still going on are shown as far as they go.",
+    )
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of runs, or one of a comparison")
+    parser.add_argument("--out", metavar="FILE", help="the page [report.html in the first folder]")
+    parser.add_argument(
+        "--rollouts", metavar="N", default="5", help="evaluation rollouts to run and show; 0 runs nothing [5]"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments, extras = parser.parse_known_args(given)
+    flags.refuse_unknown(extras, parser)
+    rollouts = shared.number("--rollouts", arguments.rollouts, int)
+    if rollouts < 0:
+        raise ValueError(f"--rollouts is {rollouts}; it must be at least 0.")
+    if (Path(arguments.folders[0]) / CONFIGURATION).exists():
+        path = _compared(arguments.folders, arguments.out)
+        print(f"saved: {path}, {path.stat().st_size / 1e6:.2f} MB")
+        return 0
+    from policysearch.report.document import write
+
+    path = write(arguments.folders, arguments.out, load=_task, rollouts=rollouts, progress=_say)
+    print(f"saved: {path}, {path.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+def _compared(folders: list[str], out: str | None) -> Path:
+    """The page of a comparison, also of one that has not finished."""
+    if len(folders) > 1:
+        raise ValueError(f"{folders[0]} holds a comparison, which has a page of its own; name it alone.")
+    from policysearch.compare.cells import configuration
+    from policysearch.compare.summary import open_comparison
+    from policysearch.report import comparison
+
+    folder = Path(folders[0])
+    return comparison.write(open_comparison(folder), out or folder / REPORT, configuration(folder))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _task(run: Run) -> Any:
+    from policysearch.cli.evaluate import reference
+    from policysearch.cli.render import drawable
+
+    return drawable(reference(run), run.configuration.get("task_options", {}))

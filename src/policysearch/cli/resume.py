@@ -1,0 +1,99 @@
+"""`policysearch resume`: go on with a run of `train` that was killed or interrupted, to the same end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from policysearch.cli import shared
+from policysearch.core.settings import Budget
+from policysearch.methods import flags
+from policysearch.runs.journal import Journal
+from policysearch.runs.reader import Run, open_run
+
+
+def main(given: list[str]) -> int:
+    """Run the command with its arguments; the exit code."""
+    parser = shared.Parser(
+        prog="policysearch resume",
+        allow_abbrev=False,
+        description="Go on with a run that was killed or interrupted. It ends with the policy that it would have ended "
+        "with; at most the updates of the last half second are computed again.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="of the run")
+    parser.add_argument("--budget", metavar="B", help="another one: 2000 (rollouts), 2e6stages or 50updates [the old]")
+    parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [as before]")
+    parser.add_argument(
+        "--tensorboard", nargs="?", const="", metavar="DIR", help=f"{shared.TENSORBOARD_HELP}; as before without it"
+    )
+    rig = parser.add_argument_group("searches on a rig", "hand out trials again after a safety stop")
+    rig.add_argument("--by", default="", metavar="NAME", help="who has looked at the machine; kept with the run")
+    rig.add_argument("--back-to", metavar="P", help="go on from the `incumbent`, or from a policy file")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments, extras = parser.parse_known_args(given)
+    flags.refuse_unknown(extras, parser)
+    arguments.workers = shared.number("--workers", arguments.workers, int)
+    if arguments.budget is not None:
+        Budget.parse(arguments.budget)
+
+    directory = Path.cwd()  # code of the user's may go elsewhere
+    if "trials" in open_run(arguments.folder).configuration:
+        from policysearch.cli import rig as trials
+
+        return trials.resume(arguments.folder, arguments.by, arguments.back_to, arguments.budget)
+    record, run = Journal.reopen(arguments.folder)
+    try:
+        if arguments.by or arguments.back_to is not None:
+            raise ValueError(f"--by and --back-to are for searches on a rig; {run.folder} is of a simulated task.")
+        place = shared.scalars_place(arguments.tensorboard, run.folder)
+        search = _search(run, arguments.budget, arguments.workers)
+        if search.done:
+            raise ValueError(
+                f"{run.folder} has spent its budget of {search.budget}. Type --budget with a larger one to go on."
+            )
+        if arguments.budget is not None:
+            record.amend({"budget": str(search.budget)})
+        if place is not None:
+            record.amend({"tensorboard": place})
+        arguments.tensorboard = run.configuration.get("tensorboard") if place is None else place
+        arguments.task, arguments.directory = run.configuration["task"], directory
+        arguments.evaluation_rollouts = run.configuration["evaluation_rollouts"]
+    except BaseException:
+        record.close()
+        raise
+    from policysearch.cli.train import carry_out
+
+    with search:
+        return carry_out(search, record, arguments)
+
+
+def _search(run: Run, budget: str | None, workers: int | None) -> Any:
+    """The search of a run, where its last snapshot is."""
+    known = run.configuration
+    if "given" not in known:
+        raise ValueError(f"{run.folder} has nothing to go on from; start anew with --initial {run.folder}.")
+    programs = shared.prepare_jax()
+    from policysearch.search import advice, resume
+    from policysearch.search.search import Search
+
+    with advice.already_given():
+        search = Search(
+            shared.task(_place(known), known["task_options"], known.get("deadline")),
+            resume.given_method(known, None, run.folder),
+            policy=resume.start_policy(run),
+            budget=known["budget"] if budget is None else budget,
+            seed=known["seed"],
+            workers=known["workers"] if workers is None else workers,
+            failure_cost=known["failure_cost"],
+            deadline=known["deadline"],
+            programs=programs,
+        )
+    resume.restore(search, run)
+    return search
+
+
+def _place(known: dict[str, Any]) -> str:
+    """The task's name; a file is looked for where the run was started."""
+    file, colon, attribute = known["task"].rpartition(":")
+    return str(Path(known["directory"], file)) + colon + attribute if file.endswith(".py") else known["task"]

@@ -1,0 +1,377 @@
+"""`policysearch train`: flags, a run's folder, progress, requests to end, result."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from policysearch.cli import interruption, shared
+from policysearch.core.settings import Budget, PolicySettings, checked
+from policysearch.methods import flags
+from policysearch.methods.presets import preset
+from policysearch.methods.settings import METHODS, MethodSettings, method_settings, unknown_method
+from policysearch.runs import journal, reader
+
+if TYPE_CHECKING:
+    from policysearch.report.tensorboard import TensorBoard
+    from policysearch.search.progress import Progress
+    from policysearch.search.search import Search
+
+NUMBERS = {
+    "seed": int,
+    "workers": int,
+    "horizon": int,
+    "evaluation_rollouts": int,
+    "survival_bonus": float,
+    "failure_cost": float,
+    "deadline": float,
+}
+
+
+def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
+    """The parser of `train` with the flags of some methods."""
+    parser = shared.Parser(
+        prog="policysearch train",
+        add_help=False,
+        allow_abbrev=False,
+        description="Search a policy for a task. Defaults stand in brackets. Ctrl-C once ends with what "
+        "was found so far, twice at once.",
+        epilog=None if len(methods) == 1 else "A method's own flags: policysearch train TASK --method ars --help",
+    )
+    parser.add_argument("task", nargs="?", metavar="TASK", help=shared.TASK_HELP)
+    general = parser.add_argument_group("general")
+    general.add_argument("--method", metavar="M", help=f"one of {', '.join(METHODS)} [by the task]")
+    general.add_argument("--preset", metavar="P", help="paper: the settings that a paper reports for the environment")
+    general.add_argument("--budget", metavar="B", help="2000 (rollouts), 2e6stages or 50updates [by the task]")
+    general.add_argument("--seed", default="0", metavar="S", help="of everything random [0]")
+    general.add_argument("--initial", metavar="FILE", help="start from a policy file, a run or gains in JSON")
+    general.add_argument("--out", metavar="DIR", help="folder of the run [runs/TASK-METHOD-seedS]")
+    general.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one a core]")
+    general.add_argument("--horizon", metavar="N", help="largest number of stages in a rollout [the task's]")
+    general.add_argument(
+        "--survival-bonus",
+        metavar="B",
+        help="reward per stage for staying alive, left out of training [ars: what is declared; else 0]",
+    )
+    general.add_argument("--failure-cost", metavar="C", help="of a rollout that fails [worst of its update]")
+    general.add_argument(
+        "--deadline", metavar="S", help="seconds a Gymnasium trial may take [60, or 20 times the slowest]"
+    )
+    general.add_argument("--evaluation-rollouts", metavar="N", help="at the end [20 of Gymnasium, else 100]")
+    general.add_argument("--tensorboard", nargs="?", const="", metavar="DIR", help=shared.TENSORBOARD_HELP)
+    general.add_argument("--json", action="store_true", help="print the result as JSON")
+    general.add_argument("--debug", action="store_true", help="show tracebacks")
+    general.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
+    policy = parser.add_argument_group("policy")
+    method = parser.add_argument_group(f"method {methods[0]}" if len(methods) == 1 else "method")
+    # the method goes first: where it has a std of its own, --std means that one
+    seen: set[str] = set()
+    flags.add(method, [METHODS[name] for name in methods], seen, helpful)
+    flags.add(policy, [PolicySettings], seen, helpful)
+    return parser
+
+
+def main(given: list[str]) -> int:
+    """Run the command with its arguments; the exit code."""
+    parser = _parser(list(METHODS), helpful=False)
+    arguments, extras = parser.parse_known_args(given)
+    if arguments.method is not None and arguments.method not in METHODS:
+        raise ValueError(unknown_method(arguments.method))
+    if arguments.help:
+        print(_parser([arguments.method] if arguments.method else [], helpful=True).format_help(), end="")
+        return 0
+    flags.refuse_unknown(extras, parser)
+    _check(arguments)
+    search = _search(arguments)
+    with search:
+        out = f"{_sanitised(arguments.task)}-{search.method_name}-seed{search.seed}"
+        folder = arguments.directory / (arguments.out or Path("runs", out))
+        _refuse_existing(folder, arguments.directory)
+        arguments.tensorboard = shared.scalars_place(arguments.tensorboard, folder)
+        from policysearch.search.resume import start_of
+
+        record = journal.Journal(folder, _configuration(arguments, search), start=start_of(search))
+        return carry_out(search, record, arguments)
+
+
+def carry_out(search: Search, record: journal.Journal, arguments: argparse.Namespace) -> int:
+    """Run a search to its end, report and draw what came out; the exit code.
+
+    Args:
+        search: new, or brought to where another process ended.
+        record: of its folder; it is closed.
+        arguments: with task, directory (where the command was), evaluation_rollouts, tensorboard (see
+            `shared.scalars_place`) and json.
+    """
+    from policysearch.search.progress import wrapped
+
+    folder = record.folder
+    scalars = (
+        None if arguments.tensorboard is None else _scalars(Path(arguments.tensorboard or folder / shared.SCALARS))
+    )
+    try:
+        requests: list[int] = []
+        result = _run(search, record, arguments, scalars, requests)
+    except BaseException:
+        if search.updates:
+            print(f"policysearch: the policy so far is in {shared.shown(folder, arguments.directory)}", file=sys.stderr)
+        raise
+    finally:
+        record.close()
+        if scalars is not None:
+            scalars.close()
+    text = _block(result, arguments.directory) + (
+        f"\nscalars: tensorboard --logdir {shared.shown(scalars.folder, arguments.directory)}"
+        if scalars is not None
+        else ""
+    )
+    shared.say(shared.as_json(result) if arguments.json else wrapped(text))
+    _draw(folder)
+    return 128 + requests[0] if result["reason"] == "interrupted" else 0
+
+
+def _scalars(folder: Path) -> TensorBoard | None:
+    """The log; without what it needs the run that is gone on with has none, and that is said."""
+    from policysearch.report.tensorboard import TensorBoard
+
+    try:
+        return TensorBoard(folder)
+    except ImportError as error:
+        print(f"policysearch: warning: {error}", file=sys.stderr)
+        return None
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for whatever is wrong without a look at the task, before JAX is imported."""
+    if arguments.task is None:
+        raise ValueError(f"train what? Give TASK: {shared.TASK_HELP}. See: policysearch list tasks")
+    # whatever code of the user's runs from here on may go elsewhere
+    arguments.directory = Path.cwd()
+    for name in ("initial", "tensorboard"):
+        if getattr(arguments, name):
+            setattr(arguments, name, str(arguments.directory / getattr(arguments, name)))
+    for name, kind in NUMBERS.items():
+        text = getattr(arguments, name)
+        setattr(arguments, name, shared.number(f"--{name.replace('_', '-')}", text, kind))
+    if arguments.method is not None:
+        _method(arguments, arguments.method)
+    checked(PolicySettings, flags.given(arguments, PolicySettings), "a policy setting")
+    if arguments.budget is not None:
+        Budget.parse(arguments.budget)
+    if arguments.out is not None:
+        _refuse_existing(arguments.directory / arguments.out, arguments.directory)
+    shared.scalars_place(arguments.tensorboard, Path())
+
+
+def _method(arguments: argparse.Namespace, name: str) -> MethodSettings:
+    flags.refuse_foreign(arguments, name)
+    return method_settings(name, flags.given(arguments, METHODS[name]))
+
+
+def _task_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("horizon", "survival_bonus")
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
+
+def _search(arguments: argparse.Namespace) -> Search:
+    """The search that was asked for."""
+    programs = shared.prepare_jax()
+    from policysearch.methods.rule import default_method
+    from policysearch.search.search import Search
+
+    task = shared.task(arguments.task, _task_options(arguments), arguments.deadline)
+    method = arguments.method or default_method(task.specification)
+    settings = _method(arguments, method)
+    policy = flags.given(arguments, PolicySettings)
+    if "std" in flags.names(METHODS[method]):
+        policy.pop("std", None)
+    if arguments.preset is not None:
+        found = preset(arguments.preset, method, arguments.task, flags.given(arguments, METHODS[method]), policy)
+        settings, policy = found.method, msgspec.structs.asdict(found.policy)
+    if policy and task.specification.action is None:
+        chosen = ", ".join("--" + flags.names(PolicySettings)[field] for field in policy)
+        raise ValueError(f"{arguments.task} is a cost of parameters; it has no policy to set with {chosen}.")
+    return Search(
+        task,
+        settings,
+        policy=checked(PolicySettings, policy, "a policy setting"),
+        budget=arguments.budget,
+        seed=arguments.seed,
+        initial=arguments.initial,
+        workers=arguments.workers,
+        failure_cost=arguments.failure_cost,
+        deadline=arguments.deadline,
+        programs=programs,
+    )
+
+
+def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, Any]:
+    """All that it takes to repeat the run, or to go on with it."""
+    from policysearch.core.identity import described
+    from policysearch.methods.settings import plain
+
+    return {
+        "task": arguments.task,
+        "task_options": _task_options(arguments),
+        "method": search.method_name,
+        "given": plain(search.given),
+        "settings": search.settings,
+        "parts": described(search.method),
+        "preset": arguments.preset,
+        "policy": flags.given(arguments, PolicySettings),
+        "budget": str(search.budget),
+        "seed": search.seed,
+        "initial": arguments.initial,
+        **{name: getattr(arguments, name) for name in ("workers", "failure_cost", "deadline", "evaluation_rollouts")},
+        "tensorboard": arguments.tensorboard,
+        # name → (start, stop) of what an environment's observations were flattened from
+        "observation_layout": getattr(search.task, "observation_layout", {}),
+        "fixed_actions": getattr(search.task, "fixed_actions", {}),
+        **journal.provenance(),
+        "directory": str(arguments.directory),
+    }
+
+
+def _run(
+    search: Search,
+    record: journal.Journal,
+    arguments: argparse.Namespace,
+    scalars: TensorBoard | None,
+    requests: list[int],
+) -> dict[str, Any]:
+    """Run a search with progress and Ctrl-C; save everything; what to report."""
+    from policysearch.search.progress import Progress
+
+    title = f"{arguments.task}, {search.method_name}, seed {search.seed}"
+    noun = "return" if search.specification.reward else "cost"
+    with (
+        Progress(title, shared.shown(record.folder, arguments.directory), noun) as progress,
+        _interruptible(search, progress, requests),
+    ):
+
+        def on_update(update: dict[str, float]) -> None:
+            record.add(update, search.continuation)
+            record.add_events(int(update["update"]), search.events)
+            progress.update(update)
+            if scalars is not None:
+                scalars(update)
+
+        if search.settings.get("survival_bonus"):
+            bonus = search.settings["survival_bonus"]
+            progress.note(f"training leaves out a survival bonus of {bonus:g} a stage; returns and evaluations have it")
+        try:
+            search.run(on_update)
+        finally:
+            record.add_events(search.updates + 1, search.events)
+            if search.updates:
+                record.save(search.policy.controller())
+        if not search.updates:
+            if search.reason not in ("", "interrupted"):
+                raise RuntimeError(search.reason)
+            raise interruption.Interrupted(requests[0]) if requests else KeyboardInterrupt
+        progress.note("evaluating on fresh seeds")
+        found = search.result(arguments.evaluation_rollouts)
+    if search.reason and found.evaluation is None:
+        raise RuntimeError(search.reason)
+    if found.evaluation is None:
+        raise ValueError(f"{search.specification.name} cannot be evaluated here; it only describes trials.")
+    result = {
+        "task": search.specification.name,
+        "method": search.method_name,
+        "seed": search.seed,
+        "reason": found.reason,
+        "updates": search.updates,
+        "budget": str(search.budget),
+        "seconds": found.seconds,
+        **found.evaluation.summary(),
+        "criterion": search.specification.solved,
+        "counts": found.counts,
+        "folder": str(record.folder),
+    }
+    record.finish(result)
+    return result
+
+
+def _draw(folder: Path) -> None:
+    """The picture of a run, from its folder."""
+    from policysearch.report.curve import draw
+
+    run = reader.open_run(folder)
+    result = run.result
+    noun = "cost" if result["return_mean"] is None else "return"
+    draw(
+        folder / journal.CURVE,
+        run.records,
+        title=f"{result['task']}, {result['method']}, seed {result['seed']}",
+        reward=noun == "return",
+        final=(result[f"{noun}_mean"], result[f"{noun}_sem"]),
+    )
+
+
+@contextmanager
+def _interruptible(search: Search, progress: Progress, requests: list[int]) -> Iterator[None]:
+    """While it lasts, the first request to end (Ctrl-C, TERM, HUP) ends the search in order, a second one at once.
+
+    Args:
+        search: to end. progress: where that is said. requests: gets the number of each signal.
+    """
+
+    def handle(number: int) -> None:
+        requests.append(number)
+        if len(requests) > 1:
+            raise interruption.Interrupted(number)
+        search.stop("interrupted")
+        progress.note("interrupted: finishing this update; Ctrl-C again ends at once")
+
+    with interruption.handled(handle):
+        yield
+
+
+def _sanitised(name: str) -> str:
+    """A task's name as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "task"
+
+
+def _refuse_existing(folder: Path, directory: Path) -> None:
+    try:
+        journal.refuse_existing(folder)
+    except FileExistsError as error:
+        remedy = "Type --out with another folder"
+        if (folder / reader.DATABASE).exists():
+            remedy += f", or remove the run: rm -r {shared.shown(folder, directory)}"
+        raise FileExistsError(f"{error}\n{remedy}.") from None
+
+
+def _advice(result: dict[str, Any], folder: str) -> list[str]:
+    """What to try where the criterion does not hold at the end."""
+    if result["solved"] is not False or result["reason"] == "interrupted":
+        return []
+    budget = Budget.parse(result["budget"])
+    twice = Budget(2 * budget.amount, budget.unit)
+    return [f"to get there: policysearch resume {folder} --budget {twice}, or another --seed"]
+
+
+def _block(result: dict[str, Any], directory: Path) -> str:
+    """The result as people read it."""
+    from policysearch.search.progress import duration
+
+    counts = ", ".join(f"{count} {purpose}" for purpose, count in result["counts"].items() if count)
+    folder, plural = shared.shown(result["folder"], directory), "s" * (result["updates"] != 1)
+    return "\n".join(
+        [
+            *shared.outcome(result),
+            f"{result['updates']} update{plural} in {duration(result['seconds'])}, {result['reason']}",
+            f"rollouts: {counts}",
+            f"saved: {folder}/policy.safetensors, with curve.png, metrics.csv, config.json, run.sqlite",
+            f"next: policysearch {'resume' if result['reason'] == 'interrupted' else 'evaluate'} {folder}",
+            *_advice(result, folder),
+            f"all of it on a page: policysearch report {folder}",
+        ]
+    )

@@ -1,0 +1,176 @@
+"""Cells of a comparison, one search each, and the file that keeps them: a line of JSON a finished cell. No JAX.
+
+A torn last line, of a process that was killed while it wrote, counts as not run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from policysearch.core.settings import PolicySettings
+
+#: a field in the text of a struct
+_SETTING = re.compile(r"\w+=(?:\([^)]*\)|[^,)]+)")
+FILE, CONFIGURATION = "cells.jsonl", "comparison.json"
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """The policy itself, not exploring, at one moment of a search.
+
+    Args:
+        rollouts, stages: spent on the search so far; evaluations are not counted.
+        seconds: of sampling and updating so far, without evaluations and without compilation of programs that many
+            seeds share; where S seeds run together, 1/S of what all of them took.
+        value, error: mean cost on the comparison's evaluation seeds, or return where users think in returns, and its
+            standard error. A rollout that failed counts as the worst of the others; None where every one failed.
+        failed: rollouts of the evaluation that failed.
+        solved: by the task's own criterion, or by the threshold that was asked; None where there is neither.
+    """
+
+    rollouts: int
+    stages: int
+    seconds: float
+    value: float | None
+    error: float | None = None
+    solved: bool | None = None
+    failed: int = 0
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One search of a comparison.
+
+    Args:
+        method: label of the method. seed: of the search.
+        curve: the policy along the search, the first point before its first update.
+        final: the policy at its end, on other fresh seeds.
+        counts: rollouts by purpose. reason: why it ended.
+        compilation: seconds that compiling took, of all seeds that ran together; 0 where it is part of the curve.
+        together: how many seeds ran in one program.
+    """
+
+    method: str
+    seed: int
+    curve: list[Point]
+    final: Point
+    counts: dict[str, int]
+    reason: str
+    compilation: float = 0.0
+    together: int = 1
+
+    @property
+    def reached(self) -> Point | None:
+        """The first point at which the criterion held, or None."""
+        return next((point for point in self.curve if point.solved), None)
+
+
+def read(folder: Path) -> dict[tuple[str, int], Cell]:
+    """The finished cells of a folder by method and seed; a torn line is passed over."""
+    path = folder / FILE
+    found = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            cell = msgspec.json.decode(line, type=Cell)
+        except msgspec.DecodeError:
+            continue
+        found[cell.method, cell.seed] = cell
+    return found
+
+
+def append(folder: Path, cells: Iterable[Cell]) -> None:
+    """Add finished cells, and return when the disk has them."""
+    path = folder / FILE
+    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    with path.open("ab") as file:
+        if torn:
+            file.write(b"\n")
+        for cell in cells:
+            file.write(msgspec.json.encode(cell) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def configuration(folder: Path) -> dict[str, Any]:
+    """What `begin` kept of a comparison.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+        ValueError: it is damaged.
+    """
+    path = folder / CONFIGURATION
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no comparison ({CONFIGURATION} is missing).")
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}.") from None
+    for name in ("conditions", "methods", "about"):
+        if not isinstance(content.get(name), dict):
+            raise ValueError(f"{path} is damaged: it says nothing of {name}.")
+    return content
+
+
+def _words(value: Any) -> str:
+    """A condition as people read it: of a policy's settings those that differ from the default."""
+    if value in (None, "None"):
+        return "by default"
+    settings = _SETTING.findall(str(value)) if str(value).startswith("PolicySettings(") else []
+    plain = _SETTING.findall(repr(PolicySettings()))
+    return ", ".join(text.replace("=", " ").replace("'", "") for text in settings if text not in plain) or str(value)
+
+
+def begin(
+    folder: Path, conditions: Mapping[str, Any], methods: Mapping[str, str], about: Mapping[str, Any]
+) -> dict[tuple[str, int], Cell]:
+    """Make a folder for a comparison, or go on with the one that it holds; its finished cells.
+
+    Args:
+        folder: made if there is none.
+        conditions: what all cells have in common, JSON-able.
+        methods: by label, what each is; others than last time may take part.
+        about: what readers need beside the cells.
+
+    Raises:
+        ValueError: it holds a run, a comparison under other conditions, or another method under one of these labels.
+    """
+    from policysearch.runs.journal import provenance
+    from policysearch.runs.reader import DATABASE
+
+    path, known = folder / CONFIGURATION, dict(methods)
+    if (folder / DATABASE).exists():
+        raise ValueError(
+            f"{folder} holds a run, whose report a comparison would overwrite: give another folder (--out)."
+        )
+    if path.exists():
+        before = configuration(folder)
+        then, known_before = before["conditions"], before["methods"]
+        # what an older version did not keep is not known to differ
+        differing = [name for name, value in conditions.items() if name in then and then[name] != value]
+        if differing:
+            pairs = (
+                f"{name.replace('_', ' ')} {_words(then[name])} there, {_words(conditions[name])} now"
+                for name in differing
+            )
+            raise ValueError(
+                f"{folder} holds a comparison under other conditions: {'; '.join(pairs)}. The searches of a folder are "
+                "compared with each other, so they share them: give another folder (--out), or the same conditions."
+            )
+        for label, method in methods.items():
+            if known_before.get(label, method) != method:
+                raise ValueError(
+                    f"{folder} holds another method {label!r} ({known_before[label]}); give this one another label."
+                )
+        known = {**known_before, **methods}
+        # what is kept of those that do not take part this time
+        about = {n: {**before["about"].get(n, {}), **v} if isinstance(v, dict) else v for n, v in about.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"conditions": dict(conditions), "methods": known, "about": dict(about), **provenance()}
+    aside = path.with_suffix(f".{os.getpid()}")
+    aside.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    aside.replace(path)
+    return read(folder)

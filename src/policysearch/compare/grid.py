@@ -1,0 +1,205 @@
+"""`compare`: every method on the same task with the same seeds, budget and evaluation seeds; finished cells are kept.
+
+All seeds of a method on a JAX task run in one program. Other tasks run a search after another, each on all workers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import numpy as np
+
+from policysearch.compare import cells as kept
+from policysearch.compare import rivals
+from policysearch.compare.cells import Cell
+from policysearch.compare.entrants import named
+from policysearch.compare.running import AT_THE_END, POINTS, Conditions, rival_policy, run
+from policysearch.compare.summary import Comparison
+from policysearch.core.policies import Policy
+from policysearch.core.settings import Budget, PolicySettings
+from policysearch.core.specification import Specification
+from policysearch.methods.settings import RIVALS, by_rule, plain
+from policysearch.search.evaluation import default_rollouts, evaluate
+from policysearch.search.result import Record
+from policysearch.search.search import Search
+from policysearch.tasks import resolve
+from policysearch.tasks.regulator import lqr
+from policysearch.tasks.task import Function, Task
+
+#: rollouts of a point, of tasks that run on worker processes
+SIMULATED_ROLLOUTS = 5
+
+
+class Progress(NamedTuple):
+    """A moment of a comparison.
+
+    method, seed: of the record. record: of an update; empty where a method begins, and of a rival. share: of the grid.
+    """
+
+    method: str
+    seed: int
+    record: Record
+    share: float
+
+
+def compare(
+    task: Any,
+    methods: str | Sequence[Any] | Mapping[str, Any],
+    *,
+    seeds: int | Sequence[int] = 10,
+    budget: Budget | str | int | None = None,
+    policy: Policy | PolicySettings | str | None = None,
+    threshold: float | None = None,
+    folder: str | Path | None = None,
+    workers: int | None = None,
+    points: int = POINTS,
+    evaluation_rollouts: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Comparison:
+    """Run every method with every seed, and measure the policies along the way on the same evaluation seeds.
+
+    Args:
+        task: as `Search` takes it; not a bare specification.
+        methods: "trpo,ars", names, settings and rivals (`cma`, `nelder_mead`), or a mapping from labels to these or to
+            a `Method` composed by hand.
+        seeds: how many, from 0 on; or which.
+        budget: of each search; None for what `train` spends on the task with its default method, in rollouts, or in
+            stages of simulators.
+        policy: of all; None for what each method has by default.
+        threshold: cost at most, or return at least, that counts as solved; None for the task's own criterion.
+        folder: where finished cells are kept; the same call again goes on after an interruption, and more seeds or
+            methods may be asked for. None keeps them in memory.
+        workers: processes for Gymnasium tasks.
+        points: of a curve, after the first.
+        evaluation_rollouts: of a point and at the end; by default what the task asks for, and 5 of a point of a
+            Gymnasium task.
+        on_progress: called after each update.
+
+    Returns:
+        What came out.
+
+    Raises:
+        ValueError: a method that does not serve the task, or a folder that holds another comparison; nothing has run.
+
+    Example:
+        >>> found = compare("bowl", "weight_perturbation,nelder_mead", seeds=3, budget=600)
+        >>> [row.solved for row in found.table()], found.improvement("nelder_mead", "weight_perturbation").value
+        ([3, 3], 1.0)
+    """
+    entrants = named(methods)
+    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"seeds is {seeds!r}; ask for one at least, and for none twice.")
+    if points < 1:
+        raise ValueError(f"points is {points}; measure at least one.")
+    plant = resolve(task)
+    specification: Specification = plant.specification
+    if isinstance(plant, Specification):
+        raise ValueError(f"{specification.name} only describes trials; a comparison runs them itself.")
+    common = _budget(plant) if budget is None else Budget.parse(budget)
+    if common.unit == "updates":
+        raise ValueError(f"A budget of {common} is not the same for all; give rollouts (2000) or stages (2e6stages).")
+    if threshold is not None and not np.isfinite(threshold):
+        raise ValueError(f"threshold is {threshold}; it must be finite.")
+    settings: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
+    for label, entrant in entrants.items():  # whatever does not fit is said before anything runs
+        if isinstance(entrant, str):
+            rivals.prepare(entrant)
+            rival_policy(plant, policy, numbers[0])
+            settings[label] = RIVALS[entrant]
+        else:
+            search = Search(plant, entrant, policy=policy, budget=common)
+            settings[label] = search.settings
+            chosen[label] = by_rule(plain(search.given), search.settings)
+    along = evaluation_rollouts or (SIMULATED_ROLLOUTS if specification.reward else default_rollouts(specification))
+    final = evaluation_rollouts or default_rollouts(specification)
+    conditions = Conditions(plant, policy, common, threshold, along, final, points, workers)
+    baseline = _baseline(plant, final)
+    found: dict[tuple[str, int], Cell] = {}
+    if folder is not None:
+        described = {
+            "task": task if isinstance(task, str) else specification.name,
+            "horizon": specification.horizon,
+            "budget": str(conditions.budget),
+            "policy": repr(policy),
+            "threshold": threshold,
+            "points": points,
+            "evaluation_rollouts": evaluation_rollouts,
+        }
+        about = {
+            "specification": specification.plain(),
+            "budget": str(conditions.budget),
+            "evaluation_rollouts": along,
+            "baseline": baseline,
+            "settings": settings,
+            "chosen": chosen,
+        }
+        texts = {label: _described(entrant) for label, entrant in entrants.items()}
+        found = kept.begin(Path(folder), described, texts, about)
+    grid = [(label, seed) for label in entrants for seed in numbers]
+    done = sum(key in found for key in grid)
+    for label, entrant in entrants.items():
+        missing = [seed for seed in numbers if (label, seed) not in found]
+        for group in _groups(plant, entrant, missing):
+            report = functools.partial(_report, on_progress, label, done / len(grid), len(group) / len(grid))
+            report(group[0], {}, 0.0)  # compiling comes first, and takes a while
+            new = run(conditions, label, entrant, group, report)
+            if folder is not None:
+                kept.append(Path(folder), new)
+            found |= {(cell.method, cell.seed): cell for cell in new}
+            done += len(new)
+    return Comparison(
+        specification=specification,
+        budget=str(conditions.budget),
+        threshold=threshold,
+        evaluation_rollouts=along,
+        methods=list(entrants),
+        cells=[found[key] for key in grid],
+        baseline=baseline,
+    )
+
+
+def _report(
+    on_progress: Callable[[Progress], None] | None,
+    label: str,
+    before: float,
+    whole: float,
+    seed: int,
+    record: Record,
+    share: float,
+) -> None:
+    if on_progress is not None:
+        on_progress(Progress(label, seed, record, before + whole * share))
+
+
+def _baseline(task: Any, rollouts: int) -> tuple[str, float, float] | None:
+    """What the regulator costs on the seeds of the end; None where there is none."""
+    policy = lqr(task)
+    if policy is None:
+        return None
+    evaluation = evaluate(task, policy.controller(), rollouts, AT_THE_END)
+    return "LQR", evaluation.cost_mean, evaluation.cost_sem
+
+
+def _budget(task: Any) -> Budget:
+    """What `train` spends on the task by default, in stages of simulators, else in rollouts."""
+    search = Search(task)
+    if search.budget.unit == "updates":
+        return Budget(search.budget.amount * search.layout.size, "rollouts")
+    return search.budget
+
+
+def _described(entrant: Any) -> str:
+    """Text by which a later process knows whether a method is the same."""
+    return eqx.tree_pformat(entrant, short_arrays=False) if isinstance(entrant, eqx.Module) else repr(entrant)
+
+
+def _groups(task: Any, entrant: Any, seeds: list[int]) -> list[list[int]]:
+    """Seeds that run together."""
+    together = isinstance(task, (Task, Function)) and not isinstance(entrant, str)
+    return ([seeds] if seeds else []) if together else [[seed] for seed in seeds]

@@ -1,0 +1,436 @@
+"""`Controller`: a policy as plain NumPy, for host simulators, worker processes, robots and files. No JAX.
+
+p observations, m actions (or k choices), B a batch, d searched parameters; o' = (o − shift)/scale. The law is the mean
+action as a function of o; what acts is the law within the limits of the actions.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from policysearch.core import controller_file, law
+from policysearch.core.interface import Interface, listed
+
+if TYPE_CHECKING:  # a fifth of the time that a worker needs to start
+    from jaxtyping import Float
+
+POLICIES = ("linear_gaussian", "neural_gaussian", "softmax", "parameters")
+#: those whose actions may have limits
+GAUSSIAN = ("linear_gaussian", "neural_gaussian")
+
+
+class Action(msgspec.Struct, frozen=True, eq=False):
+    """An action as it was drawn, which is what a search must be told, and as a machine gets it, within its limits.
+
+    Scores of a gradient belong to what was drawn: told what was applied, a search goes the wrong way. So neither is
+    taken for the other by an index; unpacking gives both, `sampled, applied = controller.act(…)`.
+
+    Args:
+        sampled: (m,) or (B, m), in action units; an int or (B,) of choices.
+        applied: likewise; the same where no limit is known.
+    """
+
+    sampled: Any
+    applied: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.sampled, self.applied))
+
+
+class Controller:
+    """A policy with its observation scaling: description, searched parameters and constants.
+
+    Policies, by `description["policy"]`:
+
+    - linear_gaussian: mean = gain o' + bias; with the constant `mask` (m, p), `gain` is the vector of the entries
+      that are True there, row by row, and the others are 0.
+    - neural_gaussian: mean = action_centre + action_scale · network(o'), of layers weight_0, bias_0, …
+    - softmax: logits (k,) of the same layers; one layer is a linear policy, biases may be absent.
+    - parameters: named numbers of a rig, read with `values()`; it takes no observations.
+
+    Gaussian policies have `log_std` (m,) among parameters (learned) or constants (fixed), or none.
+
+    Args:
+        description: JSON-able; "policy"; "activation" ("tanh" or "relu") of networks; "names" of parameters;
+            "searched": which parameters make up θ (all by default).
+        parameters: arrays by name; kept as float64.
+        constants: arrays by name that no search changes; `scaling_shift` and `scaling_scale` (p,) among them.
+        interface: limits, names, units and time step; what a search finds has that of its task. Without limits
+            nothing is clipped.
+        version: of the package that wrote the file it was read from, or "".
+
+    Raises:
+        ValueError: if an array is missing or its shape does not fit the others; the message names it.
+
+    One controller serves one thread at a time (it reuses its buffers); results are always fresh arrays.
+
+    Example:
+        >>> from policysearch import Continuous, Interface
+        >>> interface = Interface(limits=Continuous([-1], [1]), action_names=["force [N]"], dt=0.02)
+        >>> Controller({"policy": "linear_gaussian"}, {"gain": [[-0.5, -0.8]]}, interface=interface)
+        Controller(linear_gaussian: 2 observations → force [N] in [-1, 1], dt=0.02 s)
+    """
+
+    def __init__(
+        self,
+        description: Mapping[str, Any],
+        parameters: Mapping[str, np.ndarray],
+        constants: Mapping[str, np.ndarray] | None = None,
+        interface: Interface | None = None,
+        version: str = "",
+    ):
+        self.interface = Interface() if interface is None else interface
+        self.version = version
+        self.description = dict(description)
+        self.parameters = {name: np.array(value, dtype=np.float64) for name, value in parameters.items()}
+        self.constants = {name: _constant(value) for name, value in (constants or {}).items()}
+        self.policy: str = self.description.get("policy", "")
+        if self.policy not in POLICIES:
+            raise ValueError(f'description["policy"] is {self.policy!r}; choose one of {", ".join(POLICIES)}.')
+        self.searched: tuple[str, ...] = tuple(sorted(self.description.get("searched", self.parameters)))
+        for name in self.searched:
+            law.needed(name, self.parameters, "parameter", self.policy)
+        #: p and m (or k); 0 and k for named parameters
+        self.observation_size: int = 0
+        self.action_size: int = 0
+        self._layers: list[np.ndarray] = []
+        if self.policy == "parameters":
+            self._check_values()
+        else:
+            self._layers = law.layers(self.description, self.parameters, self.constants)
+            self.observation_size = self._layers[0].shape[1] - 1
+            self.action_size = len(self._layers[-1])
+        self.discrete = self.policy == "softmax"
+        self._activation: str = self.description.get("activation", "")
+        self._shape = (self.observation_size,)
+        self._shift = self._scaling()
+        log_std = self.parameters.get("log_std", self.constants.get("log_std"))
+        self._std: np.ndarray | None = None
+        if log_std is not None:
+            law.fitting("log_std", log_std, (self.action_size,), self.policy)
+            self._std = np.exp(log_std)
+        if self._layers:
+            self._output = law.compiled(self._layers, self._shift, self._activation)
+        if interface is not None:
+            interface.check(self.policy, self.observation_size, self.action_size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Controller, (self.description, self.parameters, self.constants, self.interface, self.version)
+
+    def __repr__(self) -> str:
+        if self.policy == "parameters":
+            with np.errstate(all="ignore"):
+                words = listed([f"{name}={value:.6g}" for name, value in self.values().items()])
+        else:
+            words = self.interface.words(self.policy, self.observation_size, self.action_size)
+        if self.interface.dt is not None:
+            words += f", dt={self.interface.dt:g} s"
+        if self.interface.hold > 1:
+            words += f", hold={self.interface.hold}"
+        return f"Controller({self.policy}: {words}{', policysearch ' + self.version if self.version else ''})"
+
+    def _check_values(self) -> None:
+        names = list(self.description.get("names", ()))
+        values = law.needed("values", self.parameters, "parameter", self.policy)
+        law.fitting("values", values, (len(names),), self.policy)
+        for name in ("initial", "scale", "low", "high", "log"):
+            law.fitting(name, law.needed(name, self.constants, "constant", self.policy), values.shape, self.policy)
+        self.action_size = len(names)
+
+    def _scaling(self) -> np.ndarray | None:
+        if "scaling_shift" not in self.constants:
+            return None
+        return law.fitting("scaling_shift", self.constants["scaling_shift"], self._shape, self.policy)
+
+    def output(self, observation: np.ndarray) -> np.ndarray:
+        """The law: mean action (m,) or logits (k,) for an observation (p,), or a batch of them for (B, p).
+
+        Args:
+            observation: (p,) or (B, p), in the task's units; what is not finite gives what is not finite.
+
+        Returns:
+            (m,) or (k,), or with a leading B.
+
+        Raises:
+            ValueError: for another shape, or what is no numbers.
+            TypeError: if this controller only holds named parameters.
+        """
+        return self._law(self._numbers(observation))
+
+    def _numbers(self, observation: Any) -> np.ndarray:
+        """An observation or a batch of them as an array of the right shape."""
+        if type(observation) is not np.ndarray or observation.dtype != np.float64:
+            try:
+                if np.asarray(observation).dtype.kind == "c":
+                    raise TypeError("complex")
+                observation = np.asarray(observation, dtype=np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"observation is no array of real numbers: {error}") from None
+        if observation.shape == self._shape and self._layers:
+            return observation
+        if not self._layers:
+            raise TypeError("A controller of named parameters takes no observations; read its values().")
+        if observation.ndim != 2 or observation.shape[1:] != self._shape:
+            p, words = self._shape[0], self.interface.observation
+            hint = ""
+            if observation.ndim == 1:
+                count = len(observation)
+                hint = f"; {words(count)} is missing" if count < p else f"; there is no {words(p)}"
+            raise ValueError(
+                f"observation has shape {observation.shape}; {self._shape} is needed, or (B, {p}) for a batch{hint}."
+            )
+        return observation
+
+    def _law(self, observation: np.ndarray) -> np.ndarray:
+        """Mean or logits for an observation or a batch of them of the right shape."""
+        if observation.ndim == 1:
+            return self._output(observation, None)
+        return law.batch(self._layers, self._shift, self._activation, observation)
+
+    def _checked(self, observation: Any) -> np.ndarray:
+        """The law, for an observation or a batch of them that is finite."""
+        observation = self._numbers(observation)
+        if not _finite(observation):
+            self._refuse("observation", observation, "Read the sensor again, or stop the machine.")
+        return self._law(observation)
+
+    def _refuse(self, what: str, values: np.ndarray, advice: str) -> None:
+        """Raise ValueError for the first number of (p,) or (B, p) that is not finite."""
+        *row, index = np.argwhere(~np.isfinite(values))[0].tolist()
+        words = {"observation": self.interface.observation, "action": self.interface.action}
+        name = words[what](index) if what in words and not (self.discrete and what == "action") else f"{what} {index}"
+        where = f" of row {row[0]}" if row else ""
+        raise ValueError(f"{name}{where} is {values[(*row, index)]}, which is not finite. {advice}")
+
+    @property
+    def unchecked_output(self) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+        """`output` for inner loops: of one observation (p,), into a float64 array (m,) if that is not None.
+
+        Raises:
+            TypeError: if this controller only holds named parameters.
+        """
+        if not self._layers:
+            raise TypeError("A controller of named parameters takes no observations; read its values().")
+        return self._output
+
+    def mode(self, observation: np.ndarray, clip: bool = True) -> Any:
+        """The most probable action, within the limits of the actions.
+
+        Args:
+            observation: (p,) or (B, p).
+            clip: False gives the law itself, beyond the limits too.
+
+        Returns:
+            (m,) or (B, m) in action units; an int or (B,) integers for softmax.
+
+        Raises:
+            ValueError: an observation of another shape, or that is not finite; the sentence names it.
+        """
+        return self._bounded(self._chosen(self._checked(observation)), clip)
+
+    def act(self, observation: np.ndarray, noise: np.ndarray | None = None) -> Action:
+        """An action from an observation and given noise, as `noise` draws it.
+
+        Args:
+            observation: (p,) or (B, p).
+            noise: standard normal (m,), Gumbel (k,) for softmax, (B, …) for a batch; None: the mode.
+
+        Returns:
+            `sampled`, which is what to tell a search, and `applied`, which is what the machine gets.
+
+        Raises:
+            ValueError: an observation as for `mode`, noise of another shape or not finite, or a policy without log_std.
+        """
+        output = self._checked(observation)
+        if noise is not None:
+            noise = np.asarray(noise, dtype=np.float64)
+            law.fitting("noise", noise, output.shape, self.policy)
+            output = output + (noise if self.discrete else (self.std if self._std is None else self._std) * noise)
+        sampled = self._chosen(output)
+        applied = self._bounded(sampled, True)
+        return Action(sampled, applied.copy() if applied is sampled and not self.discrete else applied)
+
+    def _chosen(self, output: np.ndarray) -> Any:
+        """The action that a mean or logits stand for."""
+        if not _finite(output):
+            what = "logit" if self.discrete else "action"
+            self._refuse(what, output, "The observation or its noise is beyond what this controller can work with.")
+        if not self.discrete:
+            return output
+        return int(output.argmax()) if output.ndim == 1 else output.argmax(axis=1)
+
+    def _bounded(self, action: Any, clip: bool) -> Any:
+        if self._limits is None or not clip:
+            return action
+        low, high = self._limits
+        return np.minimum(np.maximum(action, low), high)
+
+    @functools.cached_property
+    def _limits(self) -> tuple[np.ndarray, np.ndarray] | None:
+        limits = self.interface.limits
+        return None if limits is None else (np.array(limits.low), np.array(limits.high))
+
+    def with_interface(self, interface: Interface) -> Controller:
+        """The same law with other limits, names and time step.
+
+        Raises:
+            ValueError: they do not fit it.
+        """
+        return Controller(self.description, self.parameters, self.constants, interface)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation of a Gaussian policy's actions, (m,)."""
+        if self._std is None:
+            raise ValueError("This controller has no log_std, so it cannot sample; act with its mode.")
+        return self._std
+
+    def noise(self, generator: np.random.Generator, stages: int) -> Float[np.ndarray, "stages m"]:
+        """Noise for `act` for as many stages.
+
+        Args:
+            generator: of the trial, see `streams.action_stream`.
+            stages: number of rows.
+
+        Returns:
+            Standard normals (stages, m), or standard Gumbel numbers (stages, k) for softmax.
+        """
+        if self.discrete:
+            return generator.gumbel(size=(stages, self.action_size))
+        return generator.standard_normal((stages, self.action_size))
+
+    def log_prob(self, observation: np.ndarray, action: Any) -> Any:
+        """Log-probability of an action, in nats (of its density per action unit for Gaussian policies).
+
+        Args:
+            observation: (p,) or (B, p).
+            action: as sampled, (m,) or (B, m); an int or (B,) for softmax.
+
+        Returns:
+            () or (B,).
+        """
+        output = self._checked(observation)
+        if self.discrete:
+            shifted = output - output.max(axis=-1, keepdims=True)
+            table = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+            return np.take_along_axis(table, np.asarray(action)[..., None], axis=-1)[..., 0]
+        z = (np.asarray(action, dtype=np.float64) - output) / self.std
+        return -0.5 * (z * z).sum(axis=-1) - np.log(self.std).sum() - 0.5 * self.action_size * math.log(2 * math.pi)
+
+    def values(self) -> dict[str, float]:
+        """The rig's parameters by name, in their own units, within their bounds.
+
+        Returns:
+            name → clip(initial + scale·value), or clip(initial·exp(scale·value)) for logarithmic ones.
+
+        Raises:
+            TypeError: unless the policy is "parameters".
+        """
+        if self.policy != "parameters":
+            raise TypeError(f"A {self.policy} controller has no named values; call its act or mode.")
+        c = self.constants
+        step = c["scale"] * self.parameters["values"]
+        log = c["log"].astype(bool)
+        natural = np.where(log, c["initial"] * np.exp(np.where(log, step, 0.0)), c["initial"] + step)
+        natural = np.clip(natural, c["low"], c["high"])
+        return {name: float(value) for name, value in zip(self.description["names"], natural, strict=True)}
+
+    def theta(self, names: Sequence[str] | None = None) -> Float[np.ndarray, " d"]:
+        """The searched parameters as one vector θ, concatenated in the order of their sorted names.
+
+        Args:
+            names: which parameters; the searched ones by default.
+
+        Returns:
+            (d,) float64.
+        """
+        names = self.searched if names is None else sorted(names)
+        parts = [law.needed(name, self.parameters, "parameter", self.policy).ravel() for name in names]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def with_theta(self, theta: Float[np.ndarray, " d"]) -> Controller:
+        """The same controller with other searched parameters.
+
+        Args:
+            theta: (d,), in the order of `theta()`.
+
+        Returns:
+            A new controller.
+
+        Raises:
+            ValueError: for another length.
+        """
+        theta = np.asarray(theta, dtype=np.float64)
+        size = sum(self.parameters[name].size for name in self.searched)
+        law.fitting("theta", theta, (size,), self.policy)
+        parameters = dict(self.parameters)
+        start = 0
+        for name in self.searched:
+            old = parameters[name]
+            parameters[name] = theta[start : start + old.size].reshape(old.shape)
+            start += old.size
+        return Controller(self.description, parameters, self.constants, self.interface)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file with description and checksum: written aside, synced, then renamed.
+
+        Args:
+            path: of the file; an older one is replaced in one step.
+        """
+        controller_file.save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Controller:
+        """Read what `save` wrote, after checking its checksum; a file is data, no code in it is run.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            The controller.
+
+        Raises:
+            FileNotFoundError: if there is no file.
+            ValueError: if it is damaged, of another kind or of a newer format; the message says which.
+
+        Warns:
+            UserWarning: the file knows no limits of its actions, so that `mode` clips nothing.
+        """
+        controller = Controller.of_content(controller_file.load(path), path)
+        if controller.interface.limits is None and controller.policy in GAUSSIAN:
+            warnings.warn(
+                f"{path} knows no limits of its actions, so `mode` clips nothing. If the machine has some, give them: "
+                "controller.with_interface(Interface(limits=Continuous(low, high))), and save it.",
+                stacklevel=2,
+            )
+        return controller
+
+    @staticmethod
+    def of_content(content: controller_file.Content, path: str | os.PathLike[str]) -> Controller:
+        """The controller that a file holds; `path` says in errors where it comes from.
+
+        Raises:
+            ValueError: its parts do not fit together.
+        """
+        try:
+            return Controller(*content)
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            raise ValueError(f"{path} is no policy: {error}") from None
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether all of (p,) or (B, p) are finite; a sum that is finite says so at once, and Python's never warns."""
+    return (values.ndim == 1 and math.isfinite(sum(values.tolist()))) or bool(np.isfinite(values).all())
+
+
+def _constant(value: np.ndarray) -> np.ndarray:
+    value = np.array(value)
+    return value if value.dtype == bool else value.astype(np.float64)

@@ -1,0 +1,1 @@
+"""Searches: the loop, trials that a caller runs, incumbents, evaluation, many seeds, what is shown."""

@@ -1,0 +1,212 @@
+"""How good a policy is: its mode on environment seeds that training never sees. JAX only where the task needs it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from policysearch.core.controller import Controller
+from policysearch.core.rng import Purpose, environment_seed
+from policysearch.core.specification import OK, Continuous, Discrete, Specification
+
+#: names of the quantiles that are reported
+QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+#: fields with a number for each rollout
+SINGLE = ("costs", "returns", "lengths")
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean and standard error over rollouts, in the task's cost unit, and what each rollout gave.
+
+    Args:
+        cost_mean, cost_sem: discounted total cost of the rollouts that did not fail, without any training bonus.
+        rollouts: how many were run; `failed` of them failed and count as unsuccessful.
+        stages: how many stages they took.
+        solved: by the task's own criterion; None where it has none.
+        success_share: share of rollouts that met the physical goal; None where the task has none.
+        return_mean, return_sem: undiscounted return, for tasks that users think of in returns.
+        costs: of each rollout, in the order of their seeds; NaN where it failed.
+        returns: the same in returns; None where cost_mean is what users think of.
+        lengths: stages of each rollout, up to the failure where it failed.
+
+    Example:
+        >>> Evaluation(cost_mean=2.0, cost_sem=0.5, rollouts=3, costs=(1.0, 3.0, 2.0)).quantiles()["median"]
+        2.0
+    """
+
+    cost_mean: float
+    cost_sem: float
+    rollouts: int
+    failed: int = 0
+    stages: int = 0
+    solved: bool | None = None
+    success_share: float | None = None
+    return_mean: float | None = None
+    return_sem: float | None = None
+    costs: tuple[float, ...] = ()
+    returns: tuple[float, ...] | None = None
+    lengths: tuple[int, ...] = ()
+
+    def quantiles(self) -> dict[str, float]:
+        """Quantiles of the return where there is one, else of the cost, over rollouts that did not fail.
+
+        Returns:
+            min, q05, q25, median, q75, q95 and max, interpolated linearly; NaN if all failed.
+        """
+        values = np.array(self.costs if self.returns is None else self.returns)
+        values = values[np.isfinite(values)]
+        found = np.quantile(values, list(QUANTILES.values())) if len(values) else [math.nan] * len(QUANTILES)
+        return dict(zip(QUANTILES, map(float, found), strict=True))
+
+    def summary(self) -> dict[str, Any]:
+        """All numbers but those of single rollouts, JSON-able.
+
+        Returns:
+            The fields by name, `quantiles`, and the mean, min and max of the lengths (in stages, of rollouts that
+            did not fail) as `length`.
+        """
+        lengths = [length for length, cost in zip(self.lengths, self.costs, strict=True) if math.isfinite(cost)]
+        length = {"mean": float(np.mean(lengths)), "min": min(lengths), "max": max(lengths)} if lengths else None
+        return {**self._scalars(), "quantiles": self.quantiles(), "length": length}
+
+    def _scalars(self) -> dict[str, Any]:
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if name not in SINGLE}
+
+    def __repr__(self) -> str:
+        # thousands of single numbers would hide the others
+        return f"Evaluation({', '.join(f'{name}={value!r}' for name, value in self._scalars().items())})"
+
+
+def default_rollouts(specification: Specification) -> int:
+    """What the task asks for; else 100 rollouts of a plant, 20 of an environment, 1 where nothing is random."""
+    if specification.evaluation_rollouts is not None:
+        return specification.evaluation_rollouts
+    if specification.deterministic:
+        return 1
+    return 20 if specification.reward else 100
+
+
+def evaluate(
+    task: Any, controller: Controller, rollouts: int | None = None, seed: int = 0, workers: Any = None
+) -> Evaluation:
+    """Run a policy's mode on fresh seeds.
+
+    Args:
+        task: as `policysearch.tasks.resolve` gives it.
+        controller: the policy.
+        rollouts: how many; see `default_rollouts`.
+        seed: from which the environment seeds derive.
+        workers: a `Workers` pool that is up, or how many processes to start, for Gymnasium tasks.
+
+    Raises:
+        ValueError: fewer than one rollout, or a policy whose sizes do not fit the task.
+
+    Warns:
+        UserWarning: the policy's own limits are others than those of the task.
+    """
+    specification: Specification = task.specification
+    n = rollouts if rollouts is not None else default_rollouts(specification)
+    if n < 1:
+        raise ValueError(f"rollouts is {n}; ask for at least 1.")
+    if not specification.reward:
+        fit(specification, controller)
+    limits = controller.interface.limits
+    if isinstance(specification.action, Continuous) and limits not in (None, specification.action):
+        warnings.warn(
+            f"The policy was made for actions from {limits.low} to {limits.high}; here it acts within the limits of "
+            f"{specification.name}, {specification.action.low} to {specification.action.high}.",
+            stacklevel=2,
+        )
+    if specification.reward:
+        return _gymnasium(task, controller, n, seed, workers)
+    if hasattr(task, "evaluate"):
+        seeds = [environment_seed(seed, Purpose.EVALUATION, 0, index) for index in range(n)]
+        values = np.array(list(controller.values().values()))
+        costs = np.array([task.evaluate(values, s) for s in seeds])
+        return judged(task, costs, stages=n)
+    from policysearch.runners import native
+
+    result = native.evaluate_controller(task, controller, n, seed)
+    return judged(task, *result)
+
+
+def fit(specification: Specification, controller: Controller) -> None:
+    """Raise ValueError unless the policy's sizes are those of the task."""
+    action, kind = specification.action, controller.description["policy"]
+    wanted = {"parameters"} if action is None else {"softmax"} if isinstance(action, Discrete) else None
+    if (wanted and kind not in wanted) or (isinstance(action, Continuous) and kind in ("softmax", "parameters")):
+        raise ValueError(f"A {kind} policy cannot serve {specification.name}, whose actions are {action}.")
+    if action is None:
+        return
+    p = specification.observation_size
+    observation = np.zeros(p)
+    try:
+        output = controller.output(observation)
+    except ValueError as error:
+        raise ValueError(f"The policy does not take the {p} observations of {specification.name}: {error}") from None
+    size = action.n if isinstance(action, Discrete) else action.size
+    if output.shape != (size,):
+        raise ValueError(f"The policy gives {output.shape[0]} outputs; {specification.name} takes {size}.")
+
+
+def _gymnasium(task: Any, controller: Controller, n: int, seed: int, workers: Any) -> Evaluation:
+    from policysearch.runners.pool import Workers
+
+    if isinstance(workers, Workers):
+        result = workers.evaluate(controller, seed, n)
+    else:
+        with Workers(task, workers if workers is not None else None) as pool:
+            result = pool.evaluate(controller, seed, n)
+    good = result.outcome == OK
+    mean, sem = _mean_sem(result.totals[good])
+    return_mean, return_sem = _mean_sem(result.returns[good])
+    costs, returns = (np.where(good, values, math.nan) for values in (result.totals, result.returns))
+    threshold = getattr(task, "solved_return", None)
+    return Evaluation(
+        cost_mean=mean,
+        cost_sem=sem,
+        rollouts=n,
+        failed=int((~good).sum()),
+        stages=result.stages,
+        solved=None if threshold is None else bool(good.all() and return_mean >= threshold),
+        return_mean=return_mean,
+        return_sem=return_sem,
+        costs=tuple(costs.tolist()),
+        returns=tuple(returns.tolist()),
+        lengths=tuple(result.lengths.tolist()),
+    )
+
+
+def judged(task: Any, costs: np.ndarray, success: np.ndarray | None = None, stages: int = 0) -> Evaluation:
+    """An evaluation from costs (n,) and successes (n,) of rollouts, by the task's own criterion."""
+    good = np.isfinite(costs)
+    mean, sem = _mean_sem(costs[good])
+    solved = share = None
+    if success is not None:
+        share = float((success & good).mean())
+        solved = share >= task.solved_share
+    else:
+        threshold = task.solved_cost()
+        solved = None if threshold is None else bool(good.all() and mean <= threshold)
+    return Evaluation(
+        cost_mean=mean,
+        cost_sem=sem,
+        rollouts=len(costs),
+        failed=int((~good).sum()),
+        stages=stages,
+        solved=solved,
+        success_share=share,
+        costs=tuple(np.where(good, costs, math.nan).tolist()),
+        lengths=(stages // len(costs),) * len(costs),  # a rollout of a plant has no early end
+    )
+
+
+def _mean_sem(values: np.ndarray) -> tuple[float, float]:
+    if not len(values):
+        return math.nan, math.nan
+    sem = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(values.mean()), sem

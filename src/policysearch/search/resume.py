@@ -1,0 +1,207 @@
+"""Searches that go on in another process: what they write first, and how they are built again from it.
+
+The folder holds names, numbers and arrays only; a method composed by hand is code, so it must be given again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import msgspec
+
+from policysearch.core import controller_file
+from policysearch.core.controller import Controller
+from policysearch.core.identity import described, differences
+from policysearch.core.initial import from_controller
+from policysearch.core.method import Method
+from policysearch.core.policies import Policy
+from policysearch.core.specification import Specification
+from policysearch.methods.settings import METHODS, MethodSettings, method_settings, plain
+from policysearch.runs import journal, snapshots
+from policysearch.runs.journal import Journal
+from policysearch.runs.reader import Run
+from policysearch.search import advice
+from policysearch.workers.jobs import Event
+
+if TYPE_CHECKING:
+    from policysearch.search.search import Search
+
+#: configuration of a run whose trials a caller runs; others are of simulated tasks
+RIG = "rig"
+#: differences between two methods that are named
+MOST_NAMED = 4
+COMPOSED = "composed"
+
+
+def begin(search: Search, folder: Path) -> Journal:
+    """Start the folder of a search whose trials a caller runs.
+
+    Raises:
+        FileExistsError: the folder holds a run already.
+        ValueError: a simulated task, or a policy that no file can hold.
+    """
+    if not isinstance(search.task, Specification):
+        raise ValueError(
+            f"folder= keeps trials that you run yourself; {search.specification.name} is run here. Use "
+            "`policysearch train`, which writes the folder of such a run."
+        )
+    configuration = {
+        "trials": RIG,
+        "task": search.specification.name,
+        "specification": search.specification.plain(),
+        "method": search.method_name,
+        "given": plain(search.given),
+        "settings": search.settings,
+        "parts": described(search.method),
+        "budget": str(search.budget),
+        "seed": search.seed,
+        "failure_cost": search.failure_cost,
+        "largest_step": search.largest_step,
+        "measure": None if search.measuring is None else [search.measuring.every, search.measuring.trials],
+        **journal.provenance(),
+    }
+    return Journal(folder, configuration, start=start_of(search), keep=True)
+
+
+def start_of(search: Search) -> tuple[bytes, bytes]:
+    """The policy of a search before its first update as the bytes of a file, and its state.
+
+    Raises:
+        ValueError: a policy that comes back from its file as another one, such as a class of the user's own.
+    """
+    policy = search.policy
+    data = controller_file.content(policy.controller())
+    back, here = (str(jax.tree.structure(tree)) for tree in (_policy(data), policy))
+    if back != here:
+        raise ValueError(
+            f"A {type(policy).__name__} policy cannot be read back from a file as what it is; leave folder= out, or "
+            "use a policy of this package."
+        )
+    return data, snapshots.encode(search.state)
+
+
+def reopened(
+    kind: type[Search], folder: Path, method: Method | None, budget: str | int | None, wait: float | None = None
+) -> tuple[Search, Journal, Run]:
+    """The search in a folder with its parameters and counts; its open update is still to be restored.
+
+    Raises:
+        ValueError: see `Search.open`.
+    """
+    writer, run = Journal.reopen(folder, wait)
+    try:
+        known = run.configuration
+        if known.get("trials") != RIG:
+            raise ValueError(
+                f"{folder} holds the run of a simulated task. Go on with it by: policysearch resume {folder}"
+            )
+        given = given_method(known, method, folder)
+        with advice.already_given():
+            search = kind(
+                Specification.from_plain(known["specification"]),
+                given,
+                policy=start_policy(run),
+                budget=known["budget"] if budget is None else budget,
+                seed=known["seed"],
+                failure_cost=known["failure_cost"],
+                largest_step=known.get("largest_step"),
+                measure=known.get("measure"),
+            )
+        restore(search, run)
+        if run.counts:
+            # whoever was killed between an update's row and its policy file, perhaps after the last update
+            writer.save(search.policy.controller())
+        if budget is not None:
+            writer.amend({"budget": str(search.budget)})
+    except BaseException:
+        writer.close()
+        raise
+    return search, writer, run
+
+
+def restore(search: Search, run: Run) -> None:
+    """Bring a search that was built like the one of a run to where that one was.
+
+    Raises:
+        ValueError: they were not built alike.
+    """
+    if "parts" not in run.configuration:
+        raise ValueError(f"{run.folder} is of an older version; start anew with --initial {run.folder}.")
+    changes = _changes(search, run.configuration)
+    if changes:
+        more = f", and {len(changes) - MOST_NAMED} more" if len(changes) > MOST_NAMED else ""
+        raise ValueError(
+            f"{run.folder} was started with another method: {', '.join(changes[:MOST_NAMED])}{more}. Go on with the "
+            "same one."
+        )
+    if run.state is None and run.records:
+        raise ValueError(f"{run.folder} has no snapshot to go on from; start anew with --initial {run.folder}.")
+    # before the first update the state is the one that the search was just built with
+    state = search.state if run.state is None else snapshots.decode(run.state, search.state)
+    if run.counts:
+        search.restore(state, run.counts, run.records[: run.counts["updates"]])
+        if search.measuring is not None:
+            lost = search.measuring.restore(run.counts["measuring"], run.incumbent, run.folder)
+            if lost:
+                search.note(Event(-1, "incumbent", lost, "", 1))
+    else:
+        search.state = state
+
+
+def _changes(search: Search, known: dict[str, Any]) -> list[str]:
+    """How the method of a search differs from the one in a configuration, in words: by its settings, or its parts."""
+    if isinstance(search.given, Method):
+        return differences(known["parts"], _as_read(described(search.method)))
+    # an older version kept what was given and what a rule chose for the rest, to seven digits
+    before = known["given"] | known.get("chosen", known["settings"])
+    names = plain(search.given)
+    now = _as_read({name: _shortened(search.settings[name]) for name in names})
+    return differences({name: _shortened(before.get(name)) for name in names}, now)
+
+
+def _shortened(value: Any) -> Any:
+    """A number with the digits that matter."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def start_policy(run: Run) -> Policy:
+    """The policy that a run started from, as far as its kind and sizes go; the values are in the snapshots.
+
+    Raises:
+        ValueError: the run has none, because an older version wrote it.
+    """
+    if run.start is None:
+        raise ValueError(f"{run.folder} has nothing to go on from; start anew with --initial {run.folder}.")
+    return _policy(run.start)
+
+
+def _policy(data: bytes) -> Policy:
+    where = "the policy at the start of the run"
+    return from_controller(Controller.of_content(controller_file.parse(data, where), where))
+
+
+def given_method(known: dict[str, Any], method: Method | None, folder: Path) -> MethodSettings | Method:
+    """The method that a configuration names, with the settings that were given; or the one composed by hand.
+
+    Raises:
+        ValueError: `method` is missing, or given though the configuration names one; or the name is not known.
+    """
+    if (known["method"] == COMPOSED) != (method is not None):
+        raise ValueError(
+            f"{folder} was started with a method composed by hand; give the same one: Search.open(folder, method=…)."
+            if method is None
+            else f"{folder} was started with {known['method']}; its settings are in the folder, leave method= out."
+        )
+    if method is not None:
+        return method
+    if known["method"] not in METHODS:
+        raise ValueError(f"{folder} was started with {known['method']!r}, which this version does not know.")
+    return method_settings(known["method"], known["given"])
+
+
+def _as_read(settings: dict[str, Any]) -> dict[str, Any]:
+    """What JSON makes of settings."""
+    content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(settings))
+    return content

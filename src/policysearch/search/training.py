@@ -1,0 +1,83 @@
+"""`train`: a whole search in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from policysearch.core.method import Method
+from policysearch.core.policies import Policy
+from policysearch.core.settings import Budget, PolicySettings
+from policysearch.methods.settings import MethodSettings
+from policysearch.search.progress import Progress, quantity
+from policysearch.search.result import Record, Result
+from policysearch.search.search import Search
+
+
+def train(
+    task: Any,
+    method: str | MethodSettings | Method | None = None,
+    *,
+    policy: Policy | PolicySettings | str | None = None,
+    budget: Budget | str | int | None = None,
+    seed: int = 0,
+    initial: Any = None,
+    workers: int | None = None,
+    failure_cost: float | None = None,
+    deadline: float | None = None,
+    evaluation_rollouts: int | None = None,
+    on_update: Callable[[Record], None] | None = None,
+    progress: bool = False,
+) -> Result:
+    """Search a policy for a task and evaluate what came out; see `Search` for the arguments.
+
+    Args:
+        evaluation_rollouts: of the evaluation at the end.
+        on_update: called with the record of each update.
+        progress: show how the search goes: on a terminal, in a notebook, or as lines on standard error.
+
+    Returns:
+        The last iterate with its evaluation on fresh seeds.
+
+    Example:
+        >>> result = train("bowl", "weight_perturbation", budget=600)
+        >>> result.evaluation.solved
+        True
+    """
+    with Search(
+        task,
+        method,
+        policy=policy,
+        budget=budget,
+        seed=seed,
+        initial=initial,
+        workers=workers,
+        failure_cost=failure_cost,
+        deadline=deadline,
+    ) as search:
+        if not progress:
+            search.run(on_update)
+            return search.result(evaluation_rollouts)
+        noun = "return" if search.specification.reward else "cost"
+        title = f"{search.specification.name}, {search.method_name}, seed {search.seed}"
+        with Progress(title, noun=noun, stay=True) as view:
+
+            def shown(record: Record) -> None:
+                view.update(record)
+                if on_update is not None:
+                    on_update(record)
+
+            search.run(shown)
+            view.note("evaluating on fresh seeds")
+            result = search.result(evaluation_rollouts)
+            view.note(_outcome(result, noun))
+            return result
+
+
+def _outcome(result: Result, noun: str) -> str:
+    """What came out, in a line."""
+    found = result.evaluation
+    if found is None:
+        return result.reason
+    mean, error = (found.cost_mean, found.cost_sem) if noun == "cost" else (found.return_mean, found.return_sem)
+    return f"{noun} {quantity(mean, error)} on fresh seeds; {result.reason}"

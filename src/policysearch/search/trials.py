@@ -1,0 +1,467 @@
+"""Trials that a caller runs: what an update asks of a rig, and what the rig told, in any order.
+
+n trials, T stages, p observations, m actions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+
+from policysearch.core import controller_file, grammar
+from policysearch.core.controller import Controller
+from policysearch.core.initial import from_controller
+from policysearch.core.method import Method, State
+from policysearch.core.rng import Purpose, environment_seed, stream
+from policysearch.core.specification import OK, Specification
+from policysearch.runners import host
+from policysearch.runs.inbox import Inbox
+from policysearch.runs.journal import Journal
+from policysearch.runs.reader import TrialRecord
+from policysearch.search.trial_result import ENDS, Told
+from policysearch.workers.jobs import Event, HostRollouts, Jobs, gather
+
+if TYPE_CHECKING:
+    from policysearch.search.search import Record, Search
+
+#: why a trial must not run, or None
+Veto = Callable[["Trial"], str | None]
+#: what a trial is for: the gradient, or the cost of the policy itself
+GRADIENT, MEASUREMENT = "gradient", "measurement"
+_GIVEN_UP = {"status": "abandoned", "fault": "rig"}
+#: what an update reports that was given up
+_SKIPPED = {"cost": math.nan, "cost_sem": math.nan, "snr": math.nan, "failed": 0.0, "skipped": 1.0}
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One request to a rig: run this controller once.
+
+    Args:
+        number: of the trial, counted from 0 over the whole search.
+        update, index: which update asks it, and its place there.
+        controller: what to run; for named numbers see `values`.
+        environment_seed: partners have the same one; for rigs that can repeat a condition.
+        noise: standard action noise for each stage (T, …); None where the mode runs. `controller.act(observation,
+            noise[k])` gives the action that was `sampled`, which is what to tell, and the one that is `applied`.
+        attempt: from 1; more where it was lost before and is asked again.
+        purpose: "gradient", or "measurement" of the policy as it is.
+        hold: stages for which an action that was drawn is kept.
+    """
+
+    number: int
+    update: int
+    index: int
+    controller: Controller
+    environment_seed: int
+    noise: np.ndarray | None = None
+    attempt: int = 1
+    purpose: str = GRADIENT
+    hold: int = 1
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The named numbers to try, in their own units."""
+        return self.controller.values()
+
+
+class OpenUpdate:
+    """The trials of one update that a caller runs, and what came back so far; a function of state, seed and results.
+
+    records: trials that were asked, by index; those of the gradient, then one for each of `measured`. told: what came
+    back, by index; `over` are those that count.
+    """
+
+    def __init__(self, method: Method, state: State, seed: int, first: int, measured: Sequence[Controller] = ()):
+        self.jobs: Jobs = host.jobs(method, state, seed)
+        self.measured = measured
+        self.first = first
+        self.records: dict[int, TrialRecord] = {}
+        self.told: dict[int, Told] = {}
+        self.over: set[int] = set()
+        #: asked by nobody in particular before the search was opened again, and not handed out since
+        self.unclaimed: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.jobs) + len(self.measured)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial was told."""
+        return len(self.over) == len(self)
+
+    def purpose(self, index: int) -> str:
+        """What a trial is for."""
+        return GRADIENT if index < len(self.jobs) else MEASUREMENT
+
+    def take(self, record: TrialRecord, told: Told) -> None:
+        """Keep what came back of a trial, which now has this record."""
+        self.records[record.index], self.told[record.index] = record, told
+        if not record.retry:
+            self.over.add(record.index)
+
+    def choose(self, client: str) -> tuple[int, bool]:
+        """Index of the trial to ask next, and whether that is a new attempt; see `Search.ask`."""
+        for index, record in self.records.items():
+            if client and record.client == client and record.status == "asked":
+                return index, False
+        if not client and self.unclaimed:
+            return self.unclaimed.pop(0), False
+        for index, record in self.records.items():
+            if record.retry:
+                return index, True
+        index = len(self.records)
+        if index >= len(self):
+            raise RuntimeError(
+                f"All {len(self)} trials of this update are out; {len(self) - len(self.over)} are still to be told."
+            )
+        return index, True
+
+    def trial(self, index: int, specification: Specification) -> Trial:
+        """What to run: the same whenever it is asked for."""
+        jobs, noise, purpose = self.jobs, None, self.purpose(index)
+        if purpose == MEASUREMENT:
+            place = index - len(jobs)
+            controller = self.measured[place]
+            # the policies that are compared meet the same conditions
+            place -= self.measured.index(controller)
+            environment = environment_seed(jobs.seed, Purpose.MEASUREMENT, jobs.update, place)
+        else:
+            controller = next(jobs.controllers([index]))
+            environment = environment_seed(jobs.seed, Purpose.ENVIRONMENT, jobs.update, int(jobs.environment[index]))
+            if jobs.stochastic:
+                generator = stream(jobs.seed, Purpose.ACTION, jobs.update, index)
+                drawn = jobs.controller.noise(generator, specification.draws)
+                noise = np.repeat(drawn, specification.hold, axis=0)[: specification.horizon]
+        return Trial(
+            number=self.first + index,
+            update=jobs.update,
+            index=index,
+            controller=controller,
+            environment_seed=environment,
+            noise=noise,
+            attempt=self.records[index].attempt,
+            purpose=purpose,
+            hold=specification.hold,
+        )
+
+    def gathered(self, specification: Specification) -> HostRollouts:
+        """What was told of the gradient's trials, in their order."""
+        ordered = [self.told[index].episode(specification) for index in range(len(self.jobs))]
+        return gather(ordered, [], specification.observation_size)
+
+    def measurements(self) -> list[float | None]:
+        """Costs of the measuring trials, in their order: infinite where the policy failed, None where the rig did."""
+        told = [self.told[index] for index in range(len(self.jobs), len(self))]
+        return [None if t.fault == "rig" else math.inf if t.cost is None else t.cost for t in told]
+
+
+class Trials:
+    """Asks and takes the trials of a search; what was asked and told is on disk first if there is a journal."""
+
+    def __init__(self, search: Search, journal: Journal | None = None):
+        self._search, self._journal = search, journal
+        self._open: OpenUpdate | None = None
+        self._inbox = None if journal is None else Inbox(journal.folder)
+        #: why no trial is handed out till a person goes on; "" while they are
+        self.halted = ""
+
+    @property
+    def pending(self) -> list[Trial]:
+        """Trials that were asked and not told, in order."""
+        self.receive()
+        update = self._open
+        if update is None:
+            return []
+        waiting = [index for index, record in update.records.items() if record.status == "asked"]
+        return [update.trial(index, self._search.specification) for index in waiting]
+
+    def restore(self, records: dict[int, TrialRecord], arrays: dict[int, bytes | None], halted: str) -> None:
+        """Go on with an update of which these trials were asked, some of them told."""
+        self.halted = halted
+        if records:
+            update = self._new()
+            for number in sorted(records):
+                record = records[number]
+                update.records[record.index] = record
+                if record.status != "asked":
+                    update.take(record, _told(record, arrays.get(number)))
+                elif not record.client:
+                    update.unclaimed.append(record.index)
+            if update.complete:
+                self._finish()
+        self.receive()
+
+    def ask(self, client: str) -> Trial:
+        """See `Search.ask`."""
+        search, client = self._search, grammar.client(client)
+        self.receive()
+        while True:
+            self._refuse_halted()
+            update = self._open if self._open is not None else self._new()
+            index, fresh = update.choose(client)
+            if fresh:
+                before = update.records.get(index)
+                record = TrialRecord(
+                    number=update.first + index,
+                    update=update.jobs.update,
+                    index=index,
+                    attempt=1 if before is None else before.attempt + 1,
+                    client=client,
+                    asked=time.time(),
+                    purpose=update.purpose(index),
+                )
+                if self._journal is not None:
+                    self._journal.add_asked(record)
+                update.records[index] = record
+            trial = update.trial(index, search.specification)
+            if not client:
+                update.unclaimed.insert(0, index)  # asked again if the veto raises or makes the search wait
+            # a trial that is handed out again may never have been shown to the veto
+            reason = search.veto(trial) if search.veto is not None else None
+            if not reason:
+                if not client:
+                    update.unclaimed.remove(index)
+                return trial
+            if trial.noise is not None:
+                # every trial of the update runs this controller, so that nothing could be learned without it
+                self.halt(f"trial {trial.number} was vetoed: {reason}")
+            else:
+                self.tell(trial, {"vetoed": reason}, False, "")
+                if search.done:
+                    raise RuntimeError(
+                        f"The last trial of the search was vetoed: {reason}. {search.reason or 'The budget is spent'}."
+                    )
+
+    def tell(
+        self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str, terminated: bool | None = None
+    ) -> Record | None:
+        """See `Search.tell`."""
+        self.receive()  # what was left first counts
+        return self._take(trial, as_kept(given), retry, grammar.words(notes), terminated)
+
+    def _take(
+        self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str, terminated: bool | None = None
+    ) -> Record | None:
+        search, update = self._search, self._open
+        number = trial.number if isinstance(trial, Trial) else _number(trial)
+        if not isinstance(retry, (bool, np.bool_)):
+            raise ValueError(f"retry is {retry!r}; it must be True or False.")
+        index = number - update.first if update is not None else -1
+        record = update.records.get(index) if update is not None else None
+        before = None if record is not None else self._before(number)
+        known = record if record is not None else before[0] if before is not None else None
+        learning = known is None or known.purpose == GRADIENT
+        told = Told.of(search.specification, search.method if learning else None, given, terminated)
+        if before is not None:
+            judged(before[0], before[1], told, before[0].attempt, retry)
+            return search.records[before[0].update]
+        if update is None or record is None:
+            raise RuntimeError("No update is open.")
+        attempt = trial.attempt if isinstance(trial, Trial) else record.attempt
+        arrays = update.told[index].arrays if index in update.told else None
+        if judged(record, arrays, told, attempt, retry):
+            return None
+        asked = update.trial(index, search.specification)
+        told.refuse_applied(asked.controller, asked.noise)
+        outcome = {
+            "status": told.status,
+            "fault": told.fault,
+            "reason": told.reason,
+            "cost": told.cost,
+            "stages": told.stages,
+            "retry": bool(retry),
+            "notes": notes,
+            "told": time.time(),
+        }
+        over = msgspec.structs.replace(record, **outcome)
+        halt = f"trial {number} ended by a safety stop: {told.reason}" if told.status == "safety stop" else ""
+        if self._journal is not None:
+            self._journal.add_told(over, told.arrays, halt)
+        self.halted = self.halted or halt
+        if index in update.unclaimed:
+            update.unclaimed.remove(index)
+        update.take(over, told)
+        return self._finish() if update.complete else None
+
+    def receive(self) -> None:
+        """Take what others left in the folder's inbox; what does not fit becomes an event of the search."""
+        if self._inbox is None:
+            return
+        for message in self._inbox.messages():
+            try:
+                update = self._open
+                index = message.trial - update.first if update is not None else -1
+                if update is not None and index in update.records and update.records[index].attempt != message.attempt:
+                    raise ValueError(_refusal(update.records[index], message.attempt))
+                self._take(message.trial, as_kept(message.given), message.retry, message.notes)
+            except ValueError as error:
+                self._search.note(Event(message.trial, "inbox", str(error), "", message.attempt))
+                if self._journal is not None:
+                    self._journal.add_events(self._search.updates, self._search.events)
+            self._inbox.forget(message)
+
+    def halt(self, reason: str) -> None:
+        """Hand out no trial till `release`."""
+        reason = grammar.words(reason)
+        if self._journal is not None:
+            self._journal.add_halt(reason)
+        self.halted = reason
+
+    def release(self, by: str) -> None:
+        """Hand out trials again."""
+        if self._journal is not None:
+            self._journal.add_halt("", grammar.words(by))
+        self.halted = ""
+
+    def go_back(self, controller: Controller, reason: str) -> Record:
+        """Give up the open update, and go on from another policy; see `Search.go_back`."""
+        self.receive()
+        search, update = self._search, self._open
+        reason = grammar.words(reason)
+        asked = [] if update is None else list(update.records.values())
+        old = search.state.policy
+        policy = from_controller(controller).with_interface(old.interface)
+        if str(jax.tree.structure(policy)) != str(jax.tree.structure(old)):
+            raise ValueError(
+                f"This search is of another kind or size of policy than {controller.policy} to go back to."
+            )
+        policy = jax.tree.map(lambda new, now: jnp.asarray(new, now.dtype), policy, old)
+        for record in asked:
+            if record.status == "asked":
+                over = msgspec.structs.replace(record, **_GIVEN_UP, reason=reason, told=time.time())
+                if self._journal is not None:
+                    self._journal.add_told(over, None)
+        self._open = None
+        fresh = search.method.init(policy, search.specification.draws)
+        search.state = eqx.tree_at(lambda state: state.update, fresh, search.state.update + 1)
+        return self._kept(search.account(_SKIPPED | {"lost": float(len(asked))}, 0, 0.0, rollouts=len(asked)))
+
+    def _refuse_halted(self) -> None:
+        if self.halted:
+            folder = "DIR" if self._journal is None else self._journal.folder
+            raise RuntimeError(
+                f"The search waits: {self.halted}. When the rig is safe, a person goes on by Search.release(by=…), or "
+                f"policysearch resume {folder}."
+            )
+
+    def _new(self) -> OpenUpdate:
+        search = self._search
+        due = search.measuring.due(search.updates, search.policy.controller()) if search.measuring is not None else []
+        self._open = OpenUpdate(search.method, search.state, search.seed, search.rollouts, due)
+        return self._open
+
+    def _finish(self) -> Record:
+        search, update = self._search, self._open
+        if update is None:
+            raise RuntimeError("No update is open.")
+        came = update.gathered(search.specification)
+        state, info = host.tell(search.method, search.state, update.jobs, came, search.specification)
+        self._open = None
+        if not np.any(came.outcome == OK):
+            last = max((r for r in update.records.values() if r.fault is not None), key=lambda r: r.told or 0.0)
+            search.note(Event(last.number, last.status, last.reason, "", last.attempt))
+        measured: dict[str, float] = {}
+        if search.measuring is not None:
+            measured = search.measuring.take(update.measured, update.measurements(), search.updates)
+        return self._kept(search.finish(state, {**info, **measured}, came.stages, 0.0, len(update.measured)))
+
+    def _kept(self, record: Record) -> Record:
+        search = self._search
+        if self._journal is not None:
+            best = search.incumbent
+            if best is not None and best.update == record.get("incumbent_update") == search.updates - 1:
+                self._journal.add_incumbent(best.update, controller_file.content(best.controller))
+            self._journal.add(record, search.continuation)
+            self._journal.flush()
+            self._journal.add_events(search.updates, search.events)
+            self._journal.save(search.policy.controller())
+            if search.measuring is not None:
+                search.measuring.save(self._journal.folder)
+        return record
+
+    def _before(self, number: int) -> tuple[TrialRecord, bytes | None]:
+        """What was told of a trial whose update is over.
+
+        Raises:
+            ValueError: nothing is known of it.
+        """
+        before = self._journal.told(number) if self._journal is not None else None
+        if before is None:
+            update = self._open
+            words = "nothing was asked. Call ask() first"
+            if update is not None and update.records:
+                words = f"open are {update.first} to {update.first + len(update.records) - 1}"
+            raise ValueError(f"Trial {number} is not open; {words}.")
+        return before
+
+
+def _number(trial: Any) -> int:
+    """The number of a trial.
+
+    Raises:
+        ValueError: none that a trial has.
+    """
+    if isinstance(trial, (int, np.integer)) and not isinstance(trial, bool) and 0 <= trial <= grammar.LARGEST:
+        return int(trial)
+    raise ValueError(f"trial is {trial!r}; give what ask() gave, or its number, which is counted from 0.")
+
+
+def as_kept(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `tell` as they will be kept: a cost as a number, reasons as text.
+
+    Raises:
+        ValueError: a cost that is no number.
+    """
+    kept = {name: value if value is None or name not in ENDS else grammar.words(value) for name, value in given.items()}
+    cost = kept.get("cost")
+    if cost is not None:
+        try:
+            if isinstance(cost, (str, bytes, bool)):
+                raise TypeError
+            kept["cost"] = float(cost)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"cost is {cost!r}; it must be a number.") from None
+    return kept
+
+
+def judged(record: TrialRecord, arrays: bytes | None, told: Told, attempt: int, retry: bool) -> bool:
+    """Whether a result was told already, word for word.
+
+    Args:
+        record, arrays: what is known of the trial.
+        told: the result; of which attempt.
+        attempt: that was run.
+        retry: the trial is to be asked again.
+
+    Raises:
+        ValueError: it cannot be taken: another one was told, of another attempt, or a trial that ran is to run again.
+    """
+    if retry and told.fault != "rig":
+        raise ValueError("retry=True runs a trial again that the rig lost; a trial that ran is not repeated.")
+    if attempt == record.attempt:
+        if record.status == "asked":
+            return False
+        if _told(record, arrays) == told:
+            return True
+        words = f"{record.status}: {record.reason}" if record.reason else record.status
+        cost = f", cost {record.cost:.6g}" if record.cost is not None else ""
+        raise ValueError(
+            f"Trial {record.number} was told already, as {words}{cost}; another result of it is not taken."
+        )
+    raise ValueError(_refusal(record, attempt))
+
+
+def _told(record: TrialRecord, arrays: bytes | None) -> Told:
+    return Told(record.status, record.fault, record.reason, record.cost, record.stages, arrays)
+
+
+def _refusal(record: TrialRecord, attempt: int) -> str:
+    return f"Trial {record.number} was asked again: attempt {record.attempt} counts, not attempt {attempt}."

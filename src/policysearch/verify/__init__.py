@@ -1,0 +1,1 @@
+"""Estimators against closed forms, and how noisy each one is at a policy."""
