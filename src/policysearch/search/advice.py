@@ -6,23 +6,36 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from policysearch.core.direction import FALLBACKS
-from policysearch.core.explore import Coordinates
+from policysearch.core.explore import Coordinates, Layout
+from policysearch.core.method import Method
+from policysearch.core.specification import Specification
 from policysearch.workers.jobs import Event
-
-if TYPE_CHECKING:
-    from policysearch.search.search import Search
 
 #: after so many updates a search checks once whether its gradient is this small a share of the noise
 LOOK, FAINT = 5, 0.1
 _DIFFERENCES = "Finite differences on a noisy task"
 
 
-def about_differences(search: Search) -> None:
+class Watched(Protocol):
+    """What is looked at of a search."""
+
+    method: Method
+    specification: Specification
+    layout: Layout
+    settings: dict[str, Any]
+    records: list[dict[str, float]]
+    updates: int
+
+    def note(self, event: Event) -> None:
+        """Add to the events."""
+
+
+def about_differences(search: Watched) -> None:
     """Warn at the start of finite differences whose compared rollouts share no noise."""
     explore = search.method.explore
     if not isinstance(explore, Coordinates) or search.specification.deterministic or explore.common:
@@ -35,7 +48,7 @@ def about_differences(search: Search) -> None:
         f"{_DIFFERENCES}: each of the {search.layout.size} rollouts moves one parameter by "
         f"{float(np.mean(np.asarray(explore.step))):.3g} and carries the full noise of a rollout, for those that are "
         f"compared share no seed. {remedy}; weight_perturbation averages the noise over all parameters.",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -47,7 +60,7 @@ def already_given() -> Iterator[None]:
         yield
 
 
-def about_noise(search: Search) -> None:
+def about_noise(search: Watched) -> None:
     """Warn once, after the first updates, if the gradient is lost in noise."""
     explore: Any = search.method.explore
     learned = getattr(explore, "learned", False)
@@ -71,7 +84,7 @@ def about_noise(search: Search) -> None:
     )
 
 
-def about_direction(search: Search, numbers: dict[str, float]) -> None:
+def about_direction(search: Watched, numbers: dict[str, float]) -> None:
     """Record among a search's events that an update did not follow its method's direction, and why."""
     reason = FALLBACKS.get(int(numbers.get("fallback", 0)))
     if reason:

@@ -6,7 +6,7 @@ The folder holds names, numbers and arrays only; a method composed by hand is co
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import jax
 import msgspec
@@ -23,11 +23,10 @@ from policysearch.runs import journal, snapshots
 from policysearch.runs.journal import Journal
 from policysearch.runs.reader import Run
 from policysearch.search import advice
+from policysearch.search.loop import Loop
 from policysearch.workers.jobs import Event
 
-if TYPE_CHECKING:
-    from policysearch.search.search import Search
-
+L = TypeVar("L", bound=Loop)
 #: configuration of a run whose trials a caller runs; other runs are of simulated tasks
 RIG = "rig"
 #: number of differences between two methods that are named
@@ -35,7 +34,7 @@ MOST_NAMED = 4
 COMPOSED = "composed"
 
 
-def begin(search: Search, folder: Path) -> Journal:
+def begin(search: Loop, folder: Path) -> Journal:
     """Start the folder of a search whose trials a caller runs.
 
     Raises:
@@ -65,7 +64,7 @@ def begin(search: Search, folder: Path) -> Journal:
     return Journal(folder, configuration, start=start_of(search), keep=True)
 
 
-def start_of(search: Search) -> tuple[bytes, bytes]:
+def start_of(search: Loop) -> tuple[bytes, bytes]:
     """The policy of a search before its first update as the bytes of a file, and its state.
 
     Raises:
@@ -83,8 +82,8 @@ def start_of(search: Search) -> tuple[bytes, bytes]:
 
 
 def reopened(
-    kind: type[Search], folder: Path, method: Method | None, budget: str | int | None, wait: float | None = None
-) -> tuple[Search, Journal, Run]:
+    kind: type[L], folder: Path, method: Method | None, budget: str | int | None, wait: float | None = None
+) -> tuple[L, Journal, Run]:
     """The search in a folder with its parameters and counts; its open update is still to be restored.
 
     Raises:
@@ -121,7 +120,7 @@ def reopened(
     return search, writer, run
 
 
-def restore(search: Search, run: Run) -> None:
+def restore(search: Loop, run: Run) -> None:
     """Bring a search that was built like a run's to where that one was.
 
     Raises:
@@ -150,7 +149,7 @@ def restore(search: Search, run: Run) -> None:
         search.state = state
 
 
-def _changes(search: Search, known: dict[str, Any]) -> list[str]:
+def _changes(search: Loop, known: dict[str, Any]) -> list[str]:
     """How the method of a search differs from the one in a configuration, in words: by its settings, or its parts."""
     if isinstance(search.given, Method):
         return differences(known["parts"], _as_read(described(search.method)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -26,11 +26,10 @@ from policysearch.runners import host
 from policysearch.runs.inbox import Inbox
 from policysearch.runs.journal import Journal
 from policysearch.runs.reader import TrialRecord
+from policysearch.search.loop import Loop
+from policysearch.search.result import Record
 from policysearch.search.trial_result import ENDS, Told
 from policysearch.workers.jobs import Event, HostRollouts, Jobs, gather
-
-if TYPE_CHECKING:
-    from policysearch.search.search import Record, Search
 
 #: why a trial must not run, or None
 Veto = Callable[["Trial"], str | None]
@@ -166,7 +165,7 @@ class OpenUpdate:
 class Trials:
     """Asks and takes the trials of a search; with a journal, what was asked and told is on disk first."""
 
-    def __init__(self, search: Search, journal: Journal | None = None):
+    def __init__(self, search: Loop, journal: Journal | None = None):
         self._search, self._journal = search, journal
         self._open: OpenUpdate | None = None
         self._inbox = None if journal is None else Inbox(journal.folder)
