@@ -112,7 +112,7 @@ def test_what_is_checked_is_what_an_update_moves_by():
     moved, _ = native.compiled_update(problem.task, method, state, key)
     told = bias._told(problem.task, method, problem.policy, key, 1)
     again = jax.random.fold_in(key, 0)
-    offsets, rollouts = eqx.filter_jit(bias._batch)(problem.task, method, problem.policy, again)
+    offsets, rollouts = eqx.filter_jit(native.batch)(problem.task, method, state, again)
     single = jax.tree.map(lambda leaf: leaf[None], (offsets, rollouts))
     estimate = bias._estimates(method, state, *single)[0]
     np.testing.assert_allclose(estimate, problem.policy.theta() - moved.policy.theta(), rtol=1e-4, atol=1e-4)
