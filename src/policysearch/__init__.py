@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from policysearch.compare.grid import compare
-    from policysearch.compare.summary import Comparison, open_comparison
+    from policysearch.comparison.grid import compare
+    from policysearch.comparison.summary import Comparison, open_comparison
     from policysearch.core.controller import Action, Controller
     from policysearch.core.credit import CentredRanks, CostToGo, Elites, Saturation, TopPairs, TotalCost
     from policysearch.core.direction import Euclidean, LeastSquares, Natural
@@ -116,8 +116,8 @@ __all__ = [
 
 #: module below policysearch → the public names that it holds
 _HOMES = {
-    "compare.grid": "compare",
-    "compare.summary": "Comparison open_comparison",
+    "comparison.grid": "compare",
+    "comparison.summary": "Comparison open_comparison",
     "core.controller": "Action Controller",
     "core.credit": "CentredRanks CostToGo Elites Saturation TopPairs TotalCost",
     "core.direction": "Euclidean LeastSquares Natural",

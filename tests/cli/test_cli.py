@@ -356,3 +356,9 @@ def test_a_preset_is_what_the_search_uses_and_flags_go_before_it(capsys):
     settings = open_run("run").configuration["settings"]
     assert (settings["version"], settings["directions"], settings["std"]) == ("v1", 1, 0.02)
     assert settings["survival_bonus"] == 0.0
+
+
+def test_no_public_name_is_hidden_by_a_room_of_the_package():
+    """An imported room becomes an attribute of the package, which would replace a function of its name."""
+    rooms = {path.name for path in Path(policysearch.__file__).parent.iterdir() if path.is_dir()}
+    assert rooms.isdisjoint(policysearch.__all__)

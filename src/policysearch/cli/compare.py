@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from policysearch.cli import shared
-from policysearch.compare.entrants import named
+from policysearch.comparison.entrants import named
 from policysearch.core import grammar
 from policysearch.core.settings import Budget, PolicySettings, checked
 from policysearch.methods import flags
@@ -37,8 +37,8 @@ def main(given: list[str]) -> int:
     budget = None if arguments.budget is None else Budget.parse(arguments.budget)
     folder = Path(arguments.out or Path("comparisons", re.sub(r"[^A-Za-z0-9._-]+", "-", arguments.task).strip("-.")))
     shared.prepare_jax()
-    from policysearch.compare import cells
-    from policysearch.compare.grid import Progress, compare
+    from policysearch.comparison import cells
+    from policysearch.comparison.grid import Progress, compare
     from policysearch.search.progress import Progress as Shown
 
     task: Any = shared.task(arguments.task, {} if arguments.horizon is None else {"horizon": arguments.horizon})

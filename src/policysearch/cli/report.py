@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policysearch.cli import shared
-from policysearch.compare.cells import CONFIGURATION
+from policysearch.comparison.cells import CONFIGURATION
 from policysearch.methods import flags
 
 REPORT = "report.html"
@@ -50,8 +50,8 @@ def _compared(folders: list[str], out: str | None) -> Path:
     """The page of a comparison, finished or not."""
     if len(folders) > 1:
         raise ValueError(f"{folders[0]} holds a comparison, which has a page of its own; name it alone.")
-    from policysearch.compare.cells import configuration
-    from policysearch.compare.summary import open_comparison
+    from policysearch.comparison.cells import configuration
+    from policysearch.comparison.summary import open_comparison
     from policysearch.report import comparison
 
     folder = Path(folders[0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policysearch.compare.summary import Comparison, Row, interval
+from policysearch.comparison.summary import Comparison, Row, interval
 from policysearch.report.curve import DECADES
 from policysearch.report.page import JOINED, Page
 from policysearch.report.provenance import BY_RULE

@@ -80,7 +80,7 @@ class Loop:
             resolved = given.resolved(seen)
             self.method, used = table.build(resolved, seen), msgspec.structs.asdict(resolved)
         #: the settings used, by name: nothing is left open except what another setting displaces
-        self.settings: dict[str, Any] = {"parameters": seen.d, **used}
+        self.settings: dict[str, Any] = {**used, "parameters": seen.d}
         if failure_cost is not None:
             if not math.isfinite(failure_cost):
                 raise ValueError(f"failure_cost is {failure_cost}; it must be finite.")

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import numpy as np
 
-from policysearch.compare import cells as kept
-from policysearch.compare import rivals
-from policysearch.compare.cells import Cell
-from policysearch.compare.entrants import named
-from policysearch.compare.running import AT_THE_END, POINTS, Conditions, rival_policy, run
-from policysearch.compare.summary import Comparison
+from policysearch.comparison import cells as kept
+from policysearch.comparison import rivals
+from policysearch.comparison.cells import Cell
+from policysearch.comparison.entrants import named
+from policysearch.comparison.running import AT_THE_END, POINTS, Conditions, rival_policy, run
+from policysearch.comparison.summary import Comparison
 from policysearch.core.policies import Policy
 from policysearch.core.settings import Budget, PolicySettings
 from policysearch.core.specification import Specification

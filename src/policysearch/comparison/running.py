@@ -14,8 +14,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from policysearch.compare import rivals
-from policysearch.compare.cells import Cell, Point
+from policysearch.comparison import rivals
+from policysearch.comparison.cells import Cell, Point
 from policysearch.core.method import State
 from policysearch.core.policies import Policy
 from policysearch.core.rng import Purpose

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from policysearch.compare import cells as kept
-from policysearch.compare import statistics
-from policysearch.compare.cells import Cell
-from policysearch.compare.statistics import CURVE_RESAMPLES, Estimate
+from policysearch.comparison import cells as kept
+from policysearch.comparison import statistics
+from policysearch.comparison.cells import Cell
+from policysearch.comparison.statistics import CURVE_RESAMPLES, Estimate
 from policysearch.core.settings import Budget
 from policysearch.core.specification import Specification
 

@@ -7,9 +7,9 @@ import pytest
 
 from policysearch import Comparison, compare, evaluate, open_comparison, train
 from policysearch.cli.main import main
-from policysearch.compare import cells, entrants, rivals, statistics, summary
-from policysearch.compare.cells import Cell, Point
-from policysearch.compare.running import ALONG, AT_THE_END
+from policysearch.comparison import cells, entrants, rivals, statistics, summary
+from policysearch.comparison.cells import Cell, Point
+from policysearch.comparison.running import ALONG, AT_THE_END
 from policysearch.core.credit import TotalCost
 from policysearch.core.direction import Euclidean
 from policysearch.core.explore import ParameterNoise
