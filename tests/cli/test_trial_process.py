@@ -21,9 +21,9 @@ from policysearch.cli.trial_process import forbids, run_trial, settle
 DRIVER = """
 import sys
 from pathlib import Path
-from policysearch import interruption
-from policysearch.commands.keeper import Conduct, Keeper
-from policysearch.commands.trial_process import run_trial, settle
+from policysearch.cli import interruption
+from policysearch.cli.keeper import Conduct, Keeper
+from policysearch.cli.trial_process import run_trial, settle
 with interruption.raising(), Keeper(Conduct(grace=GRACE, on_abort=ABORT), Path()) as keeper:
     settle(keeper, lambda words: print(words, flush=True))
     while True:

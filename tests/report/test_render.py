@@ -289,7 +289,7 @@ def test_an_environment_that_cannot_draw_is_named(tmp_path):
 
 
 def test_a_policy_that_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="cannot serve CartPole-v1"):
+    with pytest.raises(ValueError, match="does not fit CartPole-v1"):
         render(CART_POLE, network(4), tmp_path / "x.gif")
 
 

@@ -500,5 +500,5 @@ def test_wrong_input_is_answered_with_what_is_allowed(arguments, words, tmp_path
 def test_the_command_is_the_one_that_is_listed():
     from policysearch.cli.main import COMMANDS
 
-    assert COMMANDS["report"][0] == "commands.report"
+    assert COMMANDS["report"][0] == "cli.report"
     assert callable(command)

@@ -361,7 +361,9 @@ def test_a_hanging_worker_ends_with_a_driver_that_is_killed():
         "print(workers._workers[0].process.pid, flush=True); workers.run(jobs())\n"
     )
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as driver:
+    here = Path(__file__).parent
+    places = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=places) as driver:
         pid = driver.stdout.readline().strip()
         time.sleep(0.3)
         driver.kill()

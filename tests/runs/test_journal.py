@@ -417,7 +417,7 @@ def test_commands_say_that_a_run_is_being_made(command, tmp_path, capsys):
 def test_a_run_whose_maker_was_killed_before_it_wrote_anything_is_called_so(moment, tmp_path):
     target = "history.sqlite3" if moment == "connect" else "history.History"
     script = (
-        "import os, signal; from policysearch import history; from policysearch.runs.journal import Journal\n"
+        "import os, signal; from policysearch.runs import history; from policysearch.runs.journal import Journal\n"
         f"{target}.{moment} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"Journal({str(tmp_path / 'run')!r}, {{}})"
     )

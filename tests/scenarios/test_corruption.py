@@ -368,7 +368,7 @@ def test_a_run_of_simulated_updates_goes_on_from_the_last_whole_snapshot(tmp_pat
 #: repairs, and ends without a word at a change of names
 CUT = """
 import os, sys
-from policysearch.repairing import repair
+from policysearch.runs.repair import repair
 left = int(sys.argv[2])
 def cut(whole):
     def call(*arguments, **options):

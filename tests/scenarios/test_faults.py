@@ -12,7 +12,8 @@ import pytest
 from environments import Steered, in_share
 from policysearch.core.rng import Purpose, environment_seed
 from policysearch.methods.settings import ARS
-from policysearch.search.search import HOPELESS, Search
+from policysearch.search.loop import HOPELESS
+from policysearch.search.search import Search
 from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.workers.episode import run_rollout
 from policysearch.workers.process import WorkerProcess

@@ -29,11 +29,11 @@ warnings.simplefilter("ignore")
 from pathlib import Path
 kind, good, *files = sys.argv[1:]
 if kind == "policy":
-    from policysearch.controller import Controller
+    from policysearch.core.controller import Controller
     read = Controller.load
 else:
     from policysearch import LinearGaussian
-    from policysearch.initial import start
+    from policysearch.core.initial import start
     read = lambda path: start(LinearGaussian([[0.0, 0.0]], bias=[0.0], std=0.1), path)
 read(good)
 used = []

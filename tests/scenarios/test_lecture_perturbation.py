@@ -11,6 +11,7 @@ import pytest
 from test_lecture import composed, within
 
 from policysearch import train
+from policysearch.core.baselines.running import Running
 from policysearch.core.credit import TotalCost
 from policysearch.core.distributions import Gaussian
 from policysearch.core.explore import ParameterNoise
@@ -183,7 +184,7 @@ def running(costs, rate=0.2):
     policy = Parameters(["x"], [0.0])
     rollouts = Rollouts(jnp.asarray(costs)[:, None], jnp.ones((n, 1), bool), jnp.full(n, OK))
     score = explore.score(policy, jnp.ones((n, 1)), rollouts, explore.layout(1))
-    credit = TotalCost("running", rate)
+    credit = TotalCost(Running(rate))
     a, (memory, _), _ = credit(rollouts, score, explore.layout(1), credit.init(1))
     return np.asarray(a), float(memory.baseline)
 

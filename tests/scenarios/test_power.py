@@ -21,9 +21,9 @@ WRITER = """
 import os, sys
 from pathlib import Path
 from policysearch import Continuous, Interface
-from policysearch.controller import Controller
-from policysearch.journal import Journal
-from policysearch.runs import TrialRecord
+from policysearch.core.controller import Controller
+from policysearch.runs.journal import Journal
+from policysearch.runs.reader import TrialRecord
 LIMITED = Interface(limits=Continuous([-1.0], [1.0]))
 folder = Path(sys.argv[1], "runs", "rig")
 def acknowledge(*words):

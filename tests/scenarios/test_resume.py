@@ -116,7 +116,7 @@ def test_a_killed_run_is_resumed_and_frees_its_folder(tmp_path):
     """SIGKILL itself, of a process that trains."""
     code = (
         "import os, signal, sys\n"
-        "from policysearch import journal\n"
+        "from policysearch.runs import journal\n"
         "from policysearch.cli.main import main\n"
         "written = journal.Journal.add\n"
         "def add(self, record, continuation=None):\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policysearch import ARS, PGPE, Parameters, Search, Specification, WeightPerturbation, open_run
-from policysearch.search.search import HOPELESS
+from policysearch.search.loop import HOPELESS
 
 RIG = Specification(name="arm", repeatable=False)
 RIG_FAULTS = ["lost", "abandoned", "timed_out"]

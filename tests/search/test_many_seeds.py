@@ -13,7 +13,7 @@ from policysearch.core.policies import Parameters
 from policysearch.core.specification import Continuous, Specification
 from policysearch.core.step import LearningRate
 from policysearch.search import many_seeds
-from policysearch.search.search import HOPELESS
+from policysearch.search.loop import HOPELESS
 from policysearch.tasks.functions import bowl
 from policysearch.tasks.task import Function, Task
 

@@ -18,7 +18,7 @@ from policysearch.core.step import KLStep, LearningRate
 from policysearch.methods import settings
 from policysearch.methods.start import problem
 from policysearch.search.advice import FAINT, LOOK
-from policysearch.search.search import HOPELESS
+from policysearch.search.loop import HOPELESS
 from policysearch.tasks.double_integrator import double_integrator
 from policysearch.tasks.python_function import PythonFunction
 

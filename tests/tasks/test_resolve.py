@@ -150,7 +150,7 @@ def test_python_cost_is_checked_at_construction_and_call():
         PythonFunction(lambda: 0.0)
     with pytest.raises(ValueError, match="initial is"):
         PythonFunction(lambda values: 0.0, initial=(np.inf,))
-    with pytest.raises(ValueError, match=r"shape \(3,\); \(2,\) is needed"):
+    with pytest.raises(ValueError, match=r"shape \(3,\); it must be \(2,\)"):
         PythonFunction(lambda values: 0.0, initial=(0.0, 0.0)).evaluate([1, 2, 3])
     rig = PythonFunction(lambda values: 0.0, deterministic=False).specification
     assert not rig.deterministic

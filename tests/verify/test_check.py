@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from policysearch import LQR, LinearGaussian
+from policysearch.cli import check as command
 from policysearch.core.baselines import serving
 from policysearch.core.credit import CentredRanks, CostToGo, TotalCost
 from policysearch.core.direction import Euclidean, Natural
@@ -78,14 +79,14 @@ def test_the_command_prints_a_table_and_fails_where_the_check_does(capsys, monke
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     arguments = ["--problems", "bandit", "--methods", "finite_differences"]
     with pytest.raises(ValueError, match="None of these methods"):
-        check.main(arguments)
+        command.main(arguments)
     (tmp_path / "mine.py").write_text(
         "from test_check import BANDIT, TooLarge, composed\nwrong = composed(TooLarge())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert check.main(["--problems", "bandit", "--method", "mine:wrong", "--batches", "10000"]) == 1
+    assert command.main(["--problems", "bandit", "--method", "mine:wrong", "--batches", "10000"]) == 1
     assert "1 of 1 rows failed" in capsys.readouterr().out
-    assert check.main(["--problems", "bandit", "--method", "mine:BANDIT", "--batches", "10000", "--json"]) == 0
+    assert command.main(["--problems", "bandit", "--method", "mine:BANDIT", "--batches", "10000", "--json"]) == 0
     assert '"complaint": ""' in capsys.readouterr().out
 
 

@@ -12,7 +12,8 @@ from policysearch.core.controller import Controller
 from policysearch.core.specification import FAILED, OK, Continuous, Discrete
 from policysearch.methods.settings import ARS
 from policysearch.runners.pool import Workers
-from policysearch.search.search import HOPELESS, Search
+from policysearch.search.loop import HOPELESS
+from policysearch.search.search import Search
 from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.workers.episode import run_rollout
 
@@ -210,15 +211,15 @@ def test_a_divergence_that_mujoco_hides_fails():
     env = Spinner()
     episode = run_rollout(env, violent, 0, horizon=50)
     assert episode.outcome == FAILED
-    assert "MuJoCo noted BAD" in episode.reason
+    assert "MuJoCo reported BAD" in episode.reason
     assert run_rollout(env, gentle, 0, horizon=50).outcome == OK
 
 
 DIVERGE = """
 from environments import Spinner
-from policysearch.controller import Controller
-from policysearch.samplers.gymnasium import run_rollout
-from policysearch.samplers.gymnasium_task import GymnasiumTask
+from policysearch.core.controller import Controller
+from policysearch.workers.episode import run_rollout
+from policysearch.tasks.gymnasium_task import GymnasiumTask
 import numpy as np
 GymnasiumTask("HalfCheetah-v5").make()
 task = GymnasiumTask(Spinner, horizon=20)
