@@ -1,4 +1,4 @@
-"""`policysearch check`: every estimator and baseline against closed forms, on this machine. See `bias` and `estimands`.
+"""`policysearch check`: every estimator and baseline against closed forms, on this machine. See `verify.check`.
 
 A row is a method on a problem: the mean of thousands of batches of ten rollouts must equal its theoretical value.
 """

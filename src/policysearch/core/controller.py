@@ -297,7 +297,7 @@ class Controller:
         """Noise for `act`, for as many stages.
 
         Args:
-            generator: of the trial, see `streams.action_stream`.
+            generator: of the trial, see `rng.action_stream`.
             stages: number of rows.
 
         Returns:

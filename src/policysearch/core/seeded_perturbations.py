@@ -28,7 +28,7 @@ class Regenerated(eqx.Module):
         sign: (n,) of ±1, 0 for none.
         std: of β, () or (d,).
         size: d.
-        shape: law of z, see `streams.SHAPES`.
+        shape: law of z, see `rng.SHAPES`.
     """
 
     seed: Array

@@ -1,6 +1,6 @@
 """Trials that run outside JAX: the jobs of an update, and the arrays for `Method.tell` from their results.
 
-n trials, T stages, d parameters. Random numbers are NumPy's Philox, the same in driver and worker (see `streams`).
+n trials, T stages, d parameters. Random numbers are NumPy's Philox, the same in driver and worker (see `rng`).
 """
 
 from __future__ import annotations

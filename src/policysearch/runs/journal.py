@@ -178,7 +178,7 @@ class Journal:
 
         Args:
             update: number of the update that they belong to.
-            events: all of this process so far, as named tuples such as `samplers.jobs.Event`.
+            events: all of this process so far, as named tuples such as `workers.jobs.Event`.
         """
         new = [_row("event", {"update": update, **e._asdict()}) for e in events[self._events :]]
         if new:

@@ -32,7 +32,7 @@ class Jobs:
         perturbation: (n,) index of each trial's perturbation β, −1 for no perturbation.
         sign: (n,) of ±1, or 0 for θ itself.
         std: of the perturbations, in units of θ, () or (d,).
-        shape: law of the perturbations, see `streams.SHAPES`.
+        shape: law of the perturbations, see `rng.SHAPES`.
         offsets: (n, d) to add to θ as they are, instead of perturbations.
         purpose: of the environment seeds.
         stochastic: sample the actions; otherwise the mode acts.
