@@ -601,3 +601,16 @@ def test_action_beyond_its_limits_is_charged_the_square_that_clipping_takes():
 def test_only_tuned_numbers_are_leaves_so_that_others_are_the_same_program():
     parts = TotalCost("running"), CostToGo("value", discounting=(0.9, 0.9), bootstrap=True), TopPairs(2), Elites(3)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((*parts, CentredRanks())))
+
+
+@pytest.mark.parametrize(
+    ("credit", "baseline", "words"),
+    [
+        (TotalCost, "value", "'value', which does not serve a total cost; use one of least_variance"),
+        (TotalCost, "per_stage_mean", "'per_stage_mean', which does not serve a total cost"),
+        (CostToGo, "reference", "'reference', which does not serve a cost-to-go; use one of least_variance"),
+    ],
+)
+def test_a_baseline_of_another_kind_of_cost_is_refused(credit, baseline, words):
+    with pytest.raises(ValueError, match=words):
+        credit(baseline)

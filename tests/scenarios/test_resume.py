@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from policysearch.cli.main import main
+from policysearch.methods.rule import Problem
 from policysearch.methods.settings import METHODS
 from policysearch.runs import journal
 from policysearch.runs.reader import open_run
@@ -152,3 +153,11 @@ def test_what_is_said_of_differences_is_said_when_the_search_begins_and_not_agai
     assert capsys.readouterr().err.count("Common random numbers let them share one") == 1
     assert main(["resume", "runs/lqr-finite_differences-seed0", "--budget", "3updates"]) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_run_is_not_continued_under_another_rule(monkeypatch, capsys):
+    """What the rule chose when a run began is kept; a version that would choose otherwise says which setting."""
+    assert main(["train", "lqr", "--method", "natural_gradient", "--budget", "2updates", "--out", "run"]) == 0
+    monkeypatch.setattr(Problem, "kl", 0.2)
+    said = refused(capsys, "resume", "run", "--budget", "4updates")
+    assert "was started with another method: kl was 0.1 and is 0.2" in said
