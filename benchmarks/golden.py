@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from policysearch import CostToGo, Euclidean, LearningRate, Method, Parameters, Search, Specification, TotalCost
+from policysearch import CostToGo, Euclidean, LearningRate, Method, Parameters, Rig, Search, Specification, TotalCost
 from policysearch.core.explore import ActionNoise, ParameterNoise
 from policysearch.methods.settings import METHODS, method_settings
 from policysearch.tasks import resolve
@@ -55,7 +55,7 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
 RIG_ROLLOUTS = 3
 
 
-def digest(search: Search) -> str:
+def digest(search: Rig | Search) -> str:
     """SHA-256 of the searched parameters, the scaling of observations and the costs that were reported."""
     policy, parts = search.policy, [np.asarray(search.policy.theta(search.method.space))]
     if policy.scaling is not None:
@@ -84,7 +84,7 @@ def rig(method: str, records: bool) -> str:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, "run")
-        with Search(task, method, policy=policy, seed=3, folder=place, budget=f"{RIG_ROLLOUTS}updates") as search:
+        with Rig(task, method, policy=policy, seed=3, folder=place, budget=f"{RIG_ROLLOUTS}updates") as search:
             while not search.done:
                 trial = search.ask()
                 if not records:

@@ -157,7 +157,7 @@ def measure(method, name, path, arguments):
     with search_for(method, name, path, arguments.workers) as search:
         search.update()  # starts workers and compiles
         search.update()
-        state, pool = search.state, search._sampler.workers
+        state, pool = search.state, search._runner.workers
         requested = host.jobs(search.method, state, search.seed)
         came = pool.run(dataclasses.replace(requested, record=True))
         replay = Replay(search.task, requested, came.records, arguments.workers)

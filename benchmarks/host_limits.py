@@ -101,7 +101,7 @@ def large(parameters=1_000_000, trials=256, workers=2):
     with Search(task, ARS(directions=trials // 2), policy=policy, workers=workers, budget=10**9) as search:
         with Peak([]) as driver:
             search.update()
-        pids = [worker.process.pid for worker in search._sampler.workers._workers]
+        pids = [worker.process.pid for worker in search._runner.workers._workers]
         with Peak(pids) as peak:
             search.update()
     print(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from policysearch import Parameters, Search, Specification, WeightPerturbation, open_run
+from policysearch import Parameters, Rig, Specification, WeightPerturbation, open_run
 from policysearch.runs.history import Row
 from policysearch.runs.journal import Journal
 
@@ -57,7 +57,7 @@ def ask_tell(folder, trials):
     rig = Specification(name="servo", repeatable=False)
     gains = Parameters(["kp", "kd"], [4.0, 0.1], log=["kp", "kd"], scale=0.3)
     pairs, updates = [], []
-    with Search(rig, WeightPerturbation(rollouts=8, std=1.0), policy=gains, budget=trials, folder=folder) as search:
+    with Rig(rig, WeightPerturbation(rollouts=8, std=1.0), policy=gains, budget=trials, folder=folder) as search:
         while not search.done:
             before = time.perf_counter()
             trial = search.ask()
@@ -105,7 +105,7 @@ def living(folder, trials, rollouts):
     rig = Specification(name="servo", repeatable=False)
     gains = Parameters(["kp", "kd"], [4.0, 0.1], log=["kp", "kd"], scale=0.3)
     method = WeightPerturbation(rollouts=rollouts, std=1.0)
-    with Search(rig, method, policy=gains, budget=trials, folder=folder) as search:
+    with Rig(rig, method, policy=gains, budget=trials, folder=folder) as search:
         search._journal._history._connection.execute("PRAGMA synchronous=OFF")
         at, before = {trials // 5, trials // 5 * 5 - rollouts}, None
         while not search.done:

@@ -97,7 +97,7 @@ class Ours:
         return self.search.rollouts, self.search.stages
 
     def evaluate(self, update):
-        pool = self.search._sampler.workers
+        pool = self.search._runner.workers
         return pool.evaluate(self.search.policy.controller(), self.seed, EVALUATION, update).returns
 
     def close(self):

@@ -46,15 +46,15 @@ def trial(kp, kd, seed):
 
 def start(folder=None):
     """The search: new, or where the last process left it."""
-    from policysearch import Parameters, Search, Specification, WeightPerturbation
+    from policysearch import Parameters, Rig, Specification, WeightPerturbation
 
     if folder is not None and (folder / "run.sqlite").exists():
-        return Search.open(folder)
+        return Rig.open(folder)
     gains = Parameters(
         ["kp", "kd"], [4.0, 0.1], bounds={"kp": (0.1, 100.0), "kd": (0.01, 5.0)}, log=["kp", "kd"], scale=0.3
     )
     rig = Specification(name="servo", repeatable=False)
-    return Search(
+    return Rig(
         rig,
         WeightPerturbation(rollouts=8, std=1.0),
         policy=gains,

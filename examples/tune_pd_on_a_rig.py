@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from policysearch import Parameters, Search, Specification, WeightPerturbation
+from policysearch import Parameters, Rig, Specification, WeightPerturbation
 
 DT, STAGES = 0.005, 200  # s; 1 s a trial
 
@@ -47,7 +47,7 @@ def main(trials=160):
         ["kp", "kd"], [4.0, 0.1], bounds={"kp": (0.1, 100.0), "kd": (0.01, 5.0)}, log=["kp", "kd"], scale=0.3
     )
     method = WeightPerturbation(rollouts=8, std=1.0)  # factors e^(±0.3 ξ) on each gain, ξ standard normal
-    search = Search(rig, method, policy=gains, budget=int(trials))
+    search = Rig(rig, method, policy=gains, budget=int(trials))
     while not search.done:
         trial = search.ask()
         try:

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
-from policysearch import LinearGaussian, Parameters, Search, Specification, WeightPerturbation
+from policysearch import LinearGaussian, Parameters, Rig, Specification, WeightPerturbation
 from policysearch.core import controller_file
 from policysearch.core.specification import Continuous
 from policysearch.methods.settings import method_settings
@@ -60,7 +60,7 @@ def gains():
 
 def servo(folder, budget=BUDGET):
     method = WeightPerturbation(rollouts=4, std=1.0)
-    return Search(SERVO, method, policy=gains(), budget=budget, folder=folder)
+    return Rig(SERVO, method, policy=gains(), budget=budget, folder=folder)
 
 
 def started(name, budget, folder=None):
@@ -68,7 +68,7 @@ def started(name, budget, folder=None):
     sampled = name in SAMPLED
     policy = LinearGaussian([[0.0, 0.0]], std=0.5) if sampled else gains()
     method = method_settings(name, SMALL[name])
-    return Search(PLANT if sampled else SERVO, method, policy=policy, budget=budget, folder=folder)
+    return Rig(PLANT if sampled else SERVO, method, policy=policy, budget=budget, folder=folder)
 
 
 def cost(trial):
@@ -94,7 +94,7 @@ def total(given):
 
 
 def opened(folder, name, budget):
-    return Search.open(folder) if (folder / "run.sqlite").exists() else started(name, budget, folder)
+    return Rig.open(folder) if (folder / "run.sqlite").exists() else started(name, budget, folder)
 
 
 def live(folder, name, budget, most):

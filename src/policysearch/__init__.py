@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from policysearch.runs.reader import Run, open_run
     from policysearch.search.evaluation import Evaluation, evaluate
     from policysearch.search.many_seeds import train_seeds
-    from policysearch.search.search import Result, Search
+    from policysearch.search.result import Result
+    from policysearch.search.rig import Rig
+    from policysearch.search.search import Search
     from policysearch.search.training import train
     from policysearch.search.trials import Trial
     from policysearch.tasks import BUILT_IN, resolve
@@ -90,6 +92,7 @@ __all__ = [
     "Refit",
     "Reinforce",
     "Result",
+    "Rig",
     "Run",
     "Saturation",
     "Search",
@@ -134,7 +137,9 @@ _HOMES = {
     "runs.reader": "Run open_run",
     "search.evaluation": "Evaluation evaluate",
     "search.many_seeds": "train_seeds",
-    "search.search": "Result Search",
+    "search.result": "Result",
+    "search.rig": "Rig",
+    "search.search": "Search",
     "search.training": "train",
     "search.trials": "Trial",
     "tasks": "BUILT_IN resolve",

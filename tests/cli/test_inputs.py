@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from policysearch import Parameters, Search, Specification, WeightPerturbation, open_run
+from policysearch import Parameters, Rig, Specification, WeightPerturbation, open_run
 from policysearch.cli.main import main
 from policysearch.core import grammar
 from policysearch.core.grammar import filled
@@ -45,7 +45,7 @@ def rig(tmp_path):
 def search_of(folder=None):
     policy = Parameters(["kp", "kd"], [4.0, 0.5])
     method = WeightPerturbation(rollouts=4, std=1.0)
-    return Search(Specification(name="rig", repeatable=False), method, policy=policy, budget=40, folder=folder)
+    return Rig(Specification(name="rig", repeatable=False), method, policy=policy, budget=40, folder=folder)
 
 
 def said(capsys, *arguments):
@@ -330,7 +330,7 @@ def test_words_of_any_kind_are_kept_and_the_run_can_be_read(words, tmp_path):
         search.tell(search.ask(np.str_("bench")), failed=words if words is not None else "None", notes=words)
         search.halt(words or "why")
         search.release(by=words)
-    with Search.open(tmp_path / "rig") as search:
+    with Rig.open(tmp_path / "rig") as search:
         assert search.halted == ""
         kept = open_run(tmp_path / "rig").trials[0]
         assert kept.reason == kept.notes == str(words).encode("utf-8", "backslashreplace").decode()
@@ -361,11 +361,11 @@ def test_a_trial_number_that_is_none_is_refused(trial, tmp_path):
 def test_settings_of_numpy_are_written_as_numbers_and_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
     rig, policy = Specification(name="rig", repeatable=False), Parameters(["kp"], [1.0])
     options = {"policy": policy, "budget": 40}
-    with Search(rig, "ars", **options, failure_cost=np.float64(2.0), folder=tmp_path / "run"):
+    with Rig(rig, "ars", **options, failure_cost=np.float64(2.0), folder=tmp_path / "run"):
         assert open_run(tmp_path / "run").configuration["failure_cost"] == 2.0
     odd = Specification(name="rig\ud800", repeatable=False)
     with pytest.raises(ValueError, match=r"This cannot be recorded \(configuration\).*Nothing was written"):
-        Search(odd, "ars", **options, folder=tmp_path / "a" / "b")
+        Rig(odd, "ars", **options, folder=tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
 
 
@@ -434,10 +434,10 @@ def test_a_disk_that_is_full_while_a_run_is_opened_leaves_no_lock_in_this_proces
                 ballast.write(bytes(512))
         for _ in range(2):
             with pytest.raises(OSError, match=r"full|No space"):
-                Search.open(disk / "rig")
+                Rig.open(disk / "rig")
         assert "full" in refused(capsys, "ask", str(disk / "rig"))
         (disk / "ballast").unlink()
-        with Search.open(disk / "rig") as search:
+        with Rig.open(disk / "rig") as search:
             assert search.ask().number == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from policysearch import Search, open_run
+from policysearch import Rig, open_run
 from policysearch.cli.main import main
 
 NEW = ["new", "rig", "--parameters", "kp=1.0:0:5", "kd=0.1:0.01:2:log", "--rollouts", "4", "--budget", "8"]
@@ -136,7 +136,7 @@ def test_a_safety_stop_waits_for_a_person_who_may_go_back_to_the_incumbent(capsy
 
 def test_a_result_told_beside_a_living_owner_is_left_for_it(capsys):
     said(capsys, *NEW)
-    with Search.open("rig") as owner:
+    with Rig.open("rig") as owner:
         trials = [owner.ask() for _ in range(4)]
         assert "left for its owner" in said(capsys, "tell", "rig", "1", "--cost", "2.5")
         assert json.loads(said(capsys, "tell", "rig", "2", "--failed", "stalled", "--json")) == {

@@ -20,6 +20,7 @@ from policysearch.core.specification import Specification
 from policysearch.core.step import LearningRate
 from policysearch.methods.settings import ARS, TRPO, NaturalGradient
 from policysearch.report.comparison import headline
+from policysearch.runners import runner
 from policysearch.runs.journal import Journal
 from policysearch.tasks import build
 from policysearch.tasks.task import Function
@@ -37,7 +38,7 @@ def cell(method, seed, values, solved=None, failed=0):
 
 def grid(*found, reward=False):
     methods = list(dict.fromkeys(one.method for one in found))
-    specification = Specification(name="made up", reward=reward, solved="far enough")
+    specification = Specification(name="made up", returns=reward, solved="far enough")
     return Comparison(
         specification=specification,
         budget="100",
@@ -350,11 +351,9 @@ def test_a_rival_survives_trials_that_fail():
 
 def test_failed_trials_cost_what_the_worst_one_cost():
     trials = rivals.Trials(
-        Function(cost=lambda values, key: values[0] / (values[0] < 5), initial=(1.0,)),
+        runner(Function(cost=lambda values, key: values[0] / (values[0] < 5), initial=(1.0,)), 0),
         Parameters(["a"], [1.0]),
-        0,
         Budget(10),
-        None,
         lambda theta: None,
     )
     # θ counts from the initial value of 1

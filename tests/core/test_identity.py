@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from policysearch import Euclidean, LearningRate, Method, Parameters, Search, Specification, TotalCost
+from policysearch import Euclidean, LearningRate, Method, Parameters, Rig, Specification, TotalCost
 from policysearch.core.baselines.running import Running
 from policysearch.core.explore import ParameterNoise
 from policysearch.core.identity import described, differences
@@ -72,12 +72,12 @@ def test_large_arrays_are_told_apart_and_infinity_is_no_obstacle():
 
 def test_a_folder_is_opened_with_the_method_that_it_was_started_with(tmp_path):
     rig, gains = Specification(name="bench", repeatable=False), Parameters(["a", "b"], [0.0, 0.0])
-    with Search(rig, composed(), policy=gains, budget=12, folder=tmp_path / "run") as search:
+    with Rig(rig, composed(), policy=gains, budget=12, folder=tmp_path / "run") as search:
         first = search.ask()
     for words, other in OTHERS.items():
         with pytest.raises(ValueError, match="was started with another method") as refusal:
-            Search.open(tmp_path / "run", method=other)
+            Rig.open(tmp_path / "run", method=other)
         if "was" in words:
             assert words in str(refusal.value)
-    with Search.open(tmp_path / "run", method=composed()) as search:
+    with Rig.open(tmp_path / "run", method=composed()) as search:
         assert search.ask().values == first.values

@@ -22,6 +22,7 @@ from policysearch import (
     NaturalGradient,
     Parameters,
     PolicySettings,
+    Rig,
     Search,
     Softmax,
     Specification,
@@ -285,7 +286,7 @@ def recorded(trial, which="sampled"):
 
 def test_every_controller_of_a_search_has_the_limits_of_its_task(tmp_path):
     folder, made = tmp_path / "run", []
-    with Search(
+    with Rig(
         SERVO, WeightPerturbation(rollouts=4, std=0.1), policy=STEEP, budget=60, folder=folder, measure=(1, 2)
     ) as search:
         while search.updates < 2:
@@ -295,7 +296,7 @@ def test_every_controller_of_a_search_has_the_limits_of_its_task(tmp_path):
         made += [search.policy.controller(), search.incumbent.controller, search.result().controller]
         search.go_back(LinearGaussian([[-30.0, -1.0]]).controller())
         made.append(search.ask().controller)
-    with Search.open(folder) as again:
+    with Rig.open(folder) as again:
         made += [again.policy.controller(), again.incumbent.controller, again.ask().controller]
     made += [Controller.load(path) for path in sorted(folder.glob("*.safetensors"))]
     assert len(made) > 12
@@ -314,7 +315,7 @@ def test_a_policy_in_compiled_code_keeps_its_limits():
 def test_starting_from_a_file_of_another_task_takes_the_limits_of_this_one(tmp_path):
     other = Interface(limits=Continuous([-1.0], [1.0]), dt=1.0)
     STEEP.with_interface(other).controller().save(tmp_path / "policy.safetensors")
-    search = Search(SERVO, NaturalGradient(rollouts=2), budget=4, initial=tmp_path / "policy.safetensors", policy=STEEP)
+    search = Rig(SERVO, NaturalGradient(rollouts=2), budget=4, initial=tmp_path / "policy.safetensors", policy=STEEP)
     assert search.policy.controller().interface == SERVO.interface
 
 
@@ -331,7 +332,7 @@ def test_an_evaluation_within_other_limits_says_so():
 
 
 def told(which):
-    with Search(SERVO, NaturalGradient(rollouts=2), policy=STEEP, budget=4) as search:
+    with Rig(SERVO, NaturalGradient(rollouts=2), policy=STEEP, budget=4) as search:
         for _ in range(2):
             trial = search.ask()
             record = search.tell(trial, rollout=recorded(trial, which))
@@ -354,7 +355,7 @@ def test_actions_as_they_were_applied_are_refused_by_stage():
 @pytest.mark.parametrize("action", [Continuous([-12.0], [12.0]), Discrete(3)])
 def test_what_act_gave_is_refused_as_a_whole(action):
     specification = Specification(name="rig", action=action, observation_size=2, horizon=4, repeatable=False)
-    with Search(specification, NaturalGradient(rollouts=2), budget=4) as search:
+    with Rig(specification, NaturalGradient(rollouts=2), budget=4) as search:
         trial = search.ask()
         drawn = [trial.controller.act([0.0, 0.0], z) for z in trial.noise]
         with pytest.raises(ValueError, match=r"tell them as sampled: each action\.sampled"):

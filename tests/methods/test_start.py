@@ -37,29 +37,41 @@ def test_a_perturbation_moves_the_action_by_the_same_share_of_its_range():
 
 def test_the_method_follows_the_task():
     assert rule.default_method(rig(action=None)) == "weight_perturbation"
-    assert rule.default_method(rig(reward=True)) == "trpo"
-    assert rule.default_method(rig(reward=True, action=Discrete(2))) == "trpo"
+    assert rule.default_method(rig(returns=True, ends_early=True, policy="either")) == "trpo"
+    assert rule.default_method(rig(returns=True, ends_early=True, policy="either", action=Discrete(2))) == "trpo"
     assert rule.default_method(rig(policy="network")) == "trpo"
     assert rule.default_method(rig()) == "natural_gradient"
 
 
 def test_advantages_look_ahead_over_a_tenth_of_a_long_horizon_of_a_simulator():
-    simulator = rule.Problem(rig(reward=True, horizon=500), 8, True, 0.1)
+    simulator = rule.Problem(rig(returns=True, ends_early=True, policy="either", horizon=500), 8, True, 0.1)
     assert (simulator.discount, simulator.gae_lambda, simulator.rollouts) == (0.98, 0.95, 10)
-    assert rule.Problem(rig(reward=True, horizon=100), 8, True, 0.1).rollouts == 20
-    for unbiased in (rig(horizon=500), rig(reward=True, horizon=99), rig(reward=True, horizon=500, discount=0.9)):
+    assert rule.Problem(rig(returns=True, ends_early=True, policy="either", horizon=100), 8, True, 0.1).rollouts == 20
+    for unbiased in (
+        rig(horizon=500),
+        rig(returns=True, ends_early=True, policy="either", horizon=99),
+        rig(returns=True, ends_early=True, horizon=500, discount=0.9),
+    ):
         assert rule.Problem(unbiased, 8, True, 0.1).discount == 1
     assert rule.Problem(rig(horizon=500), 8, True, 0.1, biased=True).discount == 0.98
 
 
 def test_simulators_get_a_network_where_actions_are_sampled():
     for method, kind in (("ars", LinearGaussian), ("trpo", NeuralGaussian), ("gpomdp", NeuralGaussian)):
-        assert isinstance(start.policy_of(rig(reward=True), None, method_settings(method, {}), 0), kind)
-    choices = start.policy_of(rig(reward=True, action=Discrete(2)), None, method_settings("trpo", {}), 0)
+        assert isinstance(
+            start.policy_of(rig(returns=True, ends_early=True, policy="either"), None, method_settings(method, {}), 0),
+            kind,
+        )
+    choices = start.policy_of(
+        rig(returns=True, ends_early=True, policy="either", action=Discrete(2)), None, method_settings("trpo", {}), 0
+    )
     assert isinstance(choices, Softmax)
     assert choices.depth == 3
     assert isinstance(start.policy_of(rig(), None, method_settings("trpo", {}), 0), LinearGaussian)
-    assert isinstance(start.policy_of(rig(reward=True), "linear", method_settings("trpo", {}), 0), LinearGaussian)
+    assert isinstance(
+        start.policy_of(rig(returns=True, ends_early=True, policy="either"), "linear", method_settings("trpo", {}), 0),
+        LinearGaussian,
+    )
 
 
 def test_policies_start_at_the_centre_of_the_action_range_with_noise_in_its_unit():

@@ -13,7 +13,7 @@ from policysearch.core.explore import ActionNoise, ParameterNoise
 from policysearch.core.method import Method
 from policysearch.core.policies import LinearGaussian, Parameters
 from policysearch.core.step import LearningRate
-from policysearch.runners import export_cache
+from policysearch.runners import Resources, export_cache
 from policysearch.runners.native import Native, search_update
 from policysearch.tasks.functions import bowl
 from policysearch.tasks.linear_plants import check_problem
@@ -40,7 +40,11 @@ def keep(folder, task=BOWL, method=PERTURBED, policy=LINE):
 
 def run(folder, task, method, policy):
     """Parameters and records of three updates."""
-    native, state, numbers = Native(task, 3, folder), method.init(policy, task.specification.horizon), []
+    native, state, numbers = (
+        Native(task, 3, Resources(programs=folder)),
+        method.init(policy, task.specification.horizon),
+        [],
+    )
     for _ in range(3):
         state, info, _ = native.update(method, state, method.layout(policy).size)
         numbers.append([np.asarray(state.policy.theta()).tolist(), {name: float(x) for name, x in info.items()}])

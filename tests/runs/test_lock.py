@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from policysearch import NaturalGradient, Parameters, Search, Specification, WeightPerturbation, open_run
+from policysearch import NaturalGradient, Parameters, Rig, Search, Specification, WeightPerturbation, open_run
 from policysearch.cli.main import main
 from policysearch.core.specification import Continuous
 from policysearch.runs import lock
@@ -61,7 +61,7 @@ def test_a_search_made_in_one_thread_is_used_closed_and_opened_in_others(tmp_pat
     in_a_thread(lambda: search.tell(trial, cost=1.0))
     assert in_a_thread(lambda: search.tell(0, cost=1.0)) is None
     in_a_thread(search.close)
-    again = in_a_thread(Search.open, tmp_path / "run")
+    again = in_a_thread(Rig.open, tmp_path / "run")
     assert again.ask().number == 1
     in_a_thread(again.close)
     assert open_run(tmp_path / "run").trials[0].cost == 1.0
@@ -251,7 +251,7 @@ def test_a_cost_is_refused_at_once_where_every_stage_is_needed(tmp_path, capsys)
     arm = Specification(
         name="arm", action=Continuous((-1.0,), (1.0,)), observation_size=1, observation_scale=(1.0,), horizon=5
     )
-    with Search(arm, NaturalGradient(rollouts=4), budget=8, folder=tmp_path / "run") as search:
+    with Rig(arm, NaturalGradient(rollouts=4), budget=8, folder=tmp_path / "run") as search:
         search.ask()
         assert "natural_gradient learns from every stage" in refused(
             capsys, "tell", tmp_path / "run", "0", "--cost", "1"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_trials import cost, digest, finish, servo
 
-from policysearch import Search, open_run
+from policysearch import Rig, open_run
 from policysearch.cli.main import main
 from policysearch.runs.history import Row, salvage
 from policysearch.runs.journal import Journal
@@ -36,7 +36,7 @@ def killed(tmp_path_factory):
         for _ in range(10):
             trial = search.ask()
             search.tell(trial, cost=cost(trial))
-    with Search.open(folder / "living") as search:
+    with Rig.open(folder / "living") as search:
         for _ in range(12):
             trial = search.ask()
             search.tell(trial, cost=cost(trial))
@@ -130,7 +130,7 @@ def go_on(folder, least=22):
     Of all 24 trials so many at least are done: where a digest is damaged, two rows are gone.
     """
     told = []
-    with Search.open(folder) as search:
+    with Rig.open(folder) as search:
         while not search.done:
             trial = search.ask()
             told.append(trial.number)
@@ -227,16 +227,16 @@ def test_where_no_snapshot_is_left_the_search_begins_anew_with_its_first_update(
 
 
 def test_a_safety_stop_behind_the_damage_still_stops_the_search(run):
-    with Search.open(run) as search:
+    with Rig.open(run) as search:
         search.tell(search.pending[0], safety_stop="smoke")
     change(run, spoiled("told", 21))
     assert "The search waits: trial 22 ended by a safety stop: smoke." in repair(run)
-    with Search.open(run) as search, pytest.raises(RuntimeError, match="smoke"):
+    with Rig.open(run) as search, pytest.raises(RuntimeError, match="smoke"):
         search.ask()
 
 
 def test_a_halt_of_long_ago_that_was_released_stops_nobody(run):
-    with Search.open(run) as search:
+    with Rig.open(run) as search:
         search.halt("smoke")
         search.release("me")
     change(run, "UPDATE history SET body = x'00' WHERE kind = 'halt' AND number = 54")
@@ -248,7 +248,7 @@ def test_a_halt_of_long_ago_that_was_released_stops_nobody(run):
             search.tell(search.ask(), cost=1.0)
     change(run.parent / "other", "UPDATE history SET body = x'00' WHERE kind = 'halt' AND number = 4")
     assert "waits" not in repair(run.parent / "other")
-    with Search.open(run.parent / "other") as search:
+    with Rig.open(run.parent / "other") as search:
         assert (search.updates, search.halted) == (1, "")
 
 
@@ -262,7 +262,7 @@ def test_what_was_told_of_a_trial_whose_request_is_lost_is_not_kept(run):
     change(run.parent / "other", "DELETE FROM history WHERE kind = 'asked' AND trial = 0")
     assert "lost: what was known about trials 0 to 1 and 1 row that cannot be read." in repair(run.parent / "other")
     assert list(open_run(run.parent / "other").trials) == [2, 3, 4]
-    with Search.open(run.parent / "other") as search:
+    with Rig.open(run.parent / "other") as search:
         assert (search.updates, search.ask().number) == (1, 4)
 
 
@@ -290,7 +290,7 @@ def test_a_page_that_cannot_be_read_hides_no_row_before_or_behind_it(run, undist
     assert f"Kept {len(found) - len(torn) - len(unasked)} of 53 rows" in said
     assert f"{behind[0] - gap} rows that cannot be read" in said
     told = []
-    with Search.open(run) as search:
+    with Rig.open(run) as search:
         while not search.done:
             told.append(search.ask())
             search.tell(told[-1], cost=cost(told[-1]))
@@ -310,19 +310,19 @@ def test_a_damaged_index_is_made_anew(run):
     content[(page - 1) * size : page * size] = bytes(size)
     (run / DATABASE).write_bytes(bytes(content))
     before = read(run)
-    with Search.open(run) as search:
+    with Rig.open(run) as search:
         with pytest.raises(ValueError, match=rf"{DATABASE} is damaged"):
             search.tell(0, cost=1.0)
         with pytest.raises(ValueError, match=rf"{DATABASE} is damaged"):
             search.tell(22, cost=1.0)
     assert "lost: nothing" in repair(run)
     assert read(run) == before
-    with Search.open(run) as search:
+    with Rig.open(run) as search:
         search.tell(22, cost=1.0)
 
 
 def test_what_cannot_be_repaired_is_left_as_it_is(run, capsys):
-    with Search.open(run):
+    with Rig.open(run):
         assert main(["repair", str(run)]) == 2
         assert "in use by process" in capsys.readouterr().err
     assert main(["repair", str(run)]) == 0

@@ -13,7 +13,7 @@ import pytest
 from test_trials import digest, finish, servo
 
 import rig_driver
-from policysearch import Search, open_run
+from policysearch import Rig, open_run
 from policysearch.runs.journal import Journal
 
 
@@ -35,7 +35,7 @@ def test_an_update_whose_policy_file_was_not_written_gets_it_when_the_search_is_
         patched.setattr(Journal, "save", save)
         with pytest.raises(StopError):
             finish(search)
-    with Search.open(tmp_path / "cut") as search:
+    with Rig.open(tmp_path / "cut") as search:
         assert search.updates == update
     with servo(tmp_path / "whole", budget=4 * update) as search:
         finish(search)

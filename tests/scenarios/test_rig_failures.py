@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from policysearch import ARS, PGPE, Parameters, Search, Specification, WeightPerturbation, open_run
+from policysearch import ARS, PGPE, Parameters, Rig, Specification, WeightPerturbation, open_run
 from policysearch.search.loop import HOPELESS
 
 RIG = Specification(name="arm", repeatable=False)
@@ -17,7 +17,7 @@ POLICY_FAULTS = ["failed", "safety_stop"]
 
 def search_of(method=None, **options):
     numbers = Parameters(["a", "b"], [1.0, 1.0])
-    return Search(RIG, method or WeightPerturbation(rollouts=8, std=0.3), policy=numbers, budget=400, **options)
+    return Rig(RIG, method or WeightPerturbation(rollouts=8, std=0.3), policy=numbers, budget=400, **options)
 
 
 def bowl(trial):

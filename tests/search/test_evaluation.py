@@ -147,7 +147,7 @@ def test_the_command_leaves_out_what_a_single_rollout_or_stage_cannot_have(tmp_p
 
 def test_as_many_rollouts_as_noise_asks_for():
     assert default_rollouts(Specification(name="a", deterministic=True)) == 1
-    assert default_rollouts(Specification(name="a", reward=True)) == 20
+    assert default_rollouts(Specification(name="a", ends_early=True)) == 20
     assert default_rollouts(Specification(name="a")) == 100
     assert evaluate(resolve("bowl"), numbers(*[0.0] * 10)).rollouts == 1
     with pytest.raises(ValueError, match="rollouts is 0"):

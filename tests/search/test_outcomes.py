@@ -18,7 +18,7 @@ from policysearch import (
     NaturalGradient,
     Parameters,
     Reinforce,
-    Search,
+    Rig,
     Specification,
     WeightPerturbation,
 )
@@ -57,7 +57,7 @@ def cost(trial):
 
 def perturbing(method, special, partner=None):
     """θ and counts after an update of which trial 2 ended as `special` says, and perhaps its partner 3 too."""
-    with Search(NUMBERS, method, policy=Parameters(["kp", "kd"], [1.0, 1.0]), failure_cost=None) as search:
+    with Rig(NUMBERS, method, policy=Parameters(["kp", "kd"], [1.0, 1.0]), failure_cost=None) as search:
         trials = [search.ask() for _ in range(search.layout.size)]
         costs = [cost(trial) for trial in trials]
         worst = max(costs[:2] + costs[3:])
@@ -102,7 +102,7 @@ def test_the_partner_of_a_lost_trial_is_left_out_too(method):
 def sampling(method, special, others=1.0):
     """θ and counts after an update of which trial 2 ended as `special` says."""
     policy = LinearGaussian([[-0.5, -0.1]], std=0.5)
-    with Search(LAW, method, policy=policy) as search:
+    with Rig(LAW, method, policy=policy) as search:
         for _ in range(8):
             trial = search.ask()
             observations = np.linspace(0.1, 1.0, 10).reshape(5, 2) + 0.1 * trial.index

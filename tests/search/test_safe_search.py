@@ -17,7 +17,7 @@ from policysearch import (
     LinearGaussian,
     NaturalGradient,
     Parameters,
-    Search,
+    Rig,
     Specification,
     WeightPerturbation,
     load,
@@ -35,7 +35,7 @@ def gains(**options):
 
 def search_of(folder=None, **options):
     options = {"policy": gains(), "budget": 40, "folder": folder} | options
-    return Search(RIG, options.pop("method", WeightPerturbation(rollouts=4, std=1.0)), **options)
+    return Rig(RIG, options.pop("method", WeightPerturbation(rollouts=4, std=1.0)), **options)
 
 
 def cost(trial):
@@ -120,7 +120,7 @@ def test_a_vetoed_trial_is_never_handed_out_and_counts_as_failed(tmp_path):
 def test_a_trial_that_was_asked_before_a_crash_is_shown_to_the_veto_before_it_is_handed_out(tmp_path):
     with search_of(tmp_path / "run") as search:
         assert search.ask().number == 0
-    with Search.open(tmp_path / "run", veto=lambda trial: "no" if trial.number == 0 else None) as again:
+    with Rig.open(tmp_path / "run", veto=lambda trial: "no" if trial.number == 0 else None) as again:
         assert again.ask().number == 1
 
 
@@ -146,7 +146,7 @@ def test_a_search_of_which_every_trial_is_vetoed_ends_and_says_why():
 
 
 def test_a_veto_of_a_policy_whose_actions_are_sampled_makes_the_search_wait():
-    with Search(SERVO, NaturalGradient(rollouts=4), budget=8, veto=lambda trial: "gain too high") as search:
+    with Rig(SERVO, NaturalGradient(rollouts=4), budget=8, veto=lambda trial: "gain too high") as search:
         with pytest.raises(RuntimeError, match="waits: trial 0 was vetoed: gain too high"):
             search.ask("bench")
         search.veto = None
@@ -166,12 +166,12 @@ def test_after_a_safety_stop_no_trial_is_handed_out_until_a_person_goes_on(tmp_p
         with pytest.raises(RuntimeError, match=r"hit its stop.*policysearch resume"):
             search.ask()
         search.tell(second, cost=1.0)  # what is out may come back
-    with Search.open(tmp_path / "run") as again:
+    with Rig.open(tmp_path / "run") as again:
         with pytest.raises(RuntimeError, match="hit its stop"):
             again.ask()
         again.release(by="Ada")
         assert again.ask().number == 2
-    with Search.open(tmp_path / "run") as third:
+    with Rig.open(tmp_path / "run") as third:
         assert third.halted == ""
     assert open_run(tmp_path / "run").trials[0].status == "safety stop"
 
@@ -332,7 +332,7 @@ def test_a_search_that_measures_goes_on_to_the_bit(tmp_path, stop):
         for _ in range(stop):
             trial = search.ask()
             search.tell(trial, cost=cost(trial))
-    with Search.open(tmp_path / "run") as again:
+    with Rig.open(tmp_path / "run") as again:
         run(again)
     assert again.incumbent.costs == whole.incumbent.costs
     assert again.incumbent.controller.values() == whole.incumbent.controller.values()
@@ -349,7 +349,7 @@ def test_the_incumbent_is_in_the_journal_and_its_file_is_made_anew(tmp_path, dam
         run(search, updates=3)
     (file,) = (tmp_path / "run").glob("incumbent-*")
     damage(file)
-    with Search.open(tmp_path / "run") as again:
+    with Rig.open(tmp_path / "run") as again:
         assert again.incumbent.controller.values() == search.incumbent.controller.values()
         assert again.incumbent.costs == search.incumbent.costs
         assert again.events == []
@@ -357,11 +357,6 @@ def test_the_incumbent_is_in_the_journal_and_its_file_is_made_anew(tmp_path, dam
         assert len(list((tmp_path / "run").glob("incumbent-*"))) == 1
         best = load(tmp_path / "run" / f"incumbent-{again.incumbent.update}.safetensors")
         assert best.values() == again.incumbent.controller.values()
-
-
-def test_simulated_tasks_are_not_measured_this_way():
-    with pytest.raises(ValueError, match="see evaluate"):
-        Search("bowl", measure=(1, 2))
 
 
 # going back
@@ -383,7 +378,7 @@ def test_going_back_gives_up_the_open_update_and_goes_on_from_the_incumbent(tmp_
         with pytest.raises(ValueError, match="told already, as abandoned"):
             search.tell(asked, cost=1.0)
         theta = np.asarray(search.policy.theta())
-    with Search.open(tmp_path / "run") as again:
+    with Rig.open(tmp_path / "run") as again:
         assert np.array_equal(np.asarray(again.policy.theta()), theta)
         assert [trial.values for trial in again.pending] == [fresh.values]
         run(again, updates=6)
@@ -449,7 +444,7 @@ def test_held_actions_have_a_score_for_each_draw_and_all_costs_that_follow_it():
         repeatable=False,
     )
     method = NaturalGradient(rollouts=6, kl=0.1)
-    with Search(SERVO, method, **options) as held, Search(coarse, method, **options) as summed:
+    with Rig(SERVO, method, **options) as held, Rig(coarse, method, **options) as summed:
         for _ in range(6):
             trial, plain = held.ask(), summed.ask()
             assert trial.hold == 4
@@ -465,7 +460,7 @@ def test_held_actions_have_a_score_for_each_draw_and_all_costs_that_follow_it():
 
 
 def test_an_action_that_was_not_held_is_refused():
-    with Search(SERVO, NaturalGradient(rollouts=4), policy=LinearGaussian([[-0.5, -0.1]]), budget=4) as search:
+    with Rig(SERVO, NaturalGradient(rollouts=4), policy=LinearGaussian([[-0.5, -0.1]]), budget=4) as search:
         trial = search.ask()
         observations, actions, costs = held_rollout(trial, hold=1)
         with pytest.raises(ValueError, match="with hold=4 it must be that of stage 0"):
@@ -504,7 +499,7 @@ def test_what_was_left_while_nobody_owned_the_run_or_before_a_crash_is_taken_at_
     inbox = Inbox(tmp_path / "run")
     for trial in trials:  # the first was told already, by a process that died before it could forget the message
         inbox.leave(Message(trial=trial.number, attempt=1, given={"cost": 1.0}))
-    with Search.open(tmp_path / "run") as again:
+    with Rig.open(tmp_path / "run") as again:
         assert again.updates == 1
         assert again.events == []
     assert list(inbox.messages()) == []

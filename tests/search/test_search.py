@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import Search, Trial, train
+from policysearch import Rig, Search, Trial, train
 from policysearch.core.credit import CostToGo, TotalCost
 from policysearch.core.direction import Euclidean, LeastSquares, Natural
 from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
@@ -70,7 +70,7 @@ def cost_of(policy):
 
 
 def rig(method=SMALL, **options):
-    return Search(RIG, method, **options)
+    return Rig(RIG, method, **options)
 
 
 # trials that the caller runs
@@ -212,7 +212,7 @@ def test_running_scaling_follows_what_a_rig_observed(method):
 
 def test_a_failure_without_data_says_nothing_about_any_action():
     spec = Specification(name="rig", action=Discrete(3), observation_size=2, observation_scale=(1.0, 1.0), horizon=1)
-    search = Search(spec, Method(ActionNoise(3), CostToGo("none"), Euclidean(), LearningRate(0.1)), failure_cost=1.0)
+    search = Rig(spec, Method(ActionNoise(3), CostToGo("none"), Euclidean(), LearningRate(0.1)), failure_cost=1.0)
     for _ in range(3):
         search.tell(search.ask(), failed="stopped")
     assert np.all(np.asarray(search.policy.theta()) == 0)
@@ -302,12 +302,12 @@ def test_a_search_starts_from_known_gains_in_physical_units(tmp_path):
         name="rig", action=Continuous((-1.0,), (1.0,)), observation_size=2, observation_scale=(0.1, 4.0), horizon=3
     )
     for initial in (tmp_path / "gains.json", {"gain": [[-1.0, -2.0]]}):
-        search = Search(spec, "natural_gradient", initial=initial)
+        search = Rig(spec, "natural_gradient", initial=initial)
         controller = search.ask().controller
         np.testing.assert_allclose(controller.mode([1.0, 0.5], clip=False), [-2.0], rtol=1e-6)
         assert controller.mode([1.0, 0.5]) == [-1.0]
     search.policy.controller().save(tmp_path / "policy.safetensors")
-    again = Search(spec, "natural_gradient", initial=tmp_path / "policy.safetensors")
+    again = Rig(spec, "natural_gradient", initial=tmp_path / "policy.safetensors")
     np.testing.assert_allclose(again.policy.theta(), search.policy.theta(), rtol=1e-6)
 
 
@@ -413,7 +413,7 @@ def test_rollouts_and_stages_are_not_both_set():
 
 
 def test_the_record_says_what_the_rule_chose():
-    chosen = Search(RIG, "natural_gradient").settings
+    chosen = Rig(RIG, "natural_gradient").settings
     rule = problem(RIG, LinearGaussian([[0.0, 0.0]]), "action")
     assert chosen["rollouts"] == rule.rollouts
     assert chosen["kl"] == pytest.approx(rule.kl)

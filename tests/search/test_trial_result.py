@@ -13,7 +13,7 @@ from policysearch import (
     LinearGaussian,
     NaturalGradient,
     Parameters,
-    Search,
+    Rig,
     Specification,
     WeightPerturbation,
 )
@@ -39,7 +39,7 @@ def tuned(method, offset, failing=False):
     """θ and the last record after some updates on a bowl whose costs range over about 4, `offset` above zero."""
     gains = Parameters(["a", "b"], [0.5, -0.5])
     limit = {"failure_cost": offset + 5.0} if failing else {}
-    with Search(RIG, method, policy=gains, budget="5updates", seed=3, **limit) as search:
+    with Rig(RIG, method, policy=gains, budget="5updates", seed=3, **limit) as search:
         while not search.done:
             trial = search.ask()
             a, b = trial.values["a"], trial.values["b"]
@@ -87,7 +87,7 @@ def stages(trial, length, offset=0.0):
 
 def fallen(method, terminated, spare=1, length=7):
     """θ after an update of which every second rollout ended after 7 of 12 stages."""
-    with Search(SERVO, method, policy=LinearGaussian([[-0.5, -0.1]], std=0.3), budget="1updates") as search:
+    with Rig(SERVO, method, policy=LinearGaussian([[-0.5, -0.1]], std=0.3), budget="1updates") as search:
         while not search.done:
             trial = search.ask()
             short = trial.index % 2 == 1
@@ -118,7 +118,7 @@ def test_a_method_that_looks_ahead_is_told_how_a_short_rollout_ended():
 
 
 def test_only_a_rollout_has_an_end_of_its_own():
-    with Search(RIG, PERTURBING["central"], policy=Parameters(["a"], [0.5]), budget=8) as search:
+    with Rig(RIG, PERTURBING["central"], policy=Parameters(["a"], [0.5]), budget=8) as search:
         trial = search.ask()
         with pytest.raises(ValueError, match=r"cost=… has no stages"):
             search.tell(trial, cost=1.0, terminated=True)
@@ -131,13 +131,13 @@ def test_how_a_rollout_ended_is_on_disk(tmp_path):
     """The process dies before the last trial of an update; the others come back with their ends."""
 
     def run(folder, reopen):
-        search = Search(
+        search = Rig(
             SERVO, AHEAD, policy=LinearGaussian([[-0.5, -0.1]], std=0.3), budget="1updates", folder=tmp_path / folder
         )
         for index in range(8):
             if index == 7 and reopen:
                 search.close()
-                search = Search.open(tmp_path / folder)
+                search = Rig.open(tmp_path / folder)
             trial = search.ask()
             search.tell(trial, rollout=stages(trial, 7), terminated=index % 2 == 0)
         with search:
@@ -151,7 +151,7 @@ def test_stage_costs_far_from_zero_give_the_same_gradient():
 
     def theta(offset):
         policy = LinearGaussian([[-0.5, -0.1]], std=0.3)
-        with Search(SERVO, NaturalGradient(rollouts=8, fisher="empirical"), policy=policy, budget="3updates") as search:
+        with Rig(SERVO, NaturalGradient(rollouts=8, fisher="empirical"), policy=policy, budget="3updates") as search:
             while not search.done:
                 trial = search.ask()
                 search.tell(trial, rollout=stages(trial, 12, offset))

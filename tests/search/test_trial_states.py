@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from policysearch import Parameters, Search, Specification, WeightPerturbation, open_run
+from policysearch import Parameters, Rig, Specification, WeightPerturbation, open_run
 from policysearch.runs.inbox import Inbox, Message
 
 RIG = Specification(name="servo", repeatable=False)
@@ -23,7 +23,7 @@ OUTCOMES = st.sampled_from(["cost", "failed", "lost", "abandoned", "timed_out"])
 
 
 def started(folder=None):
-    return Search(RIG, METHOD, policy=Parameters(["kp", "kd"], [4.0, 0.1]), measure=(2, 2), folder=folder)
+    return Rig(RIG, METHOD, policy=Parameters(["kp", "kd"], [4.0, 0.1]), measure=(2, 2), folder=folder)
 
 
 def said(outcome, trial):
@@ -31,7 +31,7 @@ def said(outcome, trial):
     return {outcome: trial.values["kp"] ** 2 + trial.number if outcome == "cost" else f"because of {trial.number}"}
 
 
-class Rig(RuleBasedStateMachine):
+class RigStates(RuleBasedStateMachine):
     """A search in a folder, and a model of it: what was told last of each trial.
 
     out: trials that were handed out and not told, by number. final: number → outcome and trial, of those that count.
@@ -159,13 +159,13 @@ class Rig(RuleBasedStateMachine):
         folder = self.root / f"copy{next(self.copies)}"
         shutil.copytree(self.folder, folder)
         self.search.close()
-        self.search, self.folder = Search.open(folder), folder
+        self.search, self.folder = Rig.open(folder), folder
         self.unclaimed = {number for number in self.out if not self.clients[number]}
 
     @rule()
     def reopen(self):
         self.search.close()
-        self.search = Search.open(self.folder)
+        self.search = Rig.open(self.folder)
         self.unclaimed = {number for number in self.out if not self.clients[number]}
 
     @invariant()
@@ -204,5 +204,5 @@ class Rig(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-Rig.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None, derandomize=True)
-TestTrialStates = Rig.TestCase
+RigStates.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None, derandomize=True)
+TestTrialStates = RigStates.TestCase

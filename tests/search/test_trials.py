@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policysearch import LinearGaussian, NaturalGradient, Search, Specification, open_run
+from policysearch import LinearGaussian, NaturalGradient, Rig, Specification, open_run
 from policysearch.core.credit import TotalCost
 from policysearch.core.direction import Euclidean
 from policysearch.core.explore import ParameterNoise
@@ -62,7 +62,7 @@ def test_a_search_that_is_opened_again_ends_with_the_same_policy(tmp_path, unint
             trial = search.ask()
             search.tell(trial, cost=cost(trial))
         theta, counts = np.asarray(search.policy.theta()), dict(search.counts)
-    again = Search.open(tmp_path / "run")
+    again = Rig.open(tmp_path / "run")
     assert np.array_equal(np.asarray(again.policy.theta()), theta)
     assert again.counts == counts
     assert again.rollouts == 4 * (stop // 4)
@@ -73,7 +73,7 @@ def test_the_same_trials_are_pending_and_handed_out_first_after_opening(tmp_path
     with servo(tmp_path / "run") as search:
         before = [search.ask(), search.ask(), search.ask("bench")]
         search.tell(before[1], cost=1.0)
-    with Search.open(tmp_path / "run") as again:
+    with Rig.open(tmp_path / "run") as again:
         assert [trial.number for trial in again.pending] == [0, 2]
         assert [trial.values for trial in again.pending] == [before[0].values, before[2].values]
         assert again.ask().number == 0
@@ -92,11 +92,11 @@ def test_sampled_actions_go_on_to_the_bit(tmp_path):
         return np.asarray(search.policy.theta())
 
     options = {"policy": LinearGaussian([[0.0, 0.0]], std=0.5, learned_std=True), "budget": 12}
-    with Search(RIG, NaturalGradient(rollouts=4, kl=0.1), **options) as whole:
+    with Rig(RIG, NaturalGradient(rollouts=4, kl=0.1), **options) as whole:
         expected = answered(whole, 12)
-    with Search(RIG, NaturalGradient(rollouts=4, kl=0.1), folder=tmp_path / "run", **options) as search:
+    with Rig(RIG, NaturalGradient(rollouts=4, kl=0.1), folder=tmp_path / "run", **options) as search:
         answered(search, 6)
-    with Search.open(tmp_path / "run") as again:
+    with Rig.open(tmp_path / "run") as again:
         assert again.specification == RIG
         assert np.array_equal(answered(again, 6), expected)
 
@@ -105,13 +105,13 @@ def test_a_method_composed_by_hand_must_be_given_again(tmp_path):
     def composed(std):
         return Method(ParameterNoise(2, std), TotalCost("none", normalise=True), Euclidean(), LearningRate(0.05))
 
-    with Search(SERVO, composed(0.2), policy=gains(), budget=8, folder=tmp_path / "run") as search:
+    with Rig(SERVO, composed(0.2), policy=gains(), budget=8, folder=tmp_path / "run") as search:
         search.tell(search.ask(), cost=1.0)
     with pytest.raises(ValueError, match="composed by hand; give the same one"):
-        Search.open(tmp_path / "run")
+        Rig.open(tmp_path / "run")
     with pytest.raises(ValueError, match=r"std was 0\.2 and is 0\.3"):
-        Search.open(tmp_path / "run", method=composed(0.3))
-    with Search.open(tmp_path / "run", method=composed(0.2)) as again:
+        Rig.open(tmp_path / "run", method=composed(0.3))
+    with Rig.open(tmp_path / "run", method=composed(0.2)) as again:
         assert again.ask().number == 1
 
 
@@ -119,20 +119,14 @@ def test_a_method_of_the_folder_is_not_replaced(tmp_path):
     servo(tmp_path / "run").close()
     method = Method(ParameterNoise(2, 0.2), TotalCost("none"), Euclidean(), LearningRate(0.05))
     with pytest.raises(ValueError, match="leave method= out"):
-        Search.open(tmp_path / "run", method=method)
+        Rig.open(tmp_path / "run", method=method)
 
 
 def test_a_new_budget_stays(tmp_path):
     servo(tmp_path / "run").close()
-    Search.open(tmp_path / "run", budget=8).close()
-    with Search.open(tmp_path / "run") as again:
+    Rig.open(tmp_path / "run", budget=8).close()
+    with Rig.open(tmp_path / "run") as again:
         assert str(again.budget) == "8"
-
-
-def test_simulated_tasks_are_not_kept_as_trials(tmp_path):
-    with pytest.raises(ValueError, match="policysearch train"):
-        Search("bowl", folder=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_with_a_run_is_refused(tmp_path):
@@ -155,7 +149,7 @@ def test_the_same_result_told_twice_counts_once_and_another_one_is_refused(tmp_p
         with pytest.raises(ValueError, match="told already, as done"):
             search.tell(trials[2], cost=1.0)
         assert search.counts["gradient"] == 4
-    with Search.open(tmp_path / "run") as again:
+    with Rig.open(tmp_path / "run") as again:
         assert again.tell(trials[0].number, cost=cost(trials[0]))["cost"] == record["cost"]
         with pytest.raises(ValueError, match="told already"):
             again.tell(trials[0].number, failed="no")
@@ -172,7 +166,7 @@ def test_the_order_of_telling_changes_nothing_even_across_processes(tmp_path, re
         for index in order:
             if reopen:
                 search.close()
-                search = Search.open(tmp_path / name)
+                search = Rig.open(tmp_path / name)
             search.tell(trials[index].number, cost=cost(trials[index]))
         thetas.append(np.asarray(search.policy.theta()))
         search.close()
@@ -194,7 +188,7 @@ def test_a_lost_trial_is_asked_again_as_another_attempt(tmp_path):
         first = search.ask()
         assert search.tell(first, lost="cable", retry=True) is None
         assert search.tell(first, lost="cable", retry=True) is None
-    with Search.open(tmp_path / "run") as search:
+    with Rig.open(tmp_path / "run") as search:
         again = search.ask()
         assert (again.number, again.attempt, again.values) == (0, 2, first.values)
         with pytest.raises(ValueError, match="attempt 2 counts, not attempt 1"):
@@ -239,10 +233,10 @@ def test_a_second_owner_is_refused_by_name_and_readers_are_not(tmp_path):
     with servo(tmp_path / "run") as search:
         trial = search.ask()
         with pytest.raises(RuntimeError, match=f"in use by process {os.getpid()} on "):
-            Search.open(tmp_path / "run")
+            Rig.open(tmp_path / "run")
         search.tell(trial, cost=1.0)
         assert open_run(tmp_path / "run").trials[0].cost == 1.0
-    Search.open(tmp_path / "run").close()
+    Rig.open(tmp_path / "run").close()
 
 
 # damage
@@ -291,7 +285,7 @@ def test_a_missing_row_is_named(tmp_path, change):
         connection.execute(change)
     connection.close()
     with pytest.raises(ValueError, match="missing"):
-        Search.open(tmp_path / "run")
+        Rig.open(tmp_path / "run")
     # the refusal freed the run
     assert not (tmp_path / "run" / "run.lock").exists()
 
@@ -326,7 +320,7 @@ def test_an_update_that_a_full_disk_refused_is_written_before_the_next_trials(tm
     assert search.ask().number == 4
     shutil.copytree(tmp_path / "run", tmp_path / "killed")
     search.close()
-    with Search.open(tmp_path / "killed") as again:
+    with Rig.open(tmp_path / "killed") as again:
         assert (again.updates, [trial.number for trial in again.pending]) == (1, [4])
 
 

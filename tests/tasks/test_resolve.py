@@ -75,7 +75,7 @@ def test_python_costs_resolve_with_their_start_and_seed(file):
 
 def test_gymnasium_ids_and_environments_resolve():
     assert resolve("CartPole-v1").specification.horizon == 500
-    assert resolve("gymnasium:Pendulum-v1").specification.reward
+    assert resolve("gymnasium:Pendulum-v1").specification.returns
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from policysearch.core.specification import OK, Specification
 from policysearch.methods.settings import ARS, NaturalGradient
 from policysearch.runners.pool import Workers
 from policysearch.runs.reader import open_run
+from policysearch.search.rig import Rig
 from policysearch.search.search import Search
 from policysearch.tasks import resolve
 from policysearch.tasks.gymnasium_task import GymnasiumTask
@@ -155,7 +156,7 @@ def test_an_environment_that_cannot_be_closed_is_made_anew_after_a_fault_all_the
 def test_the_folder_of_trials_stays_where_it_was_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rig = Specification(name="servo", repeatable=False)
-    with Search(rig, "weight_perturbation", policy=Parameters(["kp"], [1.0]), folder="run") as search:
+    with Rig(rig, "weight_perturbation", policy=Parameters(["kp"], [1.0]), folder="run") as search:
         monkeypatch.chdir("/")
         while not search.updates:
             search.tell(search.ask(), cost=1.0)
@@ -206,7 +207,7 @@ def test_limits_to_be_on_the_safe_side_change_nothing_of_what_is_learned():
     for method in (ARS(version="v2", directions=2), NaturalGradient(rollouts=4, baseline="running")):
         found = []
         for limit in (1.0, 900.0, float("inf")):
-            with Search(odd("Bounded", limit=limit), method, policy="linear", budget="2updates", workers=1) as search:
+            with Rig(odd("Bounded", limit=limit), method, policy="linear", budget="2updates", workers=1) as search:
                 start = content(search.policy.controller())
                 search.run()
                 found.append(content(search.policy.controller()))

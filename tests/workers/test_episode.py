@@ -32,7 +32,7 @@ def test_the_specification_is_read_from_the_environment():
     assert (specification.observation_size, specification.horizon) == (4, 500)
     assert specification.observation_scale is None  # velocities are unbounded
     assert specification.dt == 0.02
-    assert specification.reward
+    assert specification.returns
     assert task.solved_return == 475
     pendulum = GymnasiumTask("Pendulum-v1").specification
     assert pendulum.action == Continuous((-2.0,), (2.0,))

@@ -42,7 +42,7 @@ def main(given: list[str]) -> int:
     from policysearch.search.progress import Progress as Shown
 
     task: Any = shared.task(arguments.task, {} if arguments.horizon is None else {"horizon": arguments.horizon})
-    noun = "return" if task.specification.reward else "cost"
+    noun = task.specification.noun
     title = f"{arguments.task}: {', '.join(entrants)}; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     with Shown(title, str(folder), noun) as shown:
 

@@ -93,7 +93,7 @@ def default(specification: Specification) -> tuple[str, str]:
 
     if specification.action is None:
         kind = "a cost of parameters"
-    elif specification.reward:
+    elif specification.policy == "either":
         kind = "a simulator"
     else:
         kind = f"a plant that needs {'a network' if specification.policy == 'network' else 'a gain matrix'}"

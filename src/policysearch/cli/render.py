@@ -62,7 +62,7 @@ def main(given: list[str]) -> int:
             traceback.print_exc()
         print(f"policysearch: {error}", file=sys.stderr)
         return 1
-    print("\n".join(_block(written, "return" if task.specification.reward else "cost")))
+    print("\n".join(_block(written, task.specification.noun)))
     return 0
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from policysearch.cli import shared
 from policysearch.core.settings import Budget
 from policysearch.methods import flags
-from policysearch.runs.journal import Journal
-from policysearch.runs.reader import Run, open_run
+from policysearch.runs.reader import open_run
 
 
 def main(given: list[str]) -> int:
@@ -42,55 +41,37 @@ def main(given: list[str]) -> int:
         from policysearch.cli import rig as trials
 
         return trials.resume(arguments.folder, arguments.by, arguments.back_to, arguments.budget)
-    record, run = Journal.reopen(arguments.folder)
-    try:
-        if arguments.by or arguments.back_to is not None:
-            raise ValueError(f"--by and --back-to are for searches on a rig; {run.folder} is a simulated task's.")
-        place = shared.scalars_place(arguments.tensorboard, run.folder)
-        search = _search(run, arguments.budget, arguments.workers)
+    run = open_run(arguments.folder)
+    if arguments.by or arguments.back_to is not None:
+        raise ValueError(f"--by and --back-to are for searches on a rig; {run.folder} is a simulated task's.")
+    place = shared.scalars_place(arguments.tensorboard, run.folder)
+    programs, known = shared.prepare_jax(), run.configuration
+    if not known.get("named", True):
+        raise ValueError(
+            f"{run.folder} was started from Python, with a task that only code can make. Continue it there: "
+            f"Search.open({str(arguments.folder)!r}, task)."
+        )
+    from policysearch.search.search import Search
+
+    with Search.open(
+        run.folder,
+        shared.task(_place(known), known["task_options"], known.get("deadline")),
+        budget=arguments.budget,
+        workers=arguments.workers,
+        programs=programs,
+    ) as search:
         if search.done:
             raise ValueError(
                 f"{run.folder} has spent its budget of {search.budget}. To continue, give a larger one with --budget."
             )
-        if arguments.budget is not None:
-            record.amend({"budget": str(search.budget)})
-        if place is not None:
-            record.amend({"tensorboard": place})
-        arguments.tensorboard = run.configuration.get("tensorboard") if place is None else place
-        arguments.task, arguments.directory = run.configuration["task"], directory
-        arguments.evaluation_rollouts = run.configuration["evaluation_rollouts"]
-    except BaseException:
-        record.close()
-        raise
-    from policysearch.cli.train import carry_out
+        if place is not None and search.journal is not None:
+            search.journal.amend({"tensorboard": place})
+        arguments.tensorboard = known.get("tensorboard") if place is None else place
+        arguments.task, arguments.directory = known["task"], directory
+        arguments.evaluation_rollouts = known.get("evaluation_rollouts")
+        from policysearch.cli.train import carry_out
 
-    with search:
-        return carry_out(search, record, arguments)
-
-
-def _search(run: Run, budget: str | None, workers: int | None) -> Any:
-    """The search of a run, where its last snapshot is."""
-    known = run.configuration
-    if "given" not in known:
-        raise ValueError(f"{run.folder} has nothing to continue from; start a new search with --initial {run.folder}.")
-    programs = shared.prepare_jax()
-    from policysearch.search import advice, resume
-    from policysearch.search.search import Search
-
-    with advice.already_given():
-        search = Search(
-            shared.task(_place(known), known["task_options"], known.get("deadline")),
-            resume.given_method(known, None, run.folder),
-            policy=resume.start_policy(run),
-            budget=known["budget"] if budget is None else budget,
-            seed=known["seed"],
-            workers=known["workers"] if workers is None else workers,
-            failure_cost=known["failure_cost"],
-            deadline=known["deadline"],
-            programs=programs,
-        )
-    resume.restore(search, run)
-    return search
+        return carry_out(search, run.folder, arguments)
 
 
 def _place(known: dict[str, Any]) -> str:

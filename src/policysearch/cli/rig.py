@@ -23,7 +23,7 @@ from policysearch.runs.lock import InUseError
 from policysearch.runs.reader import Run, open_run
 
 if TYPE_CHECKING:
-    from policysearch.search.search import Search
+    from policysearch.search.rig import Rig
     from policysearch.search.trials import Trial
 
 _MEASURED = (
@@ -45,7 +45,7 @@ def new(given: list[str]) -> int:
     if arguments.method not in RIG_METHODS:
         raise ValueError(
             f"{arguments.method} needs every stage of a feedback law; named numbers are searched by one of "
-            f"{', '.join(RIG_METHODS)}. In Python, Search and a Specification serve feedback laws on a rig."
+            f"{', '.join(RIG_METHODS)}. In Python, Rig and a Specification serve feedback laws on a rig."
         )
     if arguments.help:
         print(_new_parser([arguments.method], helpful=True).format_help(), end="")
@@ -67,7 +67,7 @@ def new(given: list[str]) -> int:
     shared.prepare_jax()
     from policysearch.core.policies import Parameters
     from policysearch.core.specification import Specification
-    from policysearch.search.search import Search
+    from policysearch.search.rig import Rig
 
     policy = Parameters(
         names,
@@ -79,7 +79,7 @@ def new(given: list[str]) -> int:
     rig = Specification(name=Path(arguments.folder).resolve().name, repeatable=False)
     options = {"budget": arguments.budget, "seed": seed, "failure_cost": failure_cost, "folder": arguments.folder}
     options |= {"largest_step": largest or None, "measure": _measure(arguments.measure)}
-    with Search(rig, settings, policy=policy, **options) as search:
+    with Rig(rig, settings, policy=policy, **options) as search:
         print(f"{arguments.folder}: {search.method_name} of {', '.join(names)}, {search.layout.size} trials per update")
     print(f"next: policysearch ask {arguments.folder}")
     return 0
@@ -337,18 +337,18 @@ def _parse(parser: shared.Parser, given: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _opened(folder: str, budget: str | None = None, wait: float | None = None) -> Search:
+def _opened(folder: str, budget: str | None = None, wait: float | None = None) -> Rig:
     shared.prepare_jax()
-    from policysearch.search.search import Search
+    from policysearch.search.rig import Rig
 
-    return Search.open(folder, budget=budget, wait=wait)
+    return Rig.open(folder, budget=budget, wait=wait)
 
 
-def _next(search: Search, client: str) -> Trial:
+def _next(search: Rig, client: str) -> Trial:
     if search.done and not search.pending:
         raise RuntimeError(
             f"The budget of {search.budget} is spent. A larger one: policysearch run DIR --budget B -- COMMAND, or "
-            "Search.open(folder, budget=…)."
+            "Rig.open(folder, budget=…)."
         )
     return search.ask(client)
 
@@ -383,7 +383,7 @@ def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: 
     method = run.configuration["method"]
     if "cost" in given and record.purpose == GRADIENT and method in METHODS and METHODS[method].space == "action":
         raise ValueError(
-            f"{method} learns from every stage, so that a cost is not enough; Search.tell takes rollout= in Python."
+            f"{method} learns from every stage, so that a cost is not enough; Rig.tell takes rollout= in Python."
         )
     outcome = Told.of(Specification.from_plain(run.configuration["specification"]), None, given)
     if judged(record, None, outcome, record.attempt, retry):

@@ -26,7 +26,7 @@ from policysearch.methods import flags
 from policysearch.runs.reader import Run, open_run
 
 if TYPE_CHECKING:
-    from policysearch.search.search import Search
+    from policysearch.search.rig import Rig
     from policysearch.search.trials import Trial
 
 #: the client's name
@@ -50,11 +50,11 @@ def main(given: list[str]) -> int:
     conduct = _conduct(arguments)
     conduct = conduct._replace(on_abort=_filled_at_start(open_run(arguments.folder), on_abort))
     shared.prepare_jax()
-    from policysearch.search.search import Search
+    from policysearch.search.rig import Rig
 
     say = _printer(sys.stderr if arguments.json else sys.stdout)
     with (
-        Search.open(arguments.folder, budget=arguments.budget) as search,
+        Rig.open(arguments.folder, budget=arguments.budget) as search,
         Keeper(conduct, Path(arguments.folder)) as keeper,
         shared.scalars(arguments.folder, place) as log,
     ):
@@ -75,7 +75,7 @@ def main(given: list[str]) -> int:
 
 
 def _one(
-    search: Search,
+    search: Rig,
     command: Sequence[str],
     keeper: Keeper,
     attempts: int,

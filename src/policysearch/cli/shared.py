@@ -98,7 +98,7 @@ def task(name: str, options: dict[str, Any], deadline: float | None = None) -> A
     if ":" in name and ".py:" not in name and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # an installed script does not look for module:attr here
     task = resolve(name, **options, **({} if deadline is None else {"deadline": deadline}))
-    if not options or task.specification.reward:
+    if not options or task.runner == "workers":
         return task
     if "survival_bonus" in options or not hasattr(task, "horizon"):
         flag = "--survival-bonus" if "survival_bonus" in options else "--horizon"

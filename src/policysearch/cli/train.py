@@ -95,36 +95,33 @@ def main(given: list[str]) -> int:
         folder = arguments.directory / (arguments.out or Path("runs", out))
         _refuse_existing(folder, arguments.directory)
         arguments.tensorboard = shared.scalars_place(arguments.tensorboard, folder)
-        from policysearch.search.resume import start_of
-
-        record = journal.Journal(folder, _configuration(arguments, search), start=start_of(search))
-        return carry_out(search, record, arguments)
+        search.keep(folder, _configuration(arguments, search))
+        return carry_out(search, folder, arguments)
 
 
-def carry_out(search: Search, record: journal.Journal, arguments: argparse.Namespace) -> int:
+def carry_out(search: Search, folder: Path, arguments: argparse.Namespace) -> int:
     """Run a search to its end, report and draw the result; the exit code.
 
     Args:
-        search: new, or restored to where another process ended.
-        record: of its folder; it is closed.
+        search: new, or restored to where another process ended; it is closed.
+        folder: where it is kept.
         arguments: with task, directory (where the command was), evaluation_rollouts, tensorboard (see
             `shared.scalars_place`) and json.
     """
     from policysearch.search.progress import wrapped
 
-    folder = record.folder
     scalars = (
         None if arguments.tensorboard is None else _scalars(Path(arguments.tensorboard or folder / shared.SCALARS))
     )
     try:
         requests: list[int] = []
-        result = _run(search, record, arguments, scalars, requests)
+        result = _run(search, folder, arguments, scalars, requests)
     except BaseException:
         if search.updates:
             print(f"policysearch: the policy so far is in {shared.shown(folder, arguments.directory)}", file=sys.stderr)
         raise
     finally:
-        record.close()
+        search.close()
         if scalars is not None:
             scalars.close()
     text = _block(result, arguments.directory) + (
@@ -214,34 +211,20 @@ def _search(arguments: argparse.Namespace) -> Search:
 
 def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, Any]:
     """Everything needed to repeat the run or to resume it."""
-    from policysearch.core.identity import described
-    from policysearch.methods.settings import plain
+    from policysearch.search.resume import of_simulation
 
-    return {
-        "task": arguments.task,
+    return of_simulation(search, search.resources, arguments.task) | {
         "task_options": _task_options(arguments),
-        "method": search.method_name,
-        "given": plain(search.given),
-        "settings": search.settings,
-        "parts": described(search.method),
         "preset": arguments.preset,
         "policy": flags.given(arguments, PolicySettings),
-        "budget": str(search.budget),
-        "seed": search.seed,
-        "initial": arguments.initial,
-        **{name: getattr(arguments, name) for name in ("workers", "failure_cost", "deadline", "evaluation_rollouts")},
-        "tensorboard": arguments.tensorboard,
-        # name → (start, stop) of what an environment's observations were flattened from
-        "observation_layout": getattr(search.task, "observation_layout", {}),
-        "fixed_actions": getattr(search.task, "fixed_actions", {}),
-        **journal.provenance(),
+        **{name: getattr(arguments, name) for name in ("initial", "evaluation_rollouts", "tensorboard")},
         "directory": str(arguments.directory),
     }
 
 
 def _run(
     search: Search,
-    record: journal.Journal,
+    folder: Path,
     arguments: argparse.Namespace,
     scalars: TensorBoard | None,
     requests: list[int],
@@ -250,15 +233,13 @@ def _run(
     from policysearch.search.progress import Progress
 
     title = f"{arguments.task}, {search.method_name}, seed {search.seed}"
-    noun = "return" if search.specification.reward else "cost"
+    noun = search.specification.noun
     with (
-        Progress(title, shared.shown(record.folder, arguments.directory), noun) as progress,
+        Progress(title, shared.shown(folder, arguments.directory), noun) as progress,
         _interruptible(search, progress, requests),
     ):
 
         def on_update(update: dict[str, float]) -> None:
-            record.add(update, search.continuation)
-            record.add_events(int(update["update"]), search.events)
             progress.update(update)
             if scalars is not None:
                 scalars(update)
@@ -266,12 +247,7 @@ def _run(
         if search.settings.get("survival_bonus"):
             bonus = search.settings["survival_bonus"]
             progress.note(f"training omits a survival bonus of {bonus:g} per stage; returns and evaluations include it")
-        try:
-            search.run(on_update)
-        finally:
-            record.add_events(search.updates + 1, search.events)
-            if search.updates:
-                record.save(search.policy.controller())
+        search.run(on_update)
         if not search.updates:
             if search.reason not in ("", "interrupted"):
                 raise RuntimeError(search.reason)
@@ -282,21 +258,7 @@ def _run(
         raise RuntimeError(search.reason)
     if found.evaluation is None:
         raise ValueError(f"{search.specification.name} cannot be evaluated here; it only describes trials.")
-    result = {
-        "task": search.specification.name,
-        "method": search.method_name,
-        "seed": search.seed,
-        "reason": found.reason,
-        "updates": search.updates,
-        "budget": str(search.budget),
-        "seconds": found.seconds,
-        **found.evaluation.summary(),
-        "criterion": search.specification.solved,
-        "counts": found.counts,
-        "folder": str(record.folder),
-    }
-    record.finish(result)
-    return result
+    return found.summary() | {"folder": str(folder)}
 
 
 def _draw(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import numpy as np
 
+from policysearch import runners
 from policysearch.comparison import cells as kept
 from policysearch.comparison import rivals
 from policysearch.comparison.cells import Cell
@@ -28,7 +29,6 @@ from policysearch.search.result import Record
 from policysearch.search.search import Search
 from policysearch.tasks import resolve
 from policysearch.tasks.regulator import lqr
-from policysearch.tasks.task import Function, Task
 
 #: rollouts per point, for tasks that run on worker processes
 SIMULATED_ROLLOUTS = 5
@@ -116,7 +116,7 @@ def compare(
             search = Search(plant, entrant, policy=policy, budget=common)
             settings[label] = search.settings
             chosen[label] = by_rule(plain(search.given), search.settings)
-    along = evaluation_rollouts or (SIMULATED_ROLLOUTS if specification.reward else default_rollouts(specification))
+    along = evaluation_rollouts or (SIMULATED_ROLLOUTS if runners.kind(plant).slow else default_rollouts(specification))
     final = evaluation_rollouts or default_rollouts(specification)
     conditions = Conditions(plant, policy, common, threshold, along, final, points, workers)
     baseline = _baseline(plant, final)
@@ -201,5 +201,5 @@ def _described(entrant: Any) -> str:
 
 def _groups(task: Any, entrant: Any, seeds: list[int]) -> list[list[int]]:
     """Seeds that run together."""
-    together = isinstance(task, (Task, Function)) and not isinstance(entrant, str)
+    together = runners.kind(task).vectorised and not isinstance(entrant, str)
     return ([seeds] if seeds else []) if together else [[seed] for seed in seeds]

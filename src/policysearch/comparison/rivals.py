@@ -8,23 +8,15 @@ answer if it ended now.
 from __future__ import annotations
 
 import importlib
-import time
 import warnings
 from collections.abc import Callable
-from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from policysearch.core.policies import Policy
-from policysearch.core.rng import Purpose, environment_seed
 from policysearch.core.settings import Budget
-from policysearch.core.specification import OK
-from policysearch.runners import native
-from policysearch.tasks.python_function import PythonFunction
-from policysearch.workers.jobs import Jobs
+from policysearch.runners import Runner
 
 #: initial spread, in multiples of a perturbation that only measures a gradient; as for `cem`
 START = 3.0
@@ -73,22 +65,15 @@ class Trials:
     """Runs the trials of a rival and counts them.
 
     Args:
-        task: a plant, a Gymnasium task or a Python function.
+        runner: of the task.
         policy: whose θ is searched.
-        seed: of the environment seeds.
         budget: in rollouts, stages, or updates, which are calls.
-        pool: of worker processes, for Gymnasium tasks.
         on_call: called after each batch with the `current` that `costs` was given.
     """
 
-    def __init__(
-        self, task: Any, policy: Policy, seed: int, budget: Budget, pool: Any, on_call: Callable[[np.ndarray], None]
-    ):
-        self.task, self.policy, self.seed, self.budget, self.pool = task, policy, seed, budget, pool
+    def __init__(self, runner: Runner, policy: Policy, budget: Budget, on_call: Callable[[np.ndarray], None]):
+        self.runner, self.policy, self.budget = runner, policy, budget
         self.rollouts = self.stages = self.calls = self.failed = 0
-        #: seconds of compilation
-        self.compilation = 0.0
-        self._programs: dict[int, Any] = {}
         self._on_call = on_call
         self._worst = np.inf
 
@@ -103,7 +88,7 @@ class Trials:
         over = self.budget.unit == "rollouts" and self.rollouts + len(rows) > self.budget.amount
         if over or self.share >= 1:
             raise BudgetSpent
-        costs, stages = self._run(np.asarray(rows, float))
+        costs, stages = self.runner.costs(self.policy, np.asarray(rows, float), self.calls)
         self.rollouts, self.stages, self.calls = self.rollouts + len(rows), self.stages + stages, self.calls + 1
         good = np.isfinite(costs)
         self.failed += int((~good).sum())
@@ -112,32 +97,6 @@ class Trials:
             self._worst = worst if np.isinf(self._worst) else max(self._worst, worst)
         self._on_call(current)
         return np.where(good, costs, self._worst)
-
-    def _run(self, rows: np.ndarray) -> tuple[np.ndarray, int]:
-        if isinstance(self.task, PythonFunction):
-            seeds = [environment_seed(self.seed, Purpose.ENVIRONMENT, self.calls, i) for i in range(len(rows))]
-            values = [list(self.at(row).controller().values().values()) for row in rows]
-            pairs = zip(values, seeds, strict=True)
-            return np.array([self.task.evaluate(v, s) for v, s in pairs], float), len(rows)
-        if self.task.specification.reward:
-            controller = self.policy.controller()
-            jobs = Jobs(
-                controller=controller,
-                seed=self.seed,
-                update=self.calls,
-                environment=np.arange(len(rows)),
-                offsets=rows - controller.theta(),
-            )
-            came = self.pool.run(jobs)
-            return np.where(came.outcome == OK, came.totals, np.nan), came.stages
-        key = jax.random.fold_in(native.purpose_key(self.seed, Purpose.ENVIRONMENT), self.calls)
-        given = (self.task, self.policy, jnp.asarray(rows, self.policy.theta().dtype), key)
-        if len(rows) not in self._programs:
-            start = time.perf_counter()
-            self._programs[len(rows)] = _costs.lower(*given).compile()
-            self.compilation += time.perf_counter() - start
-        costs = self._programs[len(rows)](*given)
-        return np.asarray(costs, float), len(rows) * self.task.specification.horizon
 
     def at(self, theta: np.ndarray) -> Policy:
         """The policy with other parameters (d,)."""
@@ -166,11 +125,3 @@ def run(name: str, trials: Trials, std: float, seed: int) -> str:
     except BudgetSpent:
         return "budget spent"
     return "ended by itself"
-
-
-def _each(task: Any, policy: Policy, rows: jax.Array, key: jax.Array) -> jax.Array:
-    keys = jax.random.split(key, len(rows))
-    return jax.vmap(lambda row, k: native.total(task, policy.with_theta(row, "parameter"), k)[0])(rows, keys)
-
-
-_costs: Any = eqx.filter_jit(_each)

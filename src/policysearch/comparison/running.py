@@ -5,6 +5,7 @@ Evaluations count neither in a search's rollouts nor in its seconds.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from policysearch import runners
 from policysearch.comparison import rivals
 from policysearch.comparison.cells import Cell, Point
 from policysearch.core.method import State
@@ -22,7 +24,7 @@ from policysearch.core.rng import Purpose
 from policysearch.core.settings import Budget, PolicySettings
 from policysearch.methods.settings import WeightPerturbation
 from policysearch.methods.start import policy_of, problem
-from policysearch.runners import native
+from policysearch.runners import Outcomes, Resources, native, runner
 from policysearch.search.evaluation import Evaluation, evaluate, judged
 from policysearch.search.many_seeds import run_together
 from policysearch.search.result import Record
@@ -104,7 +106,7 @@ def run(conditions: Conditions, label: str, entrant: Any, seeds: list[int], repo
             )
             for seed in seeds
         ]
-    if isinstance(conditions.task, (Task, Function)):
+    if runners.kind(conditions.task).vectorised:
         return _together(conditions, label, searches, report)
     return [_single(conditions, label, searches[0], report)]
 
@@ -119,7 +121,8 @@ def _together(conditions: Conditions, label: str, searches: list[Search], report
         key = native.purpose_key(seed, Purpose.EVALUATION)
         costs, success = _evaluate_all(task, states.policy, key, rollouts)
         costs, success = np.asarray(costs, float), [None] * count if success is None else np.asarray(success)
-        return [judged(task, costs[i], success[i], rollouts) for i in range(count)]
+        lengths = np.full(rollouts, task.specification.horizon)
+        return [judged(task, Outcomes(costs[i], lengths, None, success[i])) for i in range(count)]
 
     def look(states: State, seconds: float) -> None:
         nonlocal last
@@ -215,19 +218,14 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
     task, start = conditions.task, rival_policy(conditions.task, conditions.policy, seed)
     if getattr(task, "survival_bonus", 0.0) is None:
         task = task.with_survival_bonus(0.0)
-    pool: Any = None
-    if task.specification.reward:
-        from policysearch.runners.pool import Workers
-
-        pool = Workers(task, conditions.workers)
-    try:
-        measure = lambda policy, n, s: evaluate(task, policy.controller(), n, s, pool)  # noqa: E731
+    with contextlib.closing(runner(task, seed, Resources(conditions.workers))) as running:
+        measure = lambda policy, n, s: evaluate(task, policy.controller(), n, s, running)  # noqa: E731
         curve = [conditions.point(0, 0, 0.0, measure(start, conditions.rollouts, ALONG))]
         shares = list(conditions.shares)
         current = np.asarray(start.theta("parameter"))
 
         def at(evaluation: Evaluation) -> Point:
-            seconds = clock.seconds - trials.compilation
+            seconds = clock.seconds - running.compilation
             return conditions.point(trials.rollouts, trials.stages, seconds, evaluation)
 
         def on_call(theta: np.ndarray) -> None:
@@ -242,7 +240,7 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
                 report(seed, {}, trials.share)
             clock.go_on()
 
-        trials = rivals.Trials(task, start, seed, conditions.budget, pool, on_call)
+        trials = rivals.Trials(running, start, conditions.budget, on_call)
         rivals.prepare(name)
         clock = _Clock()
         std = rivals.START * problem(task.specification, start, "parameter").effect
@@ -252,9 +250,6 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
             evaluation = measure(trials.at(current), conditions.rollouts, ALONG)
             curve.append(at(evaluation))
         final = measure(trials.at(current), conditions.final, AT_THE_END)
-    finally:
-        if pool is not None:
-            pool.close()
     counts = {"gradient": trials.rollouts, "failed": trials.failed}
     return Cell(
         method=label,
@@ -263,5 +258,5 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
         final=at(final),
         counts=counts,
         reason=reason,
-        compilation=trials.compilation,
+        compilation=running.compilation,
     )

@@ -80,13 +80,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def noun(self) -> str:
         """What users read: "cost" or "return"."""
-        return "return" if self.specification.reward else "cost"
+        return self.specification.noun
 
     @property
     def criterion(self) -> str:
         """When a seed counts as solved, in words; "" without a criterion."""
         if self.threshold is not None:
-            return f"mean {self.noun} {'at least' if self.specification.reward else 'at most'} {self.threshold:g}"
+            return f"mean {self.noun} {'at least' if self.specification.returns else 'at most'} {self.threshold:g}"
         return self.specification.solved
 
     @property
@@ -112,13 +112,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return np.array([self._value(cell.final.value) for cell in self.of(method)])
 
     def _value(self, value: float | None) -> float:
-        worst = -np.inf if self.specification.reward else np.inf
+        worst = -np.inf if self.specification.returns else np.inf
         return worst if value is None else value
 
     def table(self) -> list[Row]:
         """One row per method, the best IQM first."""
         rows = [self._row(method) for method in self.methods]
-        return sorted(rows, key=lambda row: -row.iqm.value if self.specification.reward else row.iqm.value)
+        return sorted(rows, key=lambda row: -row.iqm.value if self.specification.returns else row.iqm.value)
 
     def _row(self, method: str) -> Row:
         cells = self.of(method)
@@ -145,7 +145,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     def improvement(self, first: str, second: str) -> Estimate:
         """P(a seed of the first ends better than one of the second), ties half, with its interval."""
-        sign = -1 if self.specification.reward else 1
+        sign = -1 if self.specification.returns else 1
         return statistics.improvement(sign * self.values(first), sign * self.values(second))
 
     def curve(self, method: str) -> Curve:

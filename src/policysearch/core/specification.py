@@ -88,11 +88,13 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
         discount: of the objective, per stage.
         repeatable: the same seed gives the same rollout, so partners can share it.
         deterministic: the seed changes nothing.
-        reward: the task's own measure is the return; cost = −reward.
+        returns: people read its returns, the sums of rewards; cost = −reward.
+        ends_early: rollouts may end before the horizon, by a fall or a goal.
         solved: the criterion in words, or "".
-        evaluation_rollouts: of an evaluation, enough for the criterion; None for 1 if nothing is random, 20 for a
-            task with rewards, else 100.
-        policy: the default for this task: "linear" (a gain matrix) or "network".
+        evaluation_rollouts: of an evaluation, enough for the criterion; None for 1 if nothing is random, 20 if
+            rollouts may end early, else 100.
+        policy: the default for this task: "linear" (a gain matrix), "network", or "either": a network where actions are
+            sampled, else a gain matrix.
         hold: stages for which a rig keeps each action that was drawn; noise at every stage wears out actuators.
 
     Raises:
@@ -111,7 +113,8 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
     discount: float = 1.0
     repeatable: bool = True
     deterministic: bool = False
-    reward: bool = False
+    returns: bool = False
+    ends_early: bool = False
     solved: str = ""
     evaluation_rollouts: int | None = None
     policy: str = "linear"
@@ -151,6 +154,11 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def noun(self) -> str:
+        """What people read of a rollout: "return" or "cost"."""
+        return "return" if self.returns else "cost"
+
+    @property
     def draws(self) -> int:
         """The largest number of actions drawn in a rollout."""
         return -(-self.horizon // self.hold)
@@ -180,6 +188,8 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
             ValueError: values that a specification cannot have.
         """
         content, action = {name: _tuple(value) for name, value in plain.items()}, plain.get("action")
+        if "reward" in content:  # of an older version, which had one word for both
+            content["returns"] = content["ends_early"] = content.pop("reward")
         try:
             if action is not None:
                 limits = {name: tuple(float(limit) for limit in value) for name, value in action.items() if name != "n"}

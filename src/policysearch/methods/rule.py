@@ -53,7 +53,7 @@ class Problem(NamedTuple):
         None with discrete actions: short rollouts of a cart-pole teach as much in small batches.
         """
         specification = self.specification
-        follows = specification.reward and not isinstance(specification.action, Discrete)
+        follows = specification.ends_early and not isinstance(specification.action, Discrete)
         return UPDATE_STAGES if self.ahead and follows else None
 
     @property
@@ -96,13 +96,13 @@ class Problem(NamedTuple):
         A cost that the task discounts itself looks ahead no further than intended.
         """
         specification = self.specification
-        wanted = (specification.reward or self.biased) and specification.discount == 1
+        wanted = (specification.ends_early or self.biased) and specification.discount == 1
         return round(AHEAD * specification.draws) if wanted and specification.draws >= LONG else 0
 
     @property
     def baseline(self) -> str:
         """For a cost-to-go: a network if a simulator's advantages look ahead, else ridge regression."""
-        return "network" if self.ahead and self.specification.reward else "value"
+        return "network" if self.ahead and self.specification.ends_early else "value"
 
     @property
     def discount(self) -> float:
@@ -129,7 +129,7 @@ def default_method(specification: Specification) -> str:
     """Weight perturbation for g(θ), `trpo` for simulators and plants that need a network, else a natural gradient."""
     if specification.action is None:
         return "weight_perturbation"
-    return "trpo" if specification.reward or specification.policy == "network" else "natural_gradient"
+    return "trpo" if specification.policy != "linear" else "natural_gradient"
 
 
 def default_budget(specification: Specification, rollouts: int) -> Budget:
@@ -138,7 +138,7 @@ def default_budget(specification: Specification, rollouts: int) -> Budget:
     Gymnasium: 2 million stages with continuous actions, 1 million with discrete ones. A plant: 300 updates. A plain
     cost g(θ): 1000 updates.
     """
-    if specification.reward:
+    if specification.ends_early:
         continuous = not isinstance(specification.action, Discrete)
         return Budget(2_000_000 if continuous else 1_000_000, "stages")
     return Budget(1000 if specification.action is None else 300, "updates")

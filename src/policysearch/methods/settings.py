@@ -235,7 +235,7 @@ class Advantages(SampledActions, frozen=True):
         """A baseline that suits the horizon; bias for less noise if the problem allows it."""
         baseline, discount = self.baseline or problem.baseline, self.discount or problem.discount
         predicting = baseline in PREDICTING
-        biased = problem.biased or problem.specification.reward
+        biased = problem.biased or problem.specification.ends_early
         return super().rule(problem) | {
             "baseline": baseline,
             "discount": discount,

@@ -93,7 +93,8 @@ def default_policy(
         )
     kind: str = settings.kind
     if kind == "auto":
-        kind = "network" if sampled and specification.reward else specification.policy
+        wish = specification.policy
+        kind = wish if wish != "either" else "network" if sampled else "linear"
     if kind == "rbf" and isinstance(action, Discrete):
         raise ValueError(f"{specification.name} has discrete actions; use a linear or network policy.")
     hidden = list(settings.hidden) if kind == "network" else []

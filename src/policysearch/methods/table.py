@@ -169,7 +169,7 @@ def _action_noise(given: Resolved, problem: Problem) -> ActionNoise:
     stages, horizon = given.stages, problem.specification.draws
     least = int(np.clip(math.ceil(stages / horizon), LEAST, MOST))
     # how early the first rollouts of a simulator end is unknown; all others last to the horizon
-    length = stages / FIRST if problem.specification.reward else horizon
+    length = stages / FIRST if problem.specification.ends_early else horizon
     return ActionNoise(least, stages, least).sized(length)
 
 

@@ -111,18 +111,7 @@ class Environment:
     def rollout(
         self, index: int, stages: int, stride: int, show: Callable[[np.ndarray], None], title: str
     ) -> tuple[float, int, str]:
-        """Show each `stride`-th stage of a rollout.
-
-        Args:
-            index: of the rollout.
-            stages: how many to run.
-            stride: stages from one picture to the next.
-            show: gets the pictures, RGB (height, width, 3), bytes.
-            title: of the pictures.
-
-        Returns:
-            Return over the stages shown, their number, and why it failed or "".
-        """
+        """See `Studio`; returns instead of costs."""
 
         def take(stage: int, returns: float, action: Any) -> None:
             time = f"stage {stage}" if self.dt is None else f"{stage * self.dt:.2f} s"

@@ -61,7 +61,7 @@ def curves(comparison: Comparison, x: str, size: tuple[float, float] | None = No
 def _scaled(axis: Axes, values: np.ndarray, comparison: Comparison, along: str = "y") -> None:
     """A logarithmic axis if positive costs span decades."""
     good = values[np.isfinite(values)]
-    if good.size and not comparison.specification.reward and good.min() > 0 and good.max() >= DECADES * good.min():
+    if good.size and not comparison.specification.returns and good.min() > 0 and good.max() >= DECADES * good.min():
         _logarithmic(axis, along, good)
 
 

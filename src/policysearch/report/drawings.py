@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from policysearch.core.specification import Discrete
+from policysearch.runners import Recording
 from policysearch.tasks.cartpole import CartPole
 from policysearch.tasks.lqr import LQR
 from policysearch.tasks.pendulum import Pendulum
@@ -26,21 +27,12 @@ BLUE, RED, GREY = "#1f5fa8", "#c4451c", "#9a9a9a"
 MOST_CURVES, MOST_ACTIONS = 6, 4
 
 
-class Motion(NamedTuple):
-    """One rollout: states of the plant, what the policy saw, the actions as applied, discounted costs."""
-
-    states: Any
-    observations: np.ndarray
-    actions: np.ndarray
-    costs: np.ndarray
-
-
 #: moves the parts of a drawing to stage k and returns them
 Move = Callable[[int], list["Artist"]]
 
 
 @singledispatch
-def draw(task: Task, axes: Axes, motion: Motion) -> Move:
+def draw(task: Task, axes: Axes, motion: Recording) -> Move:
     """Draw a plant; `@draw.register(MyPlant)` above a function adds a class of tasks.
 
     Args:
@@ -55,7 +47,7 @@ def draw(task: Task, axes: Axes, motion: Motion) -> Move:
 
 
 @draw.register(Pendulum)
-def _pendulum(task: Pendulum, axes: Axes, motion: Motion) -> Move:
+def _pendulum(task: Pendulum, axes: Axes, motion: Recording) -> Move:
     x = motion.states
     length = np.full(len(x.angle), task.length) if x.rod is None else x.rod.length
     _window(axes, (0.0, 0.0), 2.3 * length[0], 2.3 * length[0])
@@ -73,7 +65,7 @@ def _pendulum(task: Pendulum, axes: Axes, motion: Motion) -> Move:
 
 
 @draw.register(CartPole)
-def _cart_pole(task: CartPole, axes: Axes, motion: Motion) -> Move:
+def _cart_pole(task: CartPole, axes: Axes, motion: Recording) -> Move:
     x = motion.states
     pole = 2 * (np.full(len(x.angle), task.half_length) if x.plant is None else x.plant.half_length)
     width, height = 0.6, 0.3  # of the cart, in m
@@ -99,7 +91,7 @@ def _cart_pole(task: CartPole, axes: Axes, motion: Motion) -> Move:
 
 
 @draw.register(LQR)
-def _masses(task: LQR, axes: Axes, motion: Motion) -> Move:
+def _masses(task: LQR, axes: Axes, motion: Recording) -> Move:
     """Each position on its own line; other linear plants as curves."""
     rows = [i for i, name in enumerate(task.observation_names) if name.startswith("position")]
     if not rows:
@@ -131,7 +123,7 @@ def _masses(task: LQR, axes: Axes, motion: Motion) -> Move:
     return move
 
 
-def _curves(task: Task, axes: Axes, motion: Motion) -> Move:
+def _curves(task: Task, axes: Axes, motion: Recording) -> Move:
     """Observations over time, with a dot at stage k."""
     specification = task.specification
     shown = min(motion.observations.shape[1], MOST_CURVES)
@@ -161,7 +153,7 @@ def _curves(task: Task, axes: Axes, motion: Motion) -> Move:
 
 
 @singledispatch
-def quantities(task: Task, motion: Motion) -> dict[str, np.ndarray]:
+def quantities(task: Task, motion: Recording) -> dict[str, np.ndarray]:
     """Quantities of a rollout drawn over time; `@quantities.register(MyPlant)` above a function adds a class of tasks.
 
     Args:
@@ -177,12 +169,12 @@ def quantities(task: Task, motion: Motion) -> dict[str, np.ndarray]:
 
 
 @quantities.register(Pendulum)
-def _pendulum_states(task: Pendulum, motion: Motion) -> dict[str, np.ndarray]:
+def _pendulum_states(task: Pendulum, motion: Recording) -> dict[str, np.ndarray]:
     return {"angle [rad]": _settled(motion.states.angle), "rate [rad/s]": motion.states.rate}
 
 
 @quantities.register(CartPole)
-def _cart_pole_states(task: CartPole, motion: Motion) -> dict[str, np.ndarray]:
+def _cart_pole_states(task: CartPole, motion: Recording) -> dict[str, np.ndarray]:
     x = motion.states
     return {
         "position [m]": x.position,

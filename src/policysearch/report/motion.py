@@ -5,7 +5,7 @@ JAX is imported for JAX plants only. L stages; a quantity has a value before eac
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policysearch.core.controller import Controller
-from policysearch.core.rng import Purpose
-from policysearch.core.specification import Discrete, Specification
+from policysearch.core.specification import Specification
 from policysearch.report.player import Film, encoded
+from policysearch.report.studio import Studio, recorded, studio
+from policysearch.report.video import NoRendererError
+from policysearch.runners import Recording
 from policysearch.search.evaluation import fit
 
 #: number of quantities and actions shown, if a task has more
@@ -64,9 +66,32 @@ def record(task: Any, controller: Controller, rollouts: int, seed: int, frames: 
     fit(specification, controller)
     if specification.deterministic:
         rollouts = 1
-    if specification.reward:
-        return _environment(task, controller, rollouts, seed, frames)
-    return _plant(task, controller, rollouts, seed, frames)
+    found = recorded(task, controller, rollouts, seed)
+    shown, more = [], 0
+    for recording in found:
+        quantities = _quantities(task, recording)
+        actions = _named(recording.actions, specification.action_names, "action", MOST_ACTIONS)
+        more = max(0, len(quantities) - MOST_QUANTITIES) + max(0, _width(recording.actions) - MOST_ACTIONS)
+        first = dict(list(quantities.items())[:MOST_QUANTITIES])
+        shown.append(Rollout(first, actions, recording.costs, recording.reason))
+    film, missing = None, "no film was requested"
+    if frames and len(shown[0].costs):
+        try:
+            with contextlib.closing(studio(task, controller, rollouts, seed, None, found)) as camera:
+                film, missing = _filmed(camera, len(shown[0].costs), frames, found[0].states is not None), ""
+        except NoRendererError as error:
+            missing = str(error)
+    return Recorded(specification, shown, more, film, missing)
+
+
+def _quantities(task: Any, recording: Recording) -> dict[str, np.ndarray]:
+    """What is drawn over time: quantities of a plant, or the observations."""
+    if recording.states is None:
+        size = recording.observations.shape[1]
+        return _named(recording.observations, task.specification.observation_names, "observation", size)
+    from policysearch.report.drawings import quantities
+
+    return quantities(task, recording)
 
 
 def pace(stages: int, dt: float | None, frames: int, fallback: float | None = None) -> tuple[int, float]:
@@ -85,76 +110,9 @@ def pace(stages: int, dt: float | None, frames: int, fallback: float | None = No
     return stride, max(1 / (stride * dt), SLOWEST)
 
 
-def _plant(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
-    from policysearch.report.drawings import quantities
-    from policysearch.report.plant import Plant
-
-    specification: Specification = task.specification
-    plant = Plant(task, controller, rollouts, seed, None)
-    shown, more = [], 0
-    for index in range(rollouts):
-        motion = plant.motion(index, specification.horizon)
-        found = quantities(task, motion)
-        actions = _named(motion.actions, specification.action_names, "action", MOST_ACTIONS)
-        more = max(0, len(found) - MOST_QUANTITIES) + max(0, _width(motion.actions) - MOST_ACTIONS)
-        reason = "" if len(motion.costs) == specification.horizon else _not_finite(len(motion.costs))
-        shown.append(Rollout(dict(list(found.items())[:MOST_QUANTITIES]), actions, motion.costs, reason))
-    film = _filmed(plant, len(shown[0].costs), frames, drawing=True)
-    return Recorded(specification, shown, more, film, "" if film else "no film was requested")
-
-
-def _environment(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
-    from policysearch.report.camera import Environment
-    from policysearch.report.video import NoRendererError
-    from policysearch.runners.pool import Workers
-    from policysearch.workers.jobs import Jobs
-
-    specification: Specification = task.specification
-    names, shown = specification.observation_names, []
-    plain = copy.copy(task)
-    plain.discount = 1.0
-    indices = np.arange(rollouts)
-    with Workers(plain, 1) as workers:
-        jobs = Jobs(
-            controller=controller, seed=seed, update=0, environment=indices, purpose=Purpose.EVALUATION, record=True
-        )
-        came = workers.run(jobs)
-    for index, kept in enumerate(came.records):
-        events = [event for event in came.events if event.trial == index]
-        if kept is None:
-            raise RuntimeError(f"Rollout {index} of {specification.name} was lost: {events[-1].reason}.")
-        observations, actions, costs = kept
-        if not isinstance(specification.action, Discrete) and specification.action is not None:
-            actions = np.clip(actions, specification.action.low, specification.action.high)
-        reason = next((event.reason for event in events if event.kind == "failed"), "")
-        shown.append(
-            Rollout(
-                _named(observations, names, "observation", MOST_QUANTITIES),
-                _named(actions, specification.action_names, "action", MOST_ACTIONS),
-                costs,
-                reason,
-            )
-        )
-    more = max(0, specification.observation_size - MOST_QUANTITIES)
-    more += max(0, _width(actions) - MOST_ACTIONS)
-    film, missing = None, "no film was requested"
-    if frames:
-        try:
-            camera = Environment(task, controller, seed, None)
-            try:
-                film, missing = _filmed(camera, len(shown[0].costs), frames, drawing=False), ""
-            finally:
-                camera.close()
-        except NoRendererError as error:
-            missing = str(error)
-    return Recorded(specification, shown, more, film, missing)
-
-
-def _filmed(studio: Any, stages: int, frames: int, drawing: bool) -> Film | None:
+def _filmed(camera: Studio, stages: int, frames: int, drawing: bool) -> Film:
     """A film of the first rollout."""
-    if not frames or not stages:
-        return None
-    stride, rate = pace(stages, studio.dt, frames, studio.fallback_rate)
+    stride, rate = pace(stages, camera.dt, frames, camera.fallback_rate)
     pictures: list[str] = []
     size = (0, 0)
 
@@ -163,9 +121,9 @@ def _filmed(studio: Any, stages: int, frames: int, drawing: bool) -> Film | None
         uri, size = encoded(frame)
         pictures.append(uri)
 
-    studio.rollout(0, stages, stride, show, "")
+    camera.rollout(0, stages, stride, show, "")
     at = [*range(0, stages, stride), stages][: len(pictures)]
-    times = [f"stage {k}" if studio.dt is None else f"{k * studio.dt:.2f} s" for k in at]
+    times = [f"stage {k}" if camera.dt is None else f"{k * camera.dt:.2f} s" for k in at]
     return Film(pictures, times, rate, size, drawing)
 
 
@@ -180,10 +138,6 @@ def _named(values: np.ndarray, names: tuple[str, ...], noun: str, most: int) -> 
 
 def _width(values: np.ndarray) -> int:
     return 1 if values.ndim == 1 else values.shape[1]
-
-
-def _not_finite(stage: int) -> str:
-    return f"the state or cost of stage {stage} is not finite"
 
 
 def portrait(quantities: Mapping[str, np.ndarray]) -> tuple[str, str] | None:

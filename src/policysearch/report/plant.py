@@ -6,17 +6,14 @@ L stages are shown, from the state before the first one to the state after the l
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
-from policysearch.core.controller import Controller
-from policysearch.core.initial import from_controller
-from policysearch.core.rng import Purpose
-from policysearch.report.drawings import MOST_ACTIONS, Motion, draw, draw_actions
-from policysearch.runners import native
-from policysearch.tasks.task import Task, clip
+from policysearch.report.drawings import MOST_ACTIONS, draw, draw_actions
+from policysearch.runners import Recording
+from policysearch.tasks.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -36,7 +33,7 @@ class Picture:
         title: at the top.
     """
 
-    def __init__(self, task: Task, motion: Motion, size: tuple[int, int] = SIZE, title: str = ""):
+    def __init__(self, task: Task, motion: Recording, size: tuple[int, int] = SIZE, title: str = ""):
         # neither pyplot nor a global style: a picture looks the same whatever else the process does
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -80,75 +77,41 @@ class Picture:
 
 
 class Plant:
-    """Rollouts of the policy's mode in a JAX plant: the first ones of an evaluation with that seed.
+    """Pictures of some rollouts of a JAX plant; see `Studio`.
 
     Args:
         task: the plant.
-        controller: the policy.
-        rollouts: how many.
-        seed: of the evaluation.
+        recordings: the rollouts.
         size: width and height of a picture in pixels.
-
-    Raises:
-        ValueError: nothing moves in this task.
     """
 
-    def __init__(self, task: Any, controller: Controller, rollouts: int, seed: int, size: tuple[int, int] | None):
-        specification = task.specification
-        if not isinstance(task, Task) or specification.horizon < 2:
-            what = "lasts one stage" if isinstance(task, Task) else "is a cost of parameters"
-            raise ValueError(f"{specification.name} {what}: nothing moves, so there is no video of it.")
-        self.dt: float | None = specification.dt
+    def __init__(self, task: Task, recordings: list[Recording], size: tuple[int, int] | None):
+        self.dt: float | None = task.specification.dt
         self.fallback_rate: float | None = None
-        self._task, self._size = task, size or SIZE
-        key = native.purpose_key(seed, Purpose.EVALUATION)
-        trace: Any = native.compiled_evaluate(task, from_controller(controller), key, rollouts).trace
-        observations: Any = jax.vmap(jax.vmap(task.observe))(trace.states)
-        applied: Any = clip(trace.actions, specification.action)
-        self._motion = jax.tree.map(np.asarray, Motion(trace.states, observations, applied, trace.costs))
+        self._task, self._recordings, self._size = task, recordings, size or SIZE
 
     def rollout(
         self, index: int, stages: int, stride: int, show: Callable[[np.ndarray], None], title: str
     ) -> tuple[float, int, str]:
-        """Show each `stride`-th stage of a rollout.
-
-        Args:
-            index: of the rollout.
-            stages: how many to show.
-            stride: stages from one picture to the next.
-            show: receives the pictures.
-            title: of the pictures, after the task's name.
-
-        Returns:
-            Cost over the stages shown, their number, and why it failed or "".
-        """
-        motion = self.motion(index, stages)
-        good = len(motion.costs)
+        """See `Studio`."""
+        recording = self._recordings[index]
+        motion, failed = _first(recording, stages), recording.reason and len(recording.costs) < stages
         last = len(motion.observations) - 1
-        failed = good < stages
-        if good:
+        if len(motion.costs):
             picture = Picture(self._task, motion, self._size, f"{self._task.specification.name}  {title}")
             for k in sorted({*range(0, last, stride), last}):
                 show(picture.frame(k))
-        reason = f"the state or cost of stage {good} is not finite" if failed else ""
-        return float(motion.costs.sum()), good, reason
-
-    def motion(self, index: int, stages: int) -> Motion:
-        """The first stages of a rollout, up to a failure.
-
-        Args:
-            index: of the rollout.
-            stages: at most; fewer if one has a cost that is not finite.
-
-        Returns:
-            L actions and costs; states and observations of L + 1, or of L if the rollout failed.
-        """
-        motion = jax.tree.map(lambda leaf: leaf[index], self._motion)
-        finite = np.isfinite(motion.costs[:stages])
-        good = stages if finite.all() else int(np.argmin(finite))
-        last = good if finite.all() else good - 1  # a rollout that did not fail has a state after its last stage
-        states = jax.tree.map(lambda leaf: leaf[: last + 1], motion.states)
-        return Motion(states, motion.observations[: last + 1], motion.actions[:good], motion.costs[:good])
+        return float(motion.costs.sum()), len(motion.costs), recording.reason if failed else ""
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+def _first(recording: Recording, stages: int) -> Recording:
+    """The first stages of a rollout, and the state after them, if there is one."""
+    if stages >= len(recording.costs):
+        return recording
+    states = jax.tree.map(lambda leaf: leaf[: stages + 1], recording.states)
+    return Recording(
+        states, recording.observations[: stages + 1], recording.actions[:stages], recording.costs[:stages], ""
+    )

@@ -69,8 +69,7 @@ def _over_time(recorded: Recorded, kind: str, name: str) -> Drawn:
 def _total(recorded: Recorded) -> Drawn:
     figure = style.figure(height=HEIGHT)
     axis = figure.subplots()
-    reward = recorded.specification.reward
-    noun = "return" if reward else "cost"
+    reward, noun = recorded.specification.returns, recorded.specification.noun
     every = []
     for rollout in recorded.rollouts:
         so_far = np.cumsum(-rollout.costs if reward else rollout.costs)

@@ -10,12 +10,13 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
 from policysearch.core.controller import Controller
+from policysearch.report.studio import studio
 from policysearch.search.evaluation import fit
 
 #: frames per second, approximately; no task plays slower than at the second rate
@@ -71,19 +72,6 @@ class Pace(NamedTuple):
         return cls(stride, rate, rate * stride * dt)
 
 
-class _Studio(Protocol):
-    """Where rollouts are turned into pictures: `camera.Environment` or `plant.Plant`."""
-
-    dt: float | None
-    fallback_rate: float | None
-
-    def rollout(
-        self, index: int, stages: int, stride: int, show: Callable[[np.ndarray], None], title: str
-    ) -> tuple[float, int, str]: ...
-
-    def close(self) -> None: ...
-
-
 def render(
     task: Any,
     controller: Controller,
@@ -119,20 +107,11 @@ def render(
     _check(rollouts, size, seconds)
     writer = _writer_for(path)
     fit(task.specification, controller)
-    studio: _Studio
-    if task.specification.reward:
-        from policysearch.report.camera import Environment
-
-        studio = Environment(task, controller, seed, size)
-    else:
-        from policysearch.report.plant import Plant
-
-        studio = Plant(task, controller, rollouts, seed, size)
-    with contextlib.closing(studio):
-        pace = Pace.of(studio.dt, studio.fallback_rate)
+    with contextlib.closing(studio(task, controller, rollouts, seed, size)) as camera:
+        pace = Pace.of(camera.dt, camera.fallback_rate)
         stages = task.specification.horizon
         if seconds is not None:
-            stages = min(stages, max(1, math.ceil(seconds / (studio.dt or 1 / pace.rate) - 1e-9)))
+            stages = min(stages, max(1, math.ceil(seconds / (camera.dt or 1 / pace.rate) - 1e-9)))
         most = rollouts * (math.ceil(stages / pace.stride) + 1)
         shown, frames = [], 0
         with _replacing(path) as part, contextlib.closing(writer(part, pace.rate)) as video:
@@ -146,7 +125,7 @@ def render(
 
             for index in range(rollouts):
                 title = f"rollout {index + 1}/{rollouts}" if rollouts > 1 else ""
-                shown.append(Shown(*studio.rollout(index, stages, pace.stride, show, title)))
+                shown.append(Shown(*camera.rollout(index, stages, pace.stride, show, title)))
             if not frames:
                 raise ValueError(f"{task.specification.name} has nothing to show: {shown[0].reason}.")
     return Video(path, shown, frames, pace.rate, pace.speed)

@@ -5,9 +5,10 @@ Random numbers are JAX keys derived from (seed, purpose, update); action noise a
 
 from __future__ import annotations
 
+import operator
+import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -24,7 +25,9 @@ from policysearch.core.normalize import statistics
 from policysearch.core.policies import Parameters, Policy
 from policysearch.core.rng import Purpose
 from policysearch.core.rollouts import OK, Rollouts, saturated
+from policysearch.runners import DEFAULTS, Outcomes, Recording, Resources, motionless
 from policysearch.tasks.task import Function, Task, clip
+from policysearch.workers.jobs import Event
 
 
 class Trace(NamedTuple):
@@ -192,36 +195,37 @@ def purpose_key(seed: int | Array, purpose: Purpose) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 
-def evaluate_controller(
-    task: Task | Function, controller: Controller, rollouts: int, seed: int
-) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Costs (n,) of a controller's mode, successes (n,) or None, and the number of stages."""
-    result = compiled_evaluate(task, from_controller(controller), purpose_key(seed, Purpose.EVALUATION), rollouts)
-    success = None if result.success is None else np.asarray(result.success)
-    return np.asarray(result.costs, float), success, rollouts * task.specification.horizon
+@eqx.filter_jit
+def _totals(task: Task | Function, policy: Policy, rows: Array, key: PRNGKeyArray) -> Array:
+    """Costs (n,) of the mode with parameters (n, d), each on an environment seed of its own."""
+    keys = jax.random.split(key, len(rows))
+    return jax.vmap(lambda row, k: total(task, policy.with_theta(row, "parameter"), k)[0])(rows, keys)
 
 
 class Native:
-    """Runs the updates of a search on a JAX task.
+    """Runs the trials of a JAX task; see `Runner`.
 
     Args:
         task: the plant or cost.
         seed: of the search, 0 to 2³² − 1.
-        programs: folder where the traced update is kept for the next process; None to trace it in each.
+        resources: `programs`, where the traced update is kept for the next process; None to trace it in each.
     """
 
-    def __init__(self, task: Task | Function, seed: int, programs: Path | None = None):
-        self.task = task
+    slow: ClassVar[bool] = False
+    vectorised: ClassVar[bool] = True
+
+    def __init__(self, task: Task | Function, seed: int, resources: Resources = DEFAULTS):
+        self.task, self.seed = task, seed
+        self.events: list[Event] = []
+        self.compilation = 0.0
         self._seed = jax.device_put(np.uint32(seed))
-        self._programs = programs
+        self._programs = resources.programs
         self._run: Callable[[State], tuple[State, Info]] | None = None
+        self._sized: dict[int, Any] = {}
         self._horizon = task.specification.horizon
 
     def update(self, method: Method, state: State, trials: int) -> tuple[State, Info, int]:
-        """One update of `trials` trials: the next state, what it reports, and how many stages were run.
-
-        Every call takes the same method, and the state returned by the previous one.
-        """
+        """See `Runner`; every call takes the same method, and the state returned by the previous one."""
         plan = (self.task, method)
         if self._programs is not None and self._run is None:
             from policysearch.runners import export_cache
@@ -235,8 +239,49 @@ class Native:
         return state, info, trials * self._horizon
 
     def sample(self, method: Method, state: State) -> tuple[Array | None, Rollouts]:
-        """Offsets and rollouts of one update, from which nothing is learned."""
+        """See `Runner`."""
         return compiled_batch(self.task, method, state, self._seed)
+
+    def costs(self, policy: Policy, rows: np.ndarray, call: int) -> tuple[np.ndarray, int]:
+        """See `Runner`; a program is compiled for each number of rows."""
+        key = jax.random.fold_in(purpose_key(self.seed, Purpose.ENVIRONMENT), call)
+        given = (self.task, policy, jnp.asarray(rows, policy.theta().dtype), key)
+        if len(rows) not in self._sized:
+            start = time.perf_counter()
+            program: Any = _totals
+            self._sized[len(rows)] = program.lower(*given).compile()
+            self.compilation += time.perf_counter() - start
+        return np.asarray(self._sized[len(rows)](*given), float), len(rows) * self._horizon
+
+    def evaluate(self, controller: Controller, rollouts: int, seed: int) -> Outcomes:
+        """See `Runner`."""
+        key = purpose_key(seed, Purpose.EVALUATION)
+        found = compiled_evaluate(self.task, from_controller(controller), key, rollouts)
+        success = None if found.success is None else np.asarray(found.success)
+        # no rollout of a plant ends early
+        return Outcomes(np.asarray(found.costs, float), np.full(rollouts, self._horizon), None, success)
+
+    def record(self, controller: Controller, rollouts: int, seed: int) -> list[Recording]:
+        """See `Runner`."""
+        specification = self.task.specification
+        if not isinstance(self.task, Task) or self._horizon < 2:
+            raise motionless(specification)
+        key = purpose_key(seed, Purpose.EVALUATION)
+        trace: Any = compiled_evaluate(self.task, from_controller(controller), key, rollouts).trace
+        observations: Any = jax.vmap(jax.vmap(self.task.observe))(trace.states)
+        applied: Any = clip(trace.actions, specification.action)
+        every = jax.tree.map(np.asarray, (trace.states, observations, applied, trace.costs))
+        return [_up_to_failure(*jax.tree.map(operator.itemgetter(index), every)) for index in range(rollouts)]
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+def _up_to_failure(states: Any, observations: np.ndarray, actions: np.ndarray, costs: np.ndarray) -> Recording:
+    """A rollout up to the first cost that is not finite."""
+    finite = np.isfinite(costs)
+    good = len(costs) if finite.all() else int(np.argmin(finite))
+    last = good + 1 if finite.all() else good  # a rollout that did not fail has a state after its last stage
+    reason = "" if finite.all() else f"the state or cost of stage {good} is not finite"
+    states = jax.tree.map(lambda leaf: leaf[:last], states)
+    return Recording(states, observations[:last], actions[:good], costs[:good], reason)

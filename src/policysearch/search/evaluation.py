@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from typing import Any
@@ -10,8 +11,8 @@ import msgspec
 import numpy as np
 
 from policysearch.core.controller import Controller
-from policysearch.core.rng import Purpose, environment_seed
-from policysearch.core.specification import OK, Continuous, Discrete, Specification
+from policysearch.core.specification import Continuous, Discrete, Specification
+from policysearch.runners import Outcomes, Resources, Runner, runner
 
 #: names of the quantiles that are reported
 QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
@@ -87,11 +88,11 @@ def default_rollouts(specification: Specification) -> int:
         return specification.evaluation_rollouts
     if specification.deterministic:
         return 1
-    return 20 if specification.reward else 100
+    return 20 if specification.ends_early else 100
 
 
 def evaluate(
-    task: Any, controller: Controller, rollouts: int | None = None, seed: int = 0, workers: Any = None
+    task: Any, controller: Controller, rollouts: int | None = None, seed: int = 0, workers: int | Runner | None = None
 ) -> Evaluation:
     """Run a policy's mode on fresh seeds.
 
@@ -100,7 +101,7 @@ def evaluate(
         controller: the policy.
         rollouts: how many; see `default_rollouts`.
         seed: from which the environment seeds derive.
-        workers: a running `Workers` pool, or how many processes to start, for Gymnasium tasks.
+        workers: how many processes to start, for Gymnasium tasks; or the runner that is there already.
 
     Raises:
         ValueError: fewer than one rollout, or a policy whose sizes do not fit the task.
@@ -112,8 +113,7 @@ def evaluate(
     n = rollouts if rollouts is not None else default_rollouts(specification)
     if n < 1:
         raise ValueError(f"rollouts is {n}; it must be at least 1.")
-    if not specification.reward:
-        fit(specification, controller)
+    fit(specification, controller)
     limits = controller.interface.limits
     if isinstance(specification.action, Continuous) and limits not in (None, specification.action):
         warnings.warn(
@@ -121,17 +121,10 @@ def evaluate(
             f"{specification.name}, {specification.action.low} to {specification.action.high}.",
             stacklevel=2,
         )
-    if specification.reward:
-        return _gymnasium(task, controller, n, seed, workers)
-    if hasattr(task, "evaluate"):
-        seeds = [environment_seed(seed, Purpose.EVALUATION, 0, index) for index in range(n)]
-        values = np.array(list(controller.values().values()))
-        costs = np.array([task.evaluate(values, s) for s in seeds])
-        return judged(task, costs, stages=n)
-    from policysearch.runners import native
-
-    result = native.evaluate_controller(task, controller, n, seed)
-    return judged(task, *result)
+    if workers is not None and not isinstance(workers, int):
+        return judged(task, workers.evaluate(controller, n, seed))
+    with contextlib.closing(runner(task, seed, Resources(workers))) as made:
+        return judged(task, made.evaluate(controller, n, seed))
 
 
 def fit(specification: Specification, controller: Controller) -> None:
@@ -153,55 +146,36 @@ def fit(specification: Specification, controller: Controller) -> None:
         raise ValueError(f"The policy has {output.shape[0]} outputs; {specification.name} takes {size}.")
 
 
-def _gymnasium(task: Any, controller: Controller, n: int, seed: int, workers: Any) -> Evaluation:
-    from policysearch.runners.pool import Workers
-
-    if isinstance(workers, Workers):
-        result = workers.evaluate(controller, seed, n)
-    else:
-        with Workers(task, workers if workers is not None else None) as pool:
-            result = pool.evaluate(controller, seed, n)
-    good = result.outcome == OK
-    mean, sem = _mean_sem(result.totals[good])
-    return_mean, return_sem = _mean_sem(result.returns[good])
-    costs, returns = (np.where(good, values, math.nan) for values in (result.totals, result.returns))
-    threshold = getattr(task, "solved_return", None)
-    return Evaluation(
-        cost_mean=mean,
-        cost_sem=sem,
-        rollouts=n,
-        failed=int((~good).sum()),
-        stages=result.stages,
-        solved=None if threshold is None else bool(good.all() and return_mean >= threshold),
-        return_mean=return_mean,
-        return_sem=return_sem,
-        costs=tuple(costs.tolist()),
-        returns=tuple(returns.tolist()),
-        lengths=tuple(result.lengths.tolist()),
-    )
-
-
-def judged(task: Any, costs: np.ndarray, success: np.ndarray | None = None, stages: int = 0) -> Evaluation:
-    """An evaluation from costs (n,) and successes (n,) of rollouts, by the task's own criterion."""
-    good = np.isfinite(costs)
-    mean, sem = _mean_sem(costs[good])
-    solved = share = None
-    if success is not None:
-        share = float((success & good).mean())
+def judged(task: Any, outcomes: Outcomes) -> Evaluation:
+    """An evaluation of rollouts, by the task's own criterion."""
+    good = np.isfinite(outcomes.costs)
+    mean, sem = _mean_sem(outcomes.costs[good])
+    return_mean = return_sem = returns = share = solved = None
+    if outcomes.returns is not None:
+        return_mean, return_sem = _mean_sem(outcomes.returns[good])
+        returns = tuple(np.where(good, outcomes.returns, math.nan).tolist())
+    if outcomes.success is not None:
+        share = float((outcomes.success & good).mean())
         solved = share >= task.solved_share
+    elif return_mean is not None:
+        threshold = task.solved_return
+        solved = None if threshold is None else bool(good.all() and return_mean >= threshold)
     else:
         threshold = task.solved_cost()
         solved = None if threshold is None else bool(good.all() and mean <= threshold)
     return Evaluation(
         cost_mean=mean,
         cost_sem=sem,
-        rollouts=len(costs),
+        rollouts=len(outcomes.costs),
         failed=int((~good).sum()),
-        stages=stages,
+        stages=int(outcomes.lengths.sum()),
         solved=solved,
         success_share=share,
-        costs=tuple(np.where(good, costs, math.nan).tolist()),
-        lengths=(stages // len(costs),) * len(costs),  # a rollout of a plant has no early end
+        return_mean=return_mean,
+        return_sem=return_sem,
+        costs=tuple(np.where(good, outcomes.costs, math.nan).tolist()),
+        returns=returns,
+        lengths=tuple(outcomes.lengths.tolist()),
     )
 
 

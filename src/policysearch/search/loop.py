@@ -1,15 +1,17 @@
 """`Loop`: all that a search remembers, how an update is counted, and what is left of its budget.
 
-What runs the trials is not known here: see `Search`, and `Trials` for those of a caller.
+What runs the trials is not known here: see `Search`, and `Rig` for those of a caller.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import jax
 import msgspec
@@ -27,14 +29,30 @@ from policysearch.methods.settings import ARS, METHODS, MethodSettings, method_s
 from policysearch.methods.start import policy_of, problem
 from policysearch.runs import snapshots
 from policysearch.search import advice
-from policysearch.search.evaluation import fit
-from policysearch.search.incumbent import Measured, Measuring
-from policysearch.search.result import Record
+from policysearch.search.evaluation import Evaluation, fit
+from policysearch.search.incumbent import Measuring
+from policysearch.search.result import Record, Result
 from policysearch.tasks import resolve
 from policysearch.workers.jobs import Event
 
 #: updates in a row without a usable trial after which a search gives up
 HOPELESS = 10
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="Loop")
+
+
+def alone(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """A method that waits until no other thread is in one of these."""
+
+    @functools.wraps(method)
+    def called(self: S, *arguments: P.args, **options: P.kwargs) -> R:
+        with self.lock:
+            return method(self, *arguments, **options)
+
+    return called
 
 
 class Loop:
@@ -54,7 +72,7 @@ class Loop:
         initial: Any = None,
         failure_cost: float | None = None,
         largest_step: float | dict[str, float] | None = None,
-        measure: tuple[int, int] | None = None,
+        measuring: Measuring | None = None,
     ):
         if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}.")
@@ -87,7 +105,7 @@ class Loop:
             self.method = dataclasses.replace(self.method, failure_cost=failure_cost)
         if largest_step is not None:
             self.method = dataclasses.replace(self.method, largest_step=start.step_units(largest_step))
-        if self.specification.reward:
+        if hasattr(self.task, "survival_bonus"):
             self.settings["survival_bonus"] = self.task.survival_bonus
         self.state: State = self.method.init(start, self.specification.draws)
         self.layout = self.method.layout(start)
@@ -99,15 +117,11 @@ class Loop:
         self.length: float | None = None
         self.reason = ""
         self.skipped = 0
-        self.failure_cost, self.largest_step = failure_cost, largest_step
-        #: asked about each trial of a caller before it is handed out; why it must not run, or None
-        self.veto: Callable[[Any], str | None] | None = None
-        self.measuring = None if measure is None else Measuring(*measure)
+        self.failure_cost, self.largest_step, self.measuring = failure_cost, largest_step, measuring
+        self.lock = threading.RLock()
         self._started: float | None = None
         self._events: list[Event] = []
         advice.about_differences(self)
-        if self.measuring is not None and not isinstance(plant, Specification):
-            raise ValueError(f"measure= is for trials that you run yourself; for {task} see evaluate.")
 
     def _given(self, method: str | MethodSettings | Method | None) -> MethodSettings | Method:
         if method is None:
@@ -151,11 +165,6 @@ class Loop:
         return self.state.policy
 
     @property
-    def incumbent(self) -> Measured | None:
-        """The policy with the least measured cost so far, measured again each time; None without `measure`."""
-        return None if self.measuring is None else self.measuring.incumbent
-
-    @property
     def events(self) -> list[Event]:
         """What has gone wrong so far, in order."""
         return list(self._events)
@@ -164,11 +173,20 @@ class Loop:
         """Add to the events."""
         self._events = [*self.events, event]
 
-    def _resize(self, length: float) -> None:
+    def resize(self, length: float) -> None:
         """Fit the next update to rollouts of mean length `length`, in stages."""
         self.length = length
         self.method = self.method.sized(length)
         self.layout = self.method.layout(self.policy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what runs for this search."""
 
     def stop(self, reason: str = "stopped") -> None:
         """End after the current update."""
@@ -179,7 +197,8 @@ class Loop:
         """Seconds since the first trial, without those between processes."""
         return 0.0 if self._started is None else time.perf_counter() - self._started
 
-    def _start_clock(self, ago: float = 0.0) -> None:
+    def start_clock(self, ago: float = 0.0) -> None:
+        """Count the seconds from now on, unless they are counted already."""
         if self._started is None:
             self._started = time.perf_counter() - ago
 
@@ -205,8 +224,24 @@ class Loop:
         # a search continued after hopeless updates has been repaired
         self.skipped = counts["skipped"] % HOPELESS
         if counts["length"] is not None:
-            self._resize(counts["length"])
-        self._start_clock(counts["seconds"])
+            self.resize(counts["length"])
+        self.start_clock(counts["seconds"])
+
+    def concluded(self, evaluation: Evaluation | None = None) -> Result:
+        """The last iterate and all that is known of it."""
+        return Result(
+            task=self.specification.name,
+            method=self.method_name,
+            seed=self.seed,
+            budget=str(self.budget),
+            policy=self.policy,
+            evaluation=evaluation,
+            records=self.records,
+            counts=dict(self.counts),
+            reason=self.reason or "budget spent",
+            specification=self.specification,
+            seconds=self.elapsed,
+        )
 
     def finish(self, state: State, info: dict[str, Any], stages: int, seconds: float, measured: int = 0) -> Record:
         """Move to the next state; see `account`."""
@@ -227,7 +262,7 @@ class Loop:
             rollouts: for its gradient; all of an update by default.
             measured: additional rollouts of the policy itself.
         """
-        self._start_clock(seconds)
+        self.start_clock(seconds)
         self.updates += 1
         whole = rollouts is None
         size = self.layout.size if rollouts is None else rollouts

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from policysearch import runners
 from policysearch.core.credit import Info
 from policysearch.core.method import Method, State
 from policysearch.core.policies import Policy
@@ -77,7 +78,7 @@ def train_seeds(
             failure_cost=failure_cost,
         )
 
-    if isinstance(plant, (Task, Function)):
+    if runners.kind(plant).vectorised:
         searches = [search(seed) for seed in chosen]
         run_together(searches, on_update)
         return [single.result(evaluation_rollouts) for single in searches]

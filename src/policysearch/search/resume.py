@@ -5,6 +5,9 @@ The folder holds names, numbers and arrays only; a method composed by hand is co
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,14 +22,17 @@ from policysearch.core.method import Method
 from policysearch.core.policies import Policy
 from policysearch.core.specification import Specification
 from policysearch.methods.settings import METHODS, MethodSettings, method_settings, plain
+from policysearch.runners import Resources
 from policysearch.runs import journal, snapshots
 from policysearch.runs.journal import Journal
 from policysearch.runs.reader import Run
 from policysearch.search import advice
 from policysearch.search.loop import Loop
+from policysearch.tasks import resolve
 from policysearch.workers.jobs import Event
 
 L = TypeVar("L", bound=Loop)
+
 #: configuration of a run whose trials a caller runs; other runs are of simulated tasks
 RIG = "rig"
 #: number of differences between two methods that are named
@@ -34,22 +40,53 @@ MOST_NAMED = 4
 COMPOSED = "composed"
 
 
-def begin(search: Loop, folder: Path) -> Journal:
-    """Start the folder of a search whose trials a caller runs.
+def begin(search: Loop, folder: Path, configuration: dict[str, Any]) -> Journal:
+    """Start the folder of a search.
+
+    Args:
+        search: before its first update.
+        folder: new.
+        configuration: all it takes to repeat the search: `of_rig`, `of_simulation`.
 
     Raises:
         FileExistsError: the folder already holds a run.
-        ValueError: a simulated task, or a policy that no file can hold.
+        ValueError: a policy that no file can hold.
     """
-    if not isinstance(search.task, Specification):
-        raise ValueError(
-            f"folder= keeps trials that you run yourself; {search.specification.name} is simulated. Use "
-            "`policysearch train`, which writes the folder of such a run."
-        )
-    configuration = {
+    return Journal(folder, configuration, start=start_of(search), keep=configuration.get("trials") == RIG)
+
+
+def of_rig(search: Loop) -> dict[str, Any]:
+    """The configuration of a search whose trials a caller runs."""
+    measuring = search.measuring
+    return {
         "trials": RIG,
         "task": search.specification.name,
         "specification": search.specification.plain(),
+        "largest_step": search.largest_step,
+        "measure": None if measuring is None else [measuring.every, measuring.trials],
+        **_common(search),
+    }
+
+
+def of_simulation(search: Loop, resources: Resources, task: Any) -> dict[str, Any]:
+    """The configuration of a search on a simulated task; `task` is its name, or what only Python code can give."""
+    named = isinstance(task, str)
+    return {
+        "task": task if named else search.specification.name,
+        # another process can make the task from its name
+        "named": named,
+        "task_options": {},
+        **{name: getattr(resources, name) for name in ("workers", "deadline")},
+        # name → (start, stop) of what an environment's observations were flattened from
+        "observation_layout": getattr(search.task, "observation_layout", {}),
+        "fixed_actions": getattr(search.task, "fixed_actions", {}),
+        "directory": os.getcwd(),
+        **_common(search),
+    }
+
+
+def _common(search: Loop) -> dict[str, Any]:
+    return {
         "method": search.method_name,
         "given": plain(search.given),
         "settings": search.settings,
@@ -57,11 +94,8 @@ def begin(search: Loop, folder: Path) -> Journal:
         "budget": str(search.budget),
         "seed": search.seed,
         "failure_cost": search.failure_cost,
-        "largest_step": search.largest_step,
-        "measure": None if search.measuring is None else [search.measuring.every, search.measuring.trials],
         **journal.provenance(),
     }
-    return Journal(folder, configuration, start=start_of(search), keep=True)
 
 
 def start_of(search: Loop) -> tuple[bytes, bytes]:
@@ -84,40 +118,103 @@ def start_of(search: Loop) -> tuple[bytes, bytes]:
 def reopened(
     kind: type[L], folder: Path, method: Method | None, budget: str | int | None, wait: float | None = None
 ) -> tuple[L, Journal, Run]:
-    """The search in a folder with its parameters and counts; its open update is still to be restored.
+    """The search of a rig in a folder with its parameters and counts; its open update is still to be restored.
 
     Raises:
-        ValueError: see `Search.open`.
+        ValueError: see `Rig.open`.
     """
     writer, run = Journal.reopen(folder, wait)
-    try:
+    with _closed_on_error(writer):
         known = run.configuration
         if known.get("trials") != RIG:
             raise ValueError(
                 f"{folder} holds the run of a simulated task. Continue it with: policysearch resume {folder}"
             )
-        given = given_method(known, method, folder)
-        with advice.already_given():
-            search = kind(
-                Specification.from_plain(known["specification"]),
-                given,
-                policy=start_policy(run),
-                budget=known["budget"] if budget is None else budget,
-                seed=known["seed"],
-                failure_cost=known["failure_cost"],
-                largest_step=known.get("largest_step"),
-                measure=known.get("measure"),
-            )
-        restore(search, run)
+        measure = known.get("measure")
+        search = _rebuilt(
+            kind,
+            Specification.from_plain(known["specification"]),
+            run,
+            method,
+            budget,
+            largest_step=known.get("largest_step"),
+            measure=measure,
+        )
         if run.counts:
             # for a process killed between an update's row and its policy file, perhaps after the last update
             writer.save(search.policy.controller())
         if budget is not None:
             writer.amend({"budget": str(search.budget)})
+    return search, writer, run
+
+
+def continued(
+    kind: type[L],
+    folder: Path,
+    task: Any,
+    method: Method | None,
+    budget: str | int | None,
+    workers: int | None,
+    programs: Path | None,
+) -> tuple[L, Journal]:
+    """The search on a simulated task in a folder, where it ended.
+
+    Raises:
+        ValueError: see `Search.open`.
+    """
+    writer, run = Journal.reopen(folder)
+    with _closed_on_error(writer):
+        known = run.configuration
+        if known.get("trials") == RIG:
+            raise ValueError(f"{folder} holds the search of a rig: continue it with Rig.open({str(folder)!r}).")
+        if "given" not in known:
+            raise ValueError(f"{folder} has nothing to continue from; start a new search with --initial {folder}.")
+        if task is None:
+            if not known.get("named", True):
+                raise ValueError(
+                    f"{folder} was started from Python with a task that only code can make; give the same one: "
+                    f"Search.open({str(folder)!r}, task)."
+                )
+            task = resolve(known["task"], **known["task_options"])
+        search = _rebuilt(
+            kind,
+            task,
+            run,
+            method,
+            budget,
+            workers=known["workers"] if workers is None else workers,
+            deadline=known["deadline"],
+            programs=programs,
+        )
+        if budget is not None and not search.done:
+            writer.amend({"budget": str(search.budget)})
+    return search, writer
+
+
+def _rebuilt(kind: type[L], task: Any, run: Run, method: Method | None, budget: str | int | None, **more: Any) -> L:
+    """A search built like a run's, and brought to where that one was."""
+    known = run.configuration
+    with advice.already_given():
+        search = kind(
+            task,
+            given_method(known, method, run.folder),
+            policy=start_policy(run),
+            budget=known["budget"] if budget is None else budget,
+            seed=known["seed"],
+            failure_cost=known["failure_cost"],
+            **more,
+        )
+    restore(search, run)
+    return search
+
+
+@contextlib.contextmanager
+def _closed_on_error(writer: Journal) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         writer.close()
         raise
-    return search, writer, run
 
 
 def restore(search: Loop, run: Run) -> None:
@@ -189,7 +286,7 @@ def given_method(known: dict[str, Any], method: Method | None, folder: Path) -> 
     """
     if (known["method"] == COMPOSED) != (method is not None):
         raise ValueError(
-            f"{folder} was started with a method composed by hand; give the same one: Search.open(folder, method=…)."
+            f"{folder} was started with a method composed by hand; give the same one: open(folder, method=…)."
             if method is None
             else f"{folder} was started with {known['method']}; its settings are in the folder, leave method= out."
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 from policysearch.core.method import Method
 from policysearch.core.policies import Policy
@@ -14,24 +15,32 @@ from policysearch.search.result import Record, Result
 from policysearch.search.search import Search
 
 
+class Options(TypedDict, total=False):
+    """Keyword arguments of `Search`."""
+
+    policy: Policy | PolicySettings | str | None
+    budget: Budget | str | int | None
+    seed: int
+    initial: Any
+    workers: int | None
+    failure_cost: float | None
+    deadline: float | None
+    folder: str | Path | None
+
+
 def train(
     task: Any,
     method: str | MethodSettings | Method | None = None,
     *,
-    policy: Policy | PolicySettings | str | None = None,
-    budget: Budget | str | int | None = None,
-    seed: int = 0,
-    initial: Any = None,
-    workers: int | None = None,
-    failure_cost: float | None = None,
-    deadline: float | None = None,
     evaluation_rollouts: int | None = None,
     on_update: Callable[[Record], None] | None = None,
     progress: bool = False,
+    **options: Unpack[Options],
 ) -> Result:
-    """Search for a policy for a task and evaluate the result; see `Search` for the arguments.
+    """Search for a policy for a task and evaluate the result.
 
     Args:
+        task, method, options: see `Search`: policy, budget, seed, initial, workers, failure_cost, deadline, folder.
         evaluation_rollouts: of the evaluation at the end.
         on_update: called with the record of each update.
         progress: show the search's progress: on a terminal, in a notebook, or as lines on standard error.
@@ -44,34 +53,29 @@ def train(
         >>> result.evaluation.solved
         True
     """
-    with Search(
-        task,
-        method,
-        policy=policy,
-        budget=budget,
-        seed=seed,
-        initial=initial,
-        workers=workers,
-        failure_cost=failure_cost,
-        deadline=deadline,
-    ) as search:
+    with Search(task, method, **options) as search:
         if not progress:
             search.run(on_update)
             return search.result(evaluation_rollouts)
-        noun = "return" if search.specification.reward else "cost"
-        title = f"{search.specification.name}, {search.method_name}, seed {search.seed}"
-        with Progress(title, noun=noun, stay=True) as view:
+        return _shown(search, evaluation_rollouts, on_update)
 
-            def shown(record: Record) -> None:
-                view.update(record)
-                if on_update is not None:
-                    on_update(record)
 
-            search.run(shown)
-            view.note("evaluating on fresh seeds")
-            result = search.result(evaluation_rollouts)
-            view.note(_outcome(result, noun))
-            return result
+def _shown(search: Search, rollouts: int | None, on_update: Callable[[Record], None] | None) -> Result:
+    """Run a search with its progress on display."""
+    noun = search.specification.noun
+    title = f"{search.specification.name}, {search.method_name}, seed {search.seed}"
+    with Progress(title, noun=noun, stay=True) as view:
+
+        def shown(record: Record) -> None:
+            view.update(record)
+            if on_update is not None:
+                on_update(record)
+
+        search.run(shown)
+        view.note("evaluating on fresh seeds")
+        result = search.result(rollouts)
+        view.note(_outcome(result, noun))
+        return result
 
 
 def _outcome(result: Result, noun: str) -> str:

@@ -107,7 +107,7 @@ class OpenUpdate:
             self.over.add(record.index)
 
     def choose(self, client: str) -> tuple[int, bool]:
-        """Index of the trial to ask next, and whether that is a new attempt; see `Search.ask`."""
+        """Index of the trial to ask next, and whether that is a new attempt; see `Rig.ask`."""
         for index, record in self.records.items():
             if client and record.client == client and record.status == "asked":
                 return index, False
@@ -165,8 +165,8 @@ class OpenUpdate:
 class Trials:
     """Asks and takes the trials of a search; with a journal, what was asked and told is on disk first."""
 
-    def __init__(self, search: Loop, journal: Journal | None = None):
-        self._search, self._journal = search, journal
+    def __init__(self, search: Loop, journal: Journal | None, veto: Veto):
+        self._search, self._journal, self._veto = search, journal, veto
         self._open: OpenUpdate | None = None
         self._inbox = None if journal is None else Inbox(journal.folder)
         #: why no trials are handed out until someone resumes the search; "" while they are
@@ -199,7 +199,7 @@ class Trials:
         self.receive()
 
     def ask(self, client: str) -> Trial:
-        """See `Search.ask`."""
+        """See `Rig.ask`."""
         search, client = self._search, grammar.client(client)
         self.receive()
         while True:
@@ -224,7 +224,7 @@ class Trials:
             if not client:
                 update.unclaimed.insert(0, index)  # asked again if the veto raises or makes the search wait
             # a trial that is handed out again may never have been shown to the veto
-            reason = search.veto(trial) if search.veto is not None else None
+            reason = self._veto(trial)
             if not reason:
                 if not client:
                     update.unclaimed.remove(index)
@@ -242,7 +242,7 @@ class Trials:
     def tell(
         self, trial: Trial | int, given: dict[str, Any], retry: bool, notes: str, terminated: bool | None = None
     ) -> Record | None:
-        """See `Search.tell`."""
+        """See `Rig.tell`."""
         self.receive()  # results left earlier come first
         return self._take(trial, as_kept(given), retry, grammar.words(notes), terminated)
 
@@ -321,7 +321,7 @@ class Trials:
         self.halted = ""
 
     def go_back(self, controller: Controller, reason: str) -> Record:
-        """Give up the open update, and continue from another policy; see `Search.go_back`."""
+        """Give up the open update, and continue from another policy; see `Rig.go_back`."""
         self.receive()
         search, update = self._search, self._open
         reason = grammar.words(reason)
@@ -347,7 +347,7 @@ class Trials:
         if self.halted:
             folder = "DIR" if self._journal is None else self._journal.folder
             raise RuntimeError(
-                f"The search waits: {self.halted}. When the rig is safe, continue with Search.release(by=…), or "
+                f"The search waits: {self.halted}. When the rig is safe, continue with Rig.release(by=…), or "
                 f"policysearch resume {folder}."
             )
 
@@ -375,7 +375,7 @@ class Trials:
     def _kept(self, record: Record) -> Record:
         search = self._search
         if self._journal is not None:
-            best = search.incumbent
+            best = None if search.measuring is None else search.measuring.incumbent
             if best is not None and best.update == record.get("incumbent_update") == search.updates - 1:
                 self._journal.add_incumbent(best.update, controller_file.content(best.controller))
             self._journal.add(record, search.continuation)

@@ -15,7 +15,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from policysearch.workers.jobs import Met, Recipe
 from policysearch.workers.process import LOST_CONNECTION, WorkerProcess
@@ -75,6 +75,9 @@ class GymnasiumTask:
         >>> GymnasiumTask("CartPole-v1").specification.horizon
         500
     """
+
+    #: what runs its trials, see `policysearch.runners`
+    runner: ClassVar[str] = "workers"
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,6 +30,9 @@ class PythonFunction:
         >>> PythonFunction(lambda values: values @ values, initial=(1.0, 2.0)).evaluate([3.0, 4.0])
         25.0
     """
+
+    #: what runs its trials, see `policysearch.runners`
+    runner: ClassVar[str] = "here"
 
     def __init__(
         self,

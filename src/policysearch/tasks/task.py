@@ -39,6 +39,8 @@ class Task(eqx.Module):
 
     #: one line for `policysearch list`
     summary: ClassVar[str] = ""
+    #: what runs its trials, see `policysearch.runners`
+    runner: ClassVar[str] = "compiled"
 
     @property
     @abc.abstractmethod
@@ -101,6 +103,7 @@ class Function(eqx.Module):
         scale: size of a sensible change of a value, in its unit.
     """
 
+    runner: ClassVar[str] = "compiled"
     cost: Any = eqx.field(static=True)
     initial: tuple[float, ...] = eqx.field(static=True)
     name: str = eqx.field(static=True, default="function")

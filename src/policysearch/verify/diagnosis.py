@@ -181,8 +181,8 @@ def diagnose(
     if methods is None:
         methods = catalogue(specification, at, rollouts)
     rows = []
-    runner = runners.sampler(plant, seed, workers, None, None)
-    count = batches or (BATCHES if specification.reward else COMPILED_BATCHES)
+    runner = runners.runner(plant, seed, runners.Resources(workers))
+    count = batches or (BATCHES if runner.slow else COMPILED_BATCHES)
     try:
         for (estimator, variant, baseline), method in methods.items():
             plain = eqx.tree_at(lambda m: m.step, method, UNUSED)

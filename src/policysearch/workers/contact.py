@@ -118,7 +118,9 @@ def _meet(env: Any, recipe: Recipe, calls: Callable[[str], None]) -> Met:
         dt=float(dt) if isinstance(dt, (int, float)) and 0 < dt < float("inf") else None,
         discount=recipe.discount,
         repeatable=declared and not difference,
-        reward=True,
+        returns=True,
+        ends_early=True,
+        policy="either",
         solved="" if threshold is None else f"mean return of at least {threshold:g}",
     )
     return Met(specification, threshold, _bonus(env, recipe.options), _layout(found, composed), fixed, warned)
