@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from policysearch.core import files
 from policysearch.core.settings import PolicySettings
 
 #: a field in the text of a struct
@@ -170,7 +171,6 @@ def begin(
         about = {n: {**before["about"].get(n, {}), **v} if isinstance(v, dict) else v for n, v in about.items()}
     folder.mkdir(parents=True, exist_ok=True)
     content = {"conditions": dict(conditions), "methods": known, "about": dict(about), **provenance()}
-    aside = path.with_suffix(f".{os.getpid()}")
-    aside.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
-    aside.replace(path)
+    # synced like the cells, which are worth nothing without it
+    files.write(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n", sync=True)
     return read(folder)
