@@ -41,7 +41,7 @@ def main(given: list[str]) -> int:
     run = open_run(arguments.folder)
     controller = run.controller()
     name, options = reference(run), run.configuration.get("task_options", {})
-    from policysearch.report import video
+    from policysearch.report import studio, video
 
     default = run.folder / ("video.mp4" if video.mp4_is_possible() else "video.gif")
     try:
@@ -57,7 +57,7 @@ def main(given: list[str]) -> int:
                 seconds=seconds,
                 progress=progress,
             )
-    except video.NoRendererError as error:
+    except studio.NoRendererError as error:
         if arguments.debug:
             traceback.print_exc()
         print(f"policysearch: {error}", file=sys.stderr)
@@ -81,7 +81,7 @@ def drawable(name: str, options: dict[str, Any]) -> Any:
         shared.prepare_jax()
         return shared.task(name, options)
     from policysearch.report.camera import OPENGL, prepare_opengl
-    from policysearch.report.video import NoRendererError
+    from policysearch.report.studio import NoRendererError
 
     works = prepare_opengl()
     try:

@@ -301,17 +301,18 @@ def _run(
 
 def _draw(folder: Path) -> None:
     """The picture of a run, from its folder."""
-    from policysearch.report.curve import draw
+    from policysearch.report import learning
 
     run = reader.open_run(folder)
     result = run.result
     noun = "cost" if result["return_mean"] is None else "return"
-    draw(
+    mean = result[f"{noun}_mean"]
+    learning.save(
         folder / journal.CURVE,
         run.records,
         title=f"{result['task']}, {result['method']}, seed {result['seed']}",
-        reward=noun == "return",
-        final=(result[f"{noun}_mean"], result[f"{noun}_sem"]),
+        noun=noun,
+        final=None if mean is None else learning.Final(mean, result[f"{noun}_sem"] or 0.0),
     )
 
 

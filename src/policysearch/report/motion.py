@@ -6,7 +6,6 @@ JAX is imported for JAX plants only. L stages; a quantity has a value before eac
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,12 +15,11 @@ from policysearch.core.controller import Controller
 from policysearch.core.rng import Purpose
 from policysearch.core.specification import Discrete, Specification
 from policysearch.report.player import Film, encoded
+from policysearch.report.studio import NoRendererError, Pace, Studio
 from policysearch.search.evaluation import fit
 
 #: number of quantities and actions shown, if a task has more
 MOST_QUANTITIES, MOST_ACTIONS = 6, 4
-#: frames per second of a film, approximately, and at least
-RATE, SLOWEST = 20.0, 5.0
 
 
 class Rollout(NamedTuple):
@@ -69,22 +67,6 @@ def record(task: Any, controller: Controller, rollouts: int, seed: int, frames: 
     return _plant(task, controller, rollouts, seed, frames)
 
 
-def pace(stages: int, dt: float | None, frames: int, fallback: float | None = None) -> tuple[int, float]:
-    """Stages from one frame to the next, and frames per second: real time, unless that takes too few frames a second.
-
-    Example:
-        >>> pace(500, 0.02, 150)
-        (4, 12.5)
-        >>> pace(1000, None, 100, 50.0)
-        (10, 5.0)
-    """
-    stride = max(1, math.ceil(stages / max(frames, 1)))
-    if dt is None:
-        return stride, max(float(fallback or RATE) / stride, SLOWEST)
-    stride = max(stride, round(1 / (RATE * dt)))
-    return stride, max(1 / (stride * dt), SLOWEST)
-
-
 def _plant(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
     from policysearch.report.drawings import quantities
     from policysearch.report.plant import Plant
@@ -105,7 +87,6 @@ def _plant(task: Any, controller: Controller, rollouts: int, seed: int, frames: 
 
 def _environment(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
     from policysearch.report.camera import Environment
-    from policysearch.report.video import NoRendererError
     from policysearch.runners.pool import Workers
     from policysearch.workers.jobs import Jobs
 
@@ -150,11 +131,11 @@ def _environment(task: Any, controller: Controller, rollouts: int, seed: int, fr
     return Recorded(specification, shown, more, film, missing)
 
 
-def _filmed(studio: Any, stages: int, frames: int, drawing: bool) -> Film | None:
+def _filmed(studio: Studio, stages: int, frames: int, drawing: bool) -> Film | None:
     """A film of the first rollout."""
     if not frames or not stages:
         return None
-    stride, rate = pace(stages, studio.dt, frames, studio.fallback_rate)
+    pace = Pace.within(frames, stages, studio.dt, studio.fallback_rate)
     pictures: list[str] = []
     size = (0, 0)
 
@@ -163,10 +144,10 @@ def _filmed(studio: Any, stages: int, frames: int, drawing: bool) -> Film | None
         uri, size = encoded(frame)
         pictures.append(uri)
 
-    studio.rollout(0, stages, stride, show, "")
-    at = [*range(0, stages, stride), stages][: len(pictures)]
+    studio.rollout(0, stages, pace.stride, show, "")
+    at = [*range(0, stages, pace.stride), stages][: len(pictures)]
     times = [f"stage {k}" if studio.dt is None else f"{k * studio.dt:.2f} s" for k in at]
-    return Film(pictures, times, rate, size, drawing)
+    return Film(pictures, times, pace.rate, size, drawing)
 
 
 def _named(values: np.ndarray, names: tuple[str, ...], noun: str, most: int) -> dict[str, np.ndarray]:
