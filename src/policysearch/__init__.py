@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from policysearch.comparison.grid import compare
     from policysearch.comparison.summary import Comparison, open_comparison
     from policysearch.core.controller import Action, Controller
-    from policysearch.core.credit import CentredRanks, CostToGo, Elites, Saturation, TopPairs, TotalCost
+    from policysearch.core.credit import ActionLimitPenalty, CentredRanks, CostToGo, Elites, TopPairs, TotalCost
     from policysearch.core.direction import Euclidean, LeastSquares, Natural
     from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
     from policysearch.core.interface import Interface
@@ -56,6 +56,7 @@ __all__ = [
     "PGPE",
     "TRPO",
     "Action",
+    "ActionLimitPenalty",
     "ActionNoise",
     "Budget",
     "CentredRanks",
@@ -91,7 +92,6 @@ __all__ = [
     "Reinforce",
     "Result",
     "Run",
-    "Saturation",
     "Search",
     "Softmax",
     "Specification",
@@ -119,7 +119,7 @@ _HOMES = {
     "comparison.grid": "compare",
     "comparison.summary": "Comparison open_comparison",
     "core.controller": "Action Controller",
-    "core.credit": "CentredRanks CostToGo Elites Saturation TopPairs TotalCost",
+    "core.credit": "CentredRanks CostToGo Elites ActionLimitPenalty TopPairs TotalCost",
     "core.direction": "Euclidean LeastSquares Natural",
     "core.explore": "ActionNoise Coordinates ParameterNoise",
     "core.interface": "Interface",

@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         "--methods",
         metavar="A,B",
         required=True,
-        help=f"names, with settings in parentheses if needed: trpo,trpo(kl=0.1),cma: {', '.join([*METHODS, *RIVALS])}",
+        help="names, with settings in parentheses if needed, such as trpo,trpo(max_kl=0.1),cma: "
+        + ", ".join([*METHODS, *RIVALS]),
     )
     parser.add_argument("--seeds", metavar="N", default="10", help="how many, counting from 0; or which: 3,5,8 [10]")
     parser.add_argument("--budget", metavar="B", help="for each search: 2000 (rollouts), 2e6stages [as for train]")

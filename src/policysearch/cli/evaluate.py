@@ -48,7 +48,7 @@ def main(given: list[str]) -> int:
     name, options = reference(run), run.configuration.get("task_options", {})
     if name in BUILT_IN:
         shared.prepare_jax()
-    task = shared.task(name, options, run.configuration.get("deadline"))
+    task = shared.task(name, options, run.configuration.get("timeout"))
     seed = run.configuration["seed"] if seed is None else seed
     from policysearch.search.evaluation import evaluate
 

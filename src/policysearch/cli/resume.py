@@ -79,14 +79,14 @@ def _search(run: Run, budget: str | None, workers: int | None) -> Any:
 
     with advice.already_given():
         search = Search(
-            shared.task(_place(known), known["task_options"], known.get("deadline")),
+            shared.task(_place(known), known["task_options"], known.get("timeout")),
             resume.given_method(known, None, run.folder),
             policy=resume.start_policy(run),
             budget=known["budget"] if budget is None else budget,
             seed=known["seed"],
             workers=known["workers"] if workers is None else workers,
             failure_cost=known["failure_cost"],
-            deadline=known["deadline"],
+            timeout=known["timeout"],
             programs=programs,
         )
     resume.restore(search, run)

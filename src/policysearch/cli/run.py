@@ -19,7 +19,7 @@ from policysearch.cli import shared
 from policysearch.cli.interruption import Held
 from policysearch.cli.keeper import GRACE_SECONDS, Conduct, Ended, Keeper
 from policysearch.cli.rig import described, summary
-from policysearch.cli.trial_process import RIG_EXIT, forbids, run_trial, settle
+from policysearch.cli.trial_process import RIG_EXIT, finish_previous, forbids, run_trial
 from policysearch.core.grammar import filled
 from policysearch.core.settings import Budget
 from policysearch.methods import flags
@@ -58,7 +58,7 @@ def main(given: list[str]) -> int:
         Keeper(conduct, Path(arguments.folder)) as keeper,
         shared.scalars(arguments.folder, place) as log,
     ):
-        settle(keeper, _warn)
+        finish_previous(keeper, _warn)
         if veto:
             search.veto = lambda trial: _vetoed(trial, forbids(filled(veto, trial.values), keeper), say)
         try:
@@ -122,9 +122,9 @@ def _vetoed(trial: Trial, reason: str | None, say: Callable[[str], None]) -> str
 
 def _conduct(arguments: argparse.Namespace) -> Conduct:
     """How trials are run and ended, without `on_abort`."""
-    deadline = shared.number("--deadline", arguments.deadline, float)
-    if deadline is not None and not 0 < deadline < math.inf:
-        raise ValueError(f"--deadline is {deadline}; it must be a number of seconds above 0.")
+    timeout = shared.number("--timeout", arguments.timeout, float)
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ValueError(f"--timeout is {timeout}; it must be a number of seconds above 0.")
     grace = shared.number("--grace", arguments.grace, float)
     if not 0 <= grace < math.inf:
         raise ValueError(f"--grace is {grace}; it must be a number of seconds, 0 or more.")
@@ -134,7 +134,7 @@ def _conduct(arguments: argparse.Namespace) -> Conduct:
             f"--safety-exit is {safety}; it must be an exit code from 1 to 125, not {RIG_EXIT}, which means that the "
             "rig lost a trial."
         )
-    return Conduct(deadline, grace, safety, verbose=arguments.verbose)
+    return Conduct(timeout, grace, safety, verbose=arguments.verbose)
 
 
 def _command(flag: str, text: str | None) -> list[str]:
@@ -186,11 +186,11 @@ def _parser() -> shared.Parser:
         "output is the cost. An exit code other than 0 means that the parameters made the trial fail; 75, that the rig "
         "did; 126 and 127, that the command is wrong, which stops the search. Ctrl-C, TERM and HUP end the trial and "
         "the search; the same command continues it.",
-        usage="policysearch run DIR [--budget N] [--deadline S] [--on-abort CMD] -- COMMAND ...",
+        usage="policysearch run DIR [--budget N] [--timeout S] [--on-abort CMD] -- COMMAND ...",
     )
     parser.add_argument("folder", metavar="DIR", help="of the search, from policysearch new")
     parser.add_argument("--budget", metavar="B", help="a new one from now on: 40, or 5updates")
-    parser.add_argument("--deadline", metavar="S", help="seconds after which a trial is ended and left out [no limit]")
+    parser.add_argument("--timeout", metavar="S", help="seconds after which a trial is ended and left out [no limit]")
     parser.add_argument(
         "--grace",
         default=str(GRACE_SECONDS),

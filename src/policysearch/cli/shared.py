@@ -85,19 +85,19 @@ def shown(folder: str | Path, directory: Path) -> str:
     return str(folder).removeprefix(f"{directory}/") if directory != Path("/") else str(folder)
 
 
-def task(name: str, options: dict[str, Any], deadline: float | None = None) -> Any:
+def task(name: str, options: dict[str, Any], timeout: float | None = None) -> Any:
     """The task a user named, with another horizon or survival bonus on request.
 
     Args:
         name: as typed.
         options: horizon and survival_bonus, as far as given.
-        deadline: seconds that each call of an environment's first contact may take.
+        timeout: seconds that each call of an environment's first contact may take.
     """
     from policysearch.tasks import resolve
 
     if ":" in name and ".py:" not in name and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # an installed script does not look for module:attr here
-    task = resolve(name, **options, **({} if deadline is None else {"deadline": deadline}))
+    task = resolve(name, **options, **({} if timeout is None else {"timeout": timeout}))
     if not options or task.specification.reward:
         return task
     if "survival_bonus" in options or not hasattr(task, "horizon"):

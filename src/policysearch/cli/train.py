@@ -31,7 +31,7 @@ NUMBERS = {
     "evaluation_rollouts": int,
     "survival_bonus": float,
     "failure_cost": float,
-    "deadline": float,
+    "timeout": float,
 }
 
 
@@ -62,7 +62,7 @@ def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     )
     general.add_argument("--failure-cost", metavar="C", help="of a failed rollout [the worst of its update]")
     general.add_argument(
-        "--deadline", metavar="S", help="seconds a Gymnasium trial may take [60, or 20 times the slowest]"
+        "--timeout", metavar="S", help="seconds a Gymnasium trial may take [60, or 20 times the slowest]"
     )
     general.add_argument("--evaluation-rollouts", metavar="N", help="at the end [20 for Gymnasium, else 100]")
     general.add_argument("--tensorboard", nargs="?", const="", metavar="DIR", help=shared.TENSORBOARD_HELP)
@@ -186,7 +186,7 @@ def _search(arguments: argparse.Namespace) -> Search:
     from policysearch.methods.rule import default_method
     from policysearch.search.search import Search
 
-    task = shared.task(arguments.task, _task_options(arguments), arguments.deadline)
+    task = shared.task(arguments.task, _task_options(arguments), arguments.timeout)
     method = arguments.method or default_method(task.specification)
     settings = _method(arguments, method)
     policy = flags.given(arguments, PolicySettings)
@@ -207,7 +207,7 @@ def _search(arguments: argparse.Namespace) -> Search:
         initial=arguments.initial,
         workers=arguments.workers,
         failure_cost=arguments.failure_cost,
-        deadline=arguments.deadline,
+        timeout=arguments.timeout,
         programs=programs,
     )
 
@@ -229,7 +229,7 @@ def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, A
         "budget": str(search.budget),
         "seed": search.seed,
         "initial": arguments.initial,
-        **{name: getattr(arguments, name) for name in ("workers", "failure_cost", "deadline", "evaluation_rollouts")},
+        **{name: getattr(arguments, name) for name in ("workers", "failure_cost", "timeout", "evaluation_rollouts")},
         "tensorboard": arguments.tensorboard,
         # name → (start, stop) of what an environment's observations were flattened from
         "observation_layout": getattr(search.task, "observation_layout", {}),

@@ -15,6 +15,7 @@ import msgspec
 
 from policysearch.core import files
 from policysearch.core.settings import PolicySettings
+from policysearch.runs import renamed
 
 #: a field in the text of a struct
 _SETTING = re.compile(r"\w+=(?:\([^)]*\)|[^,)]+)")
@@ -113,6 +114,15 @@ def configuration(folder: Path) -> dict[str, Any]:
     for name in ("conditions", "methods", "about"):
         if not isinstance(content.get(name), dict):
             raise ValueError(f"{path} is damaged: it lacks {name}.")
+    content["methods"] = {label: renamed.text(str(method)) for label, method in content["methods"].items()}
+    about = content["about"]
+    for name in ("settings", "chosen"):
+        about[name] = {
+            label: renamed.settings(values, "FiniteDifferences" in content["methods"].get(label, ""))
+            if isinstance(values, dict)
+            else values
+            for label, values in about.get(name, {}).items()
+        }
     return content
 
 

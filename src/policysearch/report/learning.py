@@ -91,7 +91,7 @@ QUANTITIES = (
         "saturated",
         "share of actions beyond limits [–]",
         "Share of the sampled actions beyond their limits. Nothing pulls such an action back: "
-        "if most are beyond them and the cost does not improve, try saturation=0.1.",
+        "if most are beyond them and the cost does not improve, try action_limit_penalty=0.1.",
         floor=True,
         least=0.05,
     ),

@@ -8,12 +8,12 @@ from typing import Any
 from policysearch.core.specification import Specification
 
 
-def sampler(task: Any, seed: int, workers: int | None, deadline: float | None, programs: Path | None) -> Any:
+def sampler(task: Any, seed: int, workers: int | None, timeout: float | None, programs: Path | None) -> Any:
     """What runs the updates of a search on a task.
 
     Args:
         task: a plant, a Gymnasium task or a Python function.
-        seed, workers, deadline, programs: of `Search`.
+        seed, workers, timeout, programs: of `Search`.
 
     Raises:
         RuntimeError: a bare specification, whose trials cannot be run here.
@@ -23,7 +23,7 @@ def sampler(task: Any, seed: int, workers: int | None, deadline: float | None, p
     if task.specification.reward:
         from policysearch.runners.host import Host
 
-        return Host(task, seed, workers, deadline)
+        return Host(task, seed, workers, timeout)
     from policysearch.tasks.python_function import PythonFunction
 
     if isinstance(task, PythonFunction):

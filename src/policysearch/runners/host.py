@@ -179,9 +179,9 @@ def tell(
 class Host:
     """Runs the updates of a search on a Gymnasium task, in worker processes."""
 
-    def __init__(self, task: GymnasiumTask, seed: int, workers: int | None = None, deadline: float | None = None):
+    def __init__(self, task: GymnasiumTask, seed: int, workers: int | None = None, timeout: float | None = None):
         self.task, self.seed = task, seed
-        self.workers = Workers(task, workers, deadline)
+        self.workers = Workers(task, workers, timeout)
         self.workers.start(wait=False)
         self.events: list[Any] = []
 

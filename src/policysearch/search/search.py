@@ -60,7 +60,7 @@ class Search(Loop):
         initial: known parameters to start from: a file, a folder of a run, or a dict (see `initial.start`).
         workers: processes for Gymnasium tasks; the cores by default.
         failure_cost: cost of a trial that fails because of the policy; None for the worst finite cost of its update.
-        deadline: seconds that a trial of a Gymnasium task may take; the larger of 60 s and 20 times the slowest good
+        timeout: seconds that a trial of a Gymnasium task may take; the larger of 60 s and 20 times the slowest good
             trial by default.
         programs: folder where the traced update of a JAX task is kept for later processes, which then start faster;
             None to trace it each time.
@@ -88,7 +88,7 @@ class Search(Loop):
         initial: Any = None,
         workers: int | None = None,
         failure_cost: float | None = None,
-        deadline: float | None = None,
+        timeout: float | None = None,
         programs: Path | None = None,
         folder: str | Path | None = None,
         largest_step: float | dict[str, float] | None = None,
@@ -108,10 +108,10 @@ class Search(Loop):
             measure=measure,
         )
         self.veto = veto
-        self._workers, self._deadline = workers, deadline
+        self._workers, self._timeout = workers, timeout
         self._broken = False
-        if deadline is not None and not 0 < deadline < math.inf:
-            raise ValueError(f"deadline is {deadline}; it must be a number of seconds above 0.")
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise ValueError(f"timeout is {timeout}; it must be a number of seconds above 0.")
         self._programs = programs
         self._sampler: Any = None
         self._drained = 0
@@ -193,7 +193,7 @@ class Search(Loop):
     def update(self) -> Record:
         """One update on the task's own sampler; returns its record."""
         if self._sampler is None:
-            self._sampler = sampler(self.task, self.seed, self._workers, self._deadline, self._programs)
+            self._sampler = sampler(self.task, self.seed, self._workers, self._timeout, self._programs)
         self._start_clock()
         before = time.perf_counter()
         state, info, stages = self._sampler.update(self.method, self.state, self.layout.size)

@@ -24,7 +24,7 @@ def train(
     initial: Any = None,
     workers: int | None = None,
     failure_cost: float | None = None,
-    deadline: float | None = None,
+    timeout: float | None = None,
     evaluation_rollouts: int | None = None,
     on_update: Callable[[Record], None] | None = None,
     progress: bool = False,
@@ -53,7 +53,7 @@ def train(
         initial=initial,
         workers=workers,
         failure_cost=failure_cost,
-        deadline=deadline,
+        timeout=timeout,
     ) as search:
         if not progress:
             search.run(on_update)
