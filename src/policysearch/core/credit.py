@@ -217,9 +217,7 @@ class CostToGo(Credit):
             rollouts = rollouts._replace(costs=rollouts.costs + jnp.where(rollouts.mask, rollouts.level, 0.0))
         if self.action_limit_penalty is not None:
             if not isinstance(score, PolicyScore):
-                raise TypeError(
-                    "Only sampled actions can be charged for exceeding their limits; perturbed rollouts keep none."
-                )
+                raise TypeError("Only sampled actions can exceed their limits; perturbed rollouts keep none.")
             charged = jnp.where(rollouts.mask, self.action_limit_penalty.costs(score.actions, rollouts.held), 0.0)
             rollouts = rollouts._replace(costs=rollouts.costs + charged)
         costs = rollouts.costs
