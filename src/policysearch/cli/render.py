@@ -12,16 +12,14 @@ from typing import Any
 
 from policysearch.cli import shared
 from policysearch.cli.evaluate import reference
-from policysearch.methods import flags
 from policysearch.tasks import BUILT_IN
 
 
 def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code, 1 if nothing can be drawn on this machine."""
     parser = shared.Parser(
-        prog="policysearch render",
-        allow_abbrev=False,
-        description="Write a video of a trained policy, without a display.",
+        "render",
+        "Write a video of a trained policy, without a display.",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of a run")
     parser.add_argument("--out", metavar="FILE", help="a name in .mp4 or .gif [DIR/video.mp4, .gif without ffmpeg]")
@@ -29,9 +27,7 @@ def main(given: list[str]) -> int:
     parser.add_argument("--seed", metavar="S", help="of the rollouts, as for evaluate [the run's]")
     parser.add_argument("--size", metavar="WxH", help="in pixels [480x480, or the environment's own]")
     parser.add_argument("--seconds", metavar="N", help="of each rollout, from its start [all]")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    arguments, extras = parser.parse_known_args(given)
-    flags.refuse_unknown(extras, parser)
+    arguments = parser.parsed(given)
     rollouts = shared.number("--rollouts", arguments.rollouts or "1", int)
     seed = shared.number("--seed", arguments.seed, int)
     seconds = shared.number("--seconds", arguments.seconds, float)

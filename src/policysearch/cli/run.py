@@ -22,7 +22,6 @@ from policysearch.cli.rig import described, summary
 from policysearch.cli.trial_process import RIG_EXIT, finish_previous, forbids, run_trial
 from policysearch.core.grammar import filled
 from policysearch.core.settings import Budget
-from policysearch.methods import flags
 from policysearch.runs.reader import Run, open_run
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ CLIENT = "run"
 def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code."""
     own, command = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    arguments, extras = _parser().parse_known_args(own)
-    flags.refuse_unknown(extras, _parser())
+    arguments = _parser().parsed(own)
     place = shared.scalars_place(arguments.tensorboard, Path(arguments.folder))
     attempts = shared.number("--attempts", arguments.attempts, int)
     if attempts < 1:
@@ -180,9 +178,8 @@ def _warn(words: str) -> None:
 
 def _parser() -> shared.Parser:
     parser = shared.Parser(
-        prog="policysearch run",
-        allow_abbrev=False,
-        description="Run a command for every trial: {kp} in it stands for the value of kp. Its last line on standard "
+        "run",
+        "Run a command for every trial: {kp} in it stands for the value of kp. Its last line on standard "
         "output is the cost. An exit code other than 0 means that the parameters made the trial fail; 75, that the rig "
         "did; 126 and 127, that the command is wrong, which stops the search. Ctrl-C, TERM and HUP end the trial and "
         "the search; the same command continues it.",
@@ -222,5 +219,4 @@ def _parser() -> shared.Parser:
     )
     parser.add_argument("--verbose", action="store_true", help="show what COMMAND prints, on standard error")
     parser.add_argument("--json", action="store_true", help="print the status at the end as JSON, trials on stderr")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import msgspec
 
 from policysearch.core import grammar
+from policysearch.methods import flags
 
 if TYPE_CHECKING:
     from policysearch.report.tensorboard import TensorBoard
@@ -28,11 +29,41 @@ TENSORBOARD_HELP = "write TensorBoard scalars, to DIR with the run's name in it 
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are ValueErrors, so that all wrong input is reported the same way."""
+    """A command's parser. Its complaints are ValueErrors, so that all wrong input is reported the same way.
+
+    Args:
+        name: of the command.
+        description: what it does.
+        options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, name: str, description: str, **options: Any):
+        super().__init__(prog=f"policysearch {name}", description=description, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError where argparse would end the process."""
         raise ValueError(f"{message}. See: {self.prog} --help")
+
+    def add_debug(self) -> None:
+        """Add the flag that every command has."""
+        self.add_argument("--debug", action="store_true", help="show tracebacks")
+
+    def parsed(self, given: list[str], no_log: str = "") -> argparse.Namespace:
+        """The arguments of a command, which also takes `--debug`.
+
+        Args:
+            given: what was typed.
+            no_log: what there is instead of `--tensorboard`, for a command that does not take it.
+
+        Raises:
+            ValueError: an unknown flag, or a missing or superfluous argument.
+        """
+        self.add_debug()
+        arguments, extras = self.parse_known_args(given)
+        if no_log:
+            refuse_scalars(extras, no_log)
+        flags.refuse_unknown(extras, self)
+        return arguments
 
 
 @contextlib.contextmanager

@@ -38,9 +38,8 @@ NUMBERS = {
 def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     """The parser of `train` with the flags of the given methods."""
     parser = shared.Parser(
-        prog="policysearch train",
+        "train",
         add_help=False,
-        allow_abbrev=False,
         description="Search for a policy for a task. Defaults in brackets. Ctrl-C once ends with what was "
         "found so far, twice ends at once.",
         epilog=None if len(methods) == 1 else "A method's own flags: policysearch train TASK --method ars --help",
