@@ -50,7 +50,7 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("plant", "natural_gradient", {"solver": "conjugate_gradient", "damping": 0.1, "fisher": "analytic"}),
     ("plant", "natural_gradient", {"discount": 0.9, "gae_lambda": 0.9, "bootstrap": True}),
     ("plant", "trpo", {"baseline": "value"}),
-    ("simulator", "gpomdp", {"saturation": 0.1, "stages": 1000}),
+    ("simulator", "gpomdp", {"action_limit_penalty": 0.1, "stages": 1000}),
 ]
 RIG_ROLLOUTS = 3
 

@@ -111,22 +111,22 @@ def large(parameters=1_000_000, trials=256, workers=2):
     )
 
 
-def hung(deadline=2.0):
-    """Seconds that a trial takes which hangs once: the deadline, a new worker for the only one, its second run."""
+def hung(timeout=2.0):
+    """Seconds that a trial takes which hangs once: the timeout, a new worker for the only one, its second run."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for repetition in range(5):
             options = {"fault": "hang", "share": 1.0, "marker": f"{folder}/{repetition}"}
             task = GymnasiumTask("environments:Drift", horizon=30, environment_options=options)
             controller = Controller({"policy": "linear_gaussian"}, {"gain": np.zeros((2, 2))})
-            with Workers(task, 1, deadline=deadline) as pool:
+            with Workers(task, 1, timeout=timeout) as pool:
                 pool.start()
                 before = time.perf_counter()
                 pool.evaluate(controller, 0, 1)
                 found.append(time.perf_counter() - before)
     print(
-        f"trial that hangs once, deadline {deadline:g} s, one worker: done after {statistics.median(found):.2f} s, "
-        f"range {min(found):.2f} to {max(found):.2f} s of {len(found)} (at most {deadline + 5:g})"
+        f"trial that hangs once, timeout {timeout:g} s, one worker: done after {statistics.median(found):.2f} s, "
+        f"range {min(found):.2f} to {max(found):.2f} s of {len(found)} (at most {timeout + 5:g})"
     )
 
 

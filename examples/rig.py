@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 DT, STAGES = 0.005, 200  # s; 1 s a trial
-DEADLINE = 2.0  # s
+TIMEOUT = 2.0  # s
 
 
 def trial(kp, kd, seed):
@@ -74,9 +74,9 @@ def drive(folder):
             command = [sys.executable, __file__, "trial", *map(str, asked.values.values()), str(seed)]
             again = asked.attempt < 3
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+                done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
             except subprocess.TimeoutExpired:
-                search.tell(asked, timed_out=f"no answer within {DEADLINE:g} s", retry=again)
+                search.tell(asked, timed_out=f"no answer within {TIMEOUT:g} s", retry=again)
                 continue
             if done.returncode == 3:
                 search.tell(asked, failed=done.stdout.strip())

@@ -207,7 +207,7 @@ def invariance(folder: Path, quick: bool) -> str:
     said = [f"condition {np.linalg.cond(A):.0f}, best gain {best:.3f}"]
     kinds = (
         ("gradient", Euclidean(), np.geomspace(1e-4, 1.0, 2 if quick else 13), (RED, RED)),
-        ("natural gradient", Natural(cutoff=1e-14), np.geomspace(1e-2, 1.0, 2 if quick else 7), (BLUE, "#8fd0ff")),
+        ("natural gradient", Natural(rcond=1e-14), np.geomspace(1e-2, 1.0, 2 if quick else 7), (BLUE, "#8fd0ff")),
     )
     for kind, direction, rates, colours in kinds:
         curves = []

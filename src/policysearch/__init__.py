@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from policysearch.comparison.grid import compare
     from policysearch.comparison.summary import Comparison, open_comparison
     from policysearch.core.controller import Action, Controller
-    from policysearch.core.credit import CentredRanks, CostToGo, Elites, Saturation, TopPairs, TotalCost
+    from policysearch.core.credit import ActionLimitPenalty, CentredRanks, CostToGo, Elites, TopPairs, TotalCost
     from policysearch.core.direction import Euclidean, LeastSquares, Natural
     from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
     from policysearch.core.interface import Interface
@@ -58,6 +58,7 @@ __all__ = [
     "PGPE",
     "TRPO",
     "Action",
+    "ActionLimitPenalty",
     "ActionNoise",
     "Budget",
     "CentredRanks",
@@ -94,7 +95,6 @@ __all__ = [
     "Result",
     "Rig",
     "Run",
-    "Saturation",
     "Search",
     "Softmax",
     "Specification",
@@ -122,7 +122,7 @@ _HOMES = {
     "comparison.grid": "compare",
     "comparison.summary": "Comparison open_comparison",
     "core.controller": "Action Controller",
-    "core.credit": "CentredRanks CostToGo Elites Saturation TopPairs TotalCost",
+    "core.credit": "CentredRanks CostToGo Elites ActionLimitPenalty TopPairs TotalCost",
     "core.direction": "Euclidean LeastSquares Natural",
     "core.explore": "ActionNoise Coordinates ParameterNoise",
     "core.interface": "Interface",

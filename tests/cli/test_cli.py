@@ -63,16 +63,16 @@ def stored(folder: str = "run", task: str = "CartPole-v1") -> str:
         (["train", "lqrr"], "Nearest: lqr"),
         (["train", "lqr", "--method", "arss"], "Did you mean ars"),
         (["train", "lqr", "--method", "nelder_mead"], "policysearch compare TASK --methods ars,nelder_mead"),
-        (["train", "lqr", "--kll", "0.1"], "Did you mean --kl?"),
-        (["train", "--kll", "0.1", "lqr"], "Did you mean --kl?"),
+        (["train", "lqr", "--max-kll", "0.1"], "Did you mean --max-kl?"),
+        (["train", "--max-kll", "0.1", "lqr"], "Did you mean --max-kl?"),
         (["train", "lqr", "extra"], "is an extra argument"),
-        (["train", "lqr", "--method", "ars", "--kl", "0.1"], "--kl belongs to reinforce, gpomdp, natural"),
+        (["train", "lqr", "--method", "ars", "--max-kl", "0.1"], "--max-kl belongs to reinforce, gpomdp, natural"),
         (["train", "lqr", "--budget", "0"], "at least 1"),
         (["train", "lqr", "--budget", "2.5"], "whole number"),
         (["train", "lqr", "--budget", "many"], "2e6stages"),
         (["train", "lqr", "--seed", "x"], "--seed is 'x'"),
         (["train", "lqr", "--seed", "-1"], "seed is -1"),
-        (["train", "lqr", "--method", "gpomdp", "--kl", "nan"], "kl is nan; it must be a number above 0"),
+        (["train", "lqr", "--method", "gpomdp", "--max-kl", "nan"], "max_kl is nan; it must be a number above 0"),
         (["train", "lqr", "--method", "gpomdp", "--rollouts", "2.5"], "--rollouts is '2.5'"),
         (["train", "lqr", "--method", "gpomdp", "--baseline", "no"], "one of least_variance, leave_one_out"),
         (["train", "lqr", "--hidden", "32", "x"], "--hidden is 'x'"),
@@ -332,7 +332,7 @@ def test_trial_after_trial_lost_ends_with_the_cause_and_keeps_every_event(capsys
         "        return super().reset(**options)\n"
     )
     arguments = ["train", "breaking:Breaking", "--method", "ars", "--directions", "4", "--workers", "1"]
-    assert main([*arguments, "--horizon", "5", "--budget", "900", "--out", "run", "--deadline", "20"]) == 2
+    assert main([*arguments, "--horizon", "5", "--budget", "900", "--out", "run", "--timeout", "20"]) == 2
     said = capsys.readouterr().err
     assert "the cable came off" in said
     assert "the policy so far is in run" in said

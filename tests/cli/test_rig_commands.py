@@ -81,7 +81,7 @@ def test_clients_get_trials_of_their_own(capsys):
         (["new", "x", "--parameters", "kp=1", "--scales", "ki=2"], "'ki' is not a known parameter"),
         (["new", "x", "--parameters", "kp=1", "--method", "gpomdp"], "needs every stage of a feedback law"),
         (["new", "x", "--parameters", "kp=1", "--method", "cma"], "takes part in comparisons only"),
-        (["new", "x", "--parameters", "kp=1", "--method", "ars", "--kl", "1"], "--kl is not a flag"),
+        (["new", "x", "--parameters", "kp=1", "--method", "ars", "--max-kl", "1"], "--max-kl is not a flag"),
         (["new", "x", "--parameters", "kp=1", "--budget", "0"], "at least 1"),
         (["ask", "nowhere"], "no folder nowhere"),
         (["tell", "rig", "0"], "one of the arguments"),

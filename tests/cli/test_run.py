@@ -66,9 +66,9 @@ def test_a_command_runs_every_trial_and_its_exit_code_counts(capfd):
         "if count == 6: import time; time.sleep(60)\n"
         "print((kp - 2) ** 2)\n"
     )
-    words = refused(capfd, "--deadline", "20", "--", *command, "{kp}", "{kd}")
+    words = refused(capfd, "--timeout", "20", "--", *command, "{kp}", "{kd}")
     assert "is 'what'; it must be the cost" in words
-    found = json.loads(run(capfd, "--deadline", "3", "--json", "--", *command, "{kp}", "{kd}").out)
+    found = json.loads(run(capfd, "--timeout", "3", "--json", "--", *command, "{kp}", "{kd}").out)
     # the trial that printed no number ran again
     ran = Path("ran").read_text().splitlines()
     assert ran[3] == ran[4]
@@ -136,7 +136,7 @@ def test_the_machine_s_output_is_shown_on_request_and_never_among_json(capfd):
         (["--grace", "-1", "--", "true"], "0 or more"),
         (["--grace", "nan", "--", "true"], "0 or more"),
         (["--grace", "soon", "--", "true"], "--grace is 'soon'"),
-        (["--deadline", "inf", "--", "true"], "above 0"),
+        (["--timeout", "inf", "--", "true"], "above 0"),
         (["--attempts", "0", "--", "true"], "at least 1"),
         (["--safety-exit", "75", "--", "true"], "not 75"),
         (["--safety-exit", "127", "--", "true"], "from 1 to 125"),
@@ -162,7 +162,7 @@ def test_a_script_that_cannot_run_its_commands_stops_the_search_with_the_trial_o
 def test_the_starting_gains_are_set_after_an_abort(capfd):
     """Also after updates have moved them."""
     trial = "n=$(ls *.ran 2> /dev/null | wc -l); touch $n.ran; [ $n -lt 5 ] || sleep 60; echo $1"
-    told = run(capfd, "--deadline", "1", "--on-abort", "sh -c 'echo {kp} {kd} >> safe'", *shell(trial), "trial", "{kp}")
+    told = run(capfd, "--timeout", "1", "--on-abort", "sh -c 'echo {kp} {kd} >> safe'", *shell(trial), "trial", "{kp}")
     assert re.search(r"trial 5: .*: timed out, no end within 1 s, .* s, --on-abort was run", told.out)
     kp, kd = map(float, Path("safe").read_text().splitlines()[0].split())
     assert (kp, kd) == pytest.approx((1.0, 0.1))

@@ -15,7 +15,7 @@ import pytest
 
 from policysearch.cli import supervisor, trial_process
 from policysearch.cli.keeper import LOCK, Conduct, Keeper
-from policysearch.cli.trial_process import forbids, run_trial, settle
+from policysearch.cli.trial_process import finish_previous, forbids, run_trial
 
 #: a driver without a search: `driver.py COMMAND …` runs one trial after another in this folder
 DRIVER = """
@@ -23,9 +23,9 @@ import sys
 from pathlib import Path
 from policysearch.cli import interruption
 from policysearch.cli.keeper import Conduct, Keeper
-from policysearch.cli.trial_process import run_trial, settle
+from policysearch.cli.trial_process import run_trial, finish_previous
 with interruption.raising(), Keeper(Conduct(grace=GRACE, on_abort=ABORT), Path()) as keeper:
-    settle(keeper, lambda words: print(words, flush=True))
+    finish_previous(keeper, lambda words: print(words, flush=True))
     while True:
         print(run_trial(sys.argv[1:], keeper, 3), flush=True)
 """
@@ -153,12 +153,12 @@ def test_what_a_trial_leaves_behind_is_asked_to_end_before_the_next_one_and_kill
     assert not any(lives(pid) for pid in words if pid.isdigit())
 
 
-def test_a_deadline_asks_first_and_then_kills_all_that_a_trial_started():
-    polite = told("trap 'echo off >> log; exit 1' TERM; sleep 600 & sleep 600; echo 1", deadline=0.3)
+def test_a_timeout_asks_first_and_then_kills_all_that_a_trial_started():
+    polite = told("trap 'echo off >> log; exit 1' TERM; sleep 600 & sleep 600; echo 1", timeout=0.3)
     assert polite[0] == {"timed_out": "no end within 0.3 s"}
     assert written() == ["off"]
     assert polite[1].seconds < 4
-    stubborn = told("trap '' TERM; echo $$ >> log; while :; do sleep 0.1; done", deadline=0.3, grace=0.4)
+    stubborn = told("trap '' TERM; echo $$ >> log; while :; do sleep 0.1; done", timeout=0.3, grace=0.4)
     assert stubborn[0] == {"timed_out": "no end within 0.3 s"}
     assert stubborn[1].seconds >= 0.7
     assert not lives(written()[-1])
@@ -166,12 +166,12 @@ def test_a_deadline_asks_first_and_then_kills_all_that_a_trial_started():
 
 def test_a_trap_may_start_programs_and_print_within_the_grace():
     trap = "sleep 0.2; yes | head -c 200000; yes >&2 | head -c 1; sh -c 'echo off >> log'; exit 1"
-    assert "timed_out" in brought(f'trap "{trap}" TERM; sleep 600', deadline=0.2)
+    assert "timed_out" in brought(f'trap "{trap}" TERM; sleep 600', timeout=0.2)
     assert written() == ["off"]
 
 
 def test_a_stopped_process_is_continued_so_that_its_trap_runs():
-    assert "timed_out" in brought("trap 'echo off >> log; exit 1' TERM; kill -STOP $$; sleep 600", deadline=0.3)
+    assert "timed_out" in brought("trap 'echo off >> log; exit 1' TERM; kill -STOP $$; sleep 600", timeout=0.3)
     assert written() == ["off"]
 
 
@@ -185,7 +185,7 @@ def test_a_trial_has_the_signals_of_a_fresh_process():
 
 def test_a_command_that_began_after_the_request_is_asked_too_before_the_kill():
     """As of a shell that was asked the moment before it started a command: its trap waits for that command."""
-    assert "timed_out" in brought("trap 'sleep 600; echo off >> log; exit 1' TERM; sleep 600", deadline=0.3, grace=1.5)
+    assert "timed_out" in brought("trap 'sleep 600; echo off >> log; exit 1' TERM; sleep 600", timeout=0.3, grace=1.5)
     assert written() == ["off"]
 
 
@@ -193,7 +193,7 @@ def test_a_command_that_lost_the_request_while_it_was_executed_is_asked_again():
     """The moment between a shell's fork and its child's exec, drawn out: the child is asked, then forgets it."""
     child = "import os, signal, sys; signal.signal(signal.SIGTERM, lambda *_: os.execvp('sleep', ['sleep', '600']))"
     script = f"trap 'echo off >> log; exit 1' TERM; {sys.executable} -c \"{child}; signal.pause()\""
-    assert "timed_out" in brought(script, deadline=1.0, grace=1.5)
+    assert "timed_out" in brought(script, timeout=1.0, grace=1.5)
     assert written() == ["off"]
 
 
@@ -277,7 +277,7 @@ ABORT = ["sh", "-c", "echo safe >> log"]
 
 @pytest.mark.parametrize("script", ["exit 4", "kill -SEGV $$", "kill -KILL $$", "exit 134", "sleep 600"])
 def test_after_an_end_that_was_not_orderly_the_machine_is_made_safe(script):
-    brought(script, on_abort=ABORT, safety_exit=4, deadline=0.5)
+    brought(script, on_abort=ABORT, safety_exit=4, timeout=0.5)
     assert written() == ["safe"]
 
 
@@ -295,7 +295,7 @@ def test_after_an_orderly_end_it_is_left_alone(script):
 
 def test_it_comes_after_the_last_process_of_the_trial_has_ended():
     script = "(trap '' TERM; while :; do echo moving >> log; sleep 0.02; done) & sleep 600"
-    brought(script, on_abort=ABORT, deadline=0.3, grace=0.3)
+    brought(script, on_abort=ABORT, timeout=0.3, grace=0.3)
     assert written()[-1] == "safe"
     assert written().count("safe") == 1
 
@@ -306,14 +306,14 @@ def test_it_comes_after_the_last_process_of_the_trial_has_ended():
 )
 def test_no_other_trial_is_started_before_it_went_well(command, words):
     refusal = pytest.raises(RuntimeError, match=r"must succeed before another trial is started")
-    with Keeper(Conduct(deadline=0.2, on_abort=command), Path()) as keeper, refusal as error:
+    with Keeper(Conduct(timeout=0.2, on_abort=command), Path()) as keeper, refusal as error:
         run_trial(["sleep", "600"], keeper, 5)
     assert words in str(error.value)
     said = []
     with Keeper(Conduct(on_abort=command), Path()) as keeper, pytest.raises(RuntimeError, match="must succeed"):
-        settle(keeper, said.append)
+        finish_previous(keeper, said.append)
     with Keeper(Conduct(on_abort=ABORT), Path()) as keeper:
-        settle(keeper, said.append)
+        finish_previous(keeper, said.append)
         assert run_trial(["echo", "1"], keeper)[0] == {"cost": 1.0}
     assert said == ["trial 5 of the previous run did not end cleanly"] * 2
     assert written() == ["safe"]
@@ -464,14 +464,14 @@ def test_more_requests_skip_neither_the_kill_nor_what_follows():
     assert written() == ["started", "asked", "safe"]
 
 
-def test_a_driver_that_shows_nothing_does_not_hold_up_the_deadline(monkeypatch):
+def test_a_driver_that_shows_nothing_does_not_hold_up_the_timeout(monkeypatch):
     """Standard error is a pipe that nobody reads: the program may wait, its end may not."""
     reading, writing = os.pipe()
     with open(writing, "w") as full:
         monkeypatch.setattr(sys, "stderr", full)
         script = "trap 'echo off >> log; exit 1' TERM; yes >&2"
         outcome = []
-        thread = threading.Thread(target=lambda: outcome.append(brought(script, deadline=0.5)))
+        thread = threading.Thread(target=lambda: outcome.append(brought(script, timeout=0.5)))
         thread.start()
         wait_for(lambda: written() == ["off"])
         os.set_blocking(reading, False)

@@ -158,8 +158,8 @@ def test_entrants_are_names_with_settings():
     assert found["trpo"] == TRPO()
     assert found["ars(version=v1,directions=8)"] == ARS(version="v1", directions=8)
     assert found["cma"] == "cma"
-    assert list(entrants.named([NaturalGradient(kl=0.2), "trpo"])) == ["natural_gradient(kl=0.2)", "trpo"]
-    assert entrants.named({"mine": "trpo(kl=0.5)"})["mine"].kl == 0.5
+    assert list(entrants.named([NaturalGradient(max_kl=0.2), "trpo"])) == ["natural_gradient(max_kl=0.2)", "trpo"]
+    assert entrants.named({"mine": "trpo(max_kl=0.5)"})["mine"].max_kl == 0.5
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_entrants_are_names_with_settings():
     [
         ("", ValueError, "There are no methods to compare"),
         ("trp", ValueError, "Did you mean trpo"),
-        ("trpo(kll=1)", ValueError, "Did you mean kl"),
-        ("trpo(kl=-1)", ValueError, "kl"),
-        ("trpo(kl)", ValueError, "write name=value"),
+        ("trpo(max_kll=1)", ValueError, "Did you mean max_kl"),
+        ("trpo(max_kl=-1)", ValueError, "max_kl"),
+        ("trpo(max_kl)", ValueError, "write name=value"),
         ("cma(std=1)", ValueError, "no settings here"),
         ("trpo,trpo", ValueError, "twice"),
         ("tr po", ValueError, "is not a method"),
@@ -487,8 +487,10 @@ def test_a_folder_says_in_words_which_conditions_differ_and_mixes_none(tmp_path,
 def test_the_page_has_what_rules_chose_also_of_methods_of_an_earlier_call(tmp_path):
     short = {"seeds": 1, "budget": 40, "points": 1, "evaluation_rollouts": 2, "folder": tmp_path}
     compare("lqr", ["gpomdp"], **short)
-    compare("lqr", [NaturalGradient(kl=0.05)], **short)
+    compare("lqr", [NaturalGradient(max_kl=0.05)], **short)
     assert main(["report", str(tmp_path)]) == 0
     text = (tmp_path / "report.html").read_text()
-    assert re.search(r">gpomdp</th><td[^>]*>rollouts 20 \(by rule\), kl 0.1 \(by rule\), shrink True \(by rule\)", text)
-    assert "rollouts 20 (by rule), kl 0.05, shrink True (by rule)" in text
+    assert re.search(
+        r">gpomdp</th><td[^>]*>rollouts 20 \(by rule\), max_kl 0.1 \(by rule\), shrink True \(by rule\)", text
+    )
+    assert "rollouts 20 (by rule), max_kl 0.05, shrink True (by rule)" in text

@@ -11,10 +11,10 @@ from policysearch.core.baselines import network, serving, value
 from policysearch.core.baselines.least_variance import LeastVariance
 from policysearch.core.baselines.running import Running
 from policysearch.core.credit import (
+    ActionLimitPenalty,
     CentredRanks,
     CostToGo,
     Elites,
-    Saturation,
     TopPairs,
     TotalCost,
 )
@@ -300,7 +300,7 @@ def forward(costs, explore, d):
 @pytest.mark.parametrize("discount", [1.0, 0.9])
 def test_a_held_action_is_charged_at_every_stage_that_it_acts(discount):
     """The second rollout ended in the middle of its last action."""
-    charge = Saturation(2.0, jnp.zeros(1), jnp.ones(1), discount)
+    charge = ActionLimitPenalty(2.0, jnp.zeros(1), jnp.ones(1), discount)
     drawn, held = np.array([[3.0, 0.5, -2.0], [2.0, 4.0, 0.0]]), np.array([[4, 4, 2], [4, 1, 0]])
     got = np.asarray(charge.costs(jnp.asarray(drawn)[..., None], jnp.asarray(held, float)))
     for i in range(2):
@@ -312,9 +312,12 @@ def test_a_held_action_is_charged_at_every_stage_that_it_acts(discount):
 
 
 def test_the_charge_that_is_learned_from_counts_held_stages():
-    (came, score, explore), charge = stages(2, 3, lengths=[3, 2]), Saturation(2.0, jnp.zeros(1), jnp.full(1, 0.5))
+    (came, score, explore), charge = (
+        stages(2, 3, lengths=[3, 2]),
+        ActionLimitPenalty(2.0, jnp.zeros(1), jnp.full(1, 0.5)),
+    )
     held = jnp.asarray([[4.0, 4.0, 2.0], [4.0, 1.0, 0.0]])
-    a, _ = advantages(CostToGo("none", saturation=charge), (came._replace(held=held), score, explore))
+    a, _ = advantages(CostToGo("none", action_limit_penalty=charge), (came._replace(held=held), score, explore))
     charged = np.where(came.mask, charge.costs(score.actions, held), 0.0)
     np.testing.assert_allclose(a, to_go(np.asarray(came.costs) + charged) * np.asarray(came.mask), rtol=1e-6)
 
@@ -590,12 +593,12 @@ def test_action_beyond_its_limits_is_charged_the_square_that_clipping_takes():
     excess = np.where(np.abs(asked) > 1, asked**2 - 1.0, 0.0)
     assert 0 < (excess > 0)[np.asarray(came.mask)].mean() < 1
     charged = np.asarray(came.mask) * (np.asarray(came.costs) + weight * 0.9 ** np.arange(4) * excess)
-    a, _ = advantages(CostToGo("none", saturation=(weight, centre, half, discount)), given)
+    a, _ = advantages(CostToGo("none", action_limit_penalty=(weight, centre, half, discount)), given)
     np.testing.assert_allclose(a, to_go(charged) * np.asarray(came.mask), rtol=1e-12)
-    with pytest.raises(ValueError, match="half_range of saturation is"):
-        CostToGo(saturation=(weight, centre, np.array([0.0])))
+    with pytest.raises(ValueError, match="half_range of action_limit_penalty is"):
+        CostToGo(action_limit_penalty=(weight, centre, np.array([0.0])))
     with pytest.raises(TypeError, match="perturbed rollouts keep none"):
-        CostToGo(saturation=(weight, centre, half))(*totals(COSTS, SINGLE)[:2], SINGLE.layout(2), ())
+        CostToGo(action_limit_penalty=(weight, centre, half))(*totals(COSTS, SINGLE)[:2], SINGLE.layout(2), ())
 
 
 def test_only_tuned_numbers_are_leaves_so_that_others_are_the_same_program():

@@ -311,7 +311,7 @@ def test_what_lies_outside_the_fisher_matrix_is_reported_and_left_out(policies, 
             for name in ("bias_0", "weight_0")
         ]
     )
-    direction = Natural(fisher="analytic", cutoff=1e-9)
+    direction = Natural(fisher="analytic", rcond=1e-9)
     plain, _, without = eqx.filter_jit(direction)(score, a, gradient[None])
     size = float(jnp.linalg.norm(gradient)) / np.sqrt(k)
     moved, _, info = eqx.filter_jit(direction)(score, a, (gradient + size * shift)[None])
@@ -388,7 +388,7 @@ def test_conjugate_gradients_end_at_negative_curvature_with_what_they_had():
 
 
 def test_only_the_damping_is_a_leaf_so_that_another_is_the_same_program():
-    (damping,) = jax.tree.leaves((Natural(cutoff=1e-3, intercept=True), Euclidean(), LeastSquares()))
+    (damping,) = jax.tree.leaves((Natural(rcond=1e-3, intercept=True), Euclidean(), LeastSquares()))
     assert isinstance(damping, jax.Array)
 
 

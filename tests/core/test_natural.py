@@ -95,7 +95,7 @@ def test_any_linear_parametrisation_gives_the_same_policy(condition, memory, sam
     came = came._replace(costs=came.costs + jnp.where(came.mask, noise, 0.0))
     mapped = Mapped.of(policy, condition)
     theta, after, info = step(policy, came, memory=memory)
-    _, z, mapped_info = step(mapped, came, Natural(cutoff=1e-14), memory=memory)
+    _, z, mapped_info = step(mapped, came, Natural(rcond=1e-14), memory=memory)
     assert float(info["snr"]) == float(step(policy, came)[2]["snr"]) < 2
     assert (1e-4 < float(info["kl_predicted"]) < 0.005) == (memory is not None)
     np.testing.assert_allclose(mapped.A @ z - theta, after - theta, rtol=1e-6, atol=1e-6 * np.abs(after - theta).max())
@@ -111,7 +111,7 @@ def test_with_more_parameters_than_samples_the_same_policy_follows_on_the_sample
     came = sampled(policy, 3, 2)
     mapped = Mapped.of(policy, 100.0)
     theta, after, info = step(policy, came, credit=CostToGo("none"))
-    _, z, _ = step(mapped, came, Natural(cutoff=1e-14), CostToGo("none"))
+    _, z, _ = step(mapped, came, Natural(rcond=1e-14), CostToGo("none"))
     assert int(info["rank"]) < theta.size
     rows = lambda change: np.asarray(PolicyScore.of(policy, came).mv(jnp.asarray(change)))  # noqa: E731
     np.testing.assert_allclose(rows(mapped.A @ z - theta), rows(after - theta), rtol=1e-6, atol=1e-9)

@@ -138,7 +138,7 @@ def test_steps_shrink_by_the_share_of_signal_averaged_over_updates(sampled):
 @pytest.mark.usefixtures("float64")
 def test_steps_that_settle_are_half_as_long_after_so_many_updates(sampled):
     score, w = given(LinearGaussian([[-0.5, 0.3, 0.1]], std=0.4), sampled)
-    step, state, scales = KLStep(1e-4, memory=None, settle=3), None, []
+    step, state, scales = KLStep(1e-4, memory=None, step_decay=3), None, []
     for _ in range(4):
         _, state, info = move(step, w, score, state=state)
         scales.append(float(info["step_scale"]))
@@ -211,10 +211,10 @@ def test_an_optimiser_descends_and_keeps_its_own_state():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: KLStep(0.0), "kl is 0.0"),
-        (lambda: KLStep(np.inf), "kl is inf"),
+        (lambda: KLStep(0.0), "max_kl is 0.0"),
+        (lambda: KLStep(np.inf), "max_kl is inf"),
         (lambda: KLStep(0.1, rate=0.0), "rate is 0.0"),
-        (lambda: KLStep(0.1, settle=-1.0), "settle is -1.0"),
+        (lambda: KLStep(0.1, step_decay=-1.0), "step_decay is -1.0"),
         (lambda: KLStep(0.1, memory=1.0), "memory is 1.0; it must lie in 0 ≤ memory < 1"),
         (lambda: KLStep(0.1, memory=-0.1), "memory is -0.1"),
         (lambda: LearningRate(-1.0), "learning rate is -1.0"),
@@ -231,7 +231,7 @@ def test_steps_that_are_not_positive_are_refused(make, words):
 
 
 def test_the_ends_of_what_is_allowed_are_allowed():
-    assert KLStep(0.1, rate=np.inf, memory=0.0, settle=np.inf).memory == 0.0
+    assert KLStep(0.1, rate=np.inf, memory=0.0, step_decay=np.inf).memory == 0.0
     assert float(Refit(smoothing=0.0, extra=0.0).extra) == 0.0
 
 

@@ -11,7 +11,7 @@ from policysearch import Search
 from policysearch.methods.settings import METHODS, by_rule, method_settings, plain
 
 #: what no rule decides on a plant: left open they are off
-OFF = {"learning_rate", "settle", "stages"}
+OFF = {"learning_rate", "step_decay", "stages"}
 
 
 def chosen(search):
@@ -40,9 +40,9 @@ def test_where_the_stages_of_an_update_are_chosen_its_rollouts_follow():
 def test_a_large_damped_analytic_matrix_is_not_decomposed_by_rule():
     found = chosen(Search("pendulum", "natural_gradient"))
     assert found["solver"] == "conjugate_gradient"
-    assert "cutoff" not in found
+    assert "rcond" not in found
     decomposed = Search("pendulum", method_settings("natural_gradient", {"solver": "parameter"}))
-    assert chosen(decomposed)["cutoff"] == 1e-5
+    assert chosen(decomposed)["rcond"] == 1e-5
 
 
 def test_what_is_set_or_not_used_is_not_said_to_be_chosen():

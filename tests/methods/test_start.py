@@ -22,7 +22,7 @@ def test_the_numbers_of_an_update_grow_with_the_parameters_within_limits():
     assert [p.directions for p in numbers] == [4, 4, 64]
     network = rule.Problem(rig(), 8, True, 0.1)
     assert network.rollouts == 64
-    assert network.kl < numbers[0].kl
+    assert network.max_kl < numbers[0].max_kl
     assert network.damping > numbers[0].damping == 0
 
 

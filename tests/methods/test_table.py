@@ -28,7 +28,7 @@ def test_every_named_method_can_be_built_and_varies_what_its_settings_say(name):
 
 
 def test_ars_takes_the_step_of_the_paper():
-    method = build(settings.ARS(directions=3, top=2, std=0.1, step=0.02), problem())
+    method = build(settings.ARS(directions=3, top=2, std=0.1, step_size=0.02), problem())
     assert float(method.step.rate) == pytest.approx(2 * 0.02 * 0.1)
     assert isinstance(method.credit, TopPairs)
     assert method.credit.top == 2
@@ -81,8 +81,8 @@ def test_a_learning_rate_is_taken_as_it_is_and_costs_are_not_normalised():
 
 
 def test_the_scale_free_step_is_at_most_as_long_as_said():
-    """With normalised costs, |w| ≤ 1/ε a coordinate, so that trust · ε² · w is at most trust · ε · √d long."""
-    method = build(settings.FiniteDifferences(step=0.1, trust=2.0, repeats=1), problem())
+    """With normalised costs, |w| ≤ 1/ε a coordinate, so that step_size · ε² · w is at most step_size · ε · √d long."""
+    method = build(settings.FiniteDifferences(epsilon=0.1, step_size=2.0, repeats=1), problem())
     policy = LinearGaussian([[0.0] * 4])
     layout = method.layout(policy)
     offsets = method.offsets(method.init(policy, 1), jnp.zeros((4, 4)), layout)
@@ -106,7 +106,7 @@ def test_long_simulated_rollouts_are_compared_with_a_network_that_predicts_beyon
 
 @pytest.mark.parametrize(
     ("given", "solver"),
-    [({}, "conjugate_gradient"), ({"damping": 0.0}, "auto"), ({"cutoff": 1e-3}, "auto"),
+    [({}, "conjugate_gradient"), ({"damping": 0.0}, "auto"), ({"rcond": 1e-3}, "auto"),
      ({"fisher": "empirical"}, "auto"), ({"solver": "parameter"}, "parameter")],
 )  # fmt: skip
 def test_a_damped_matrix_of_a_networks_own_is_not_decomposed(given, solver):
@@ -117,15 +117,15 @@ def test_a_damped_matrix_of_a_networks_own_is_not_decomposed(given, solver):
 
 
 def test_a_charge_for_saturation_is_that_of_the_actions_limits_and_needs_some():
-    method = build(settings.GPOMDP(saturation=0.1), problem(action=Continuous((-1.0, 0.0), (3.0, 4.0))))
-    charge = method.credit.saturation
+    method = build(settings.GPOMDP(action_limit_penalty=0.1), problem(action=Continuous((-1.0, 0.0), (3.0, 4.0))))
+    charge = method.credit.action_limit_penalty
     assert float(charge.weight) == pytest.approx(0.1)
     assert (charge.centre.tolist(), charge.half_range.tolist()) == ([1.0, 2.0], [2.0, 2.0])
     assert float(charge.discount) == RIG.discount
-    assert build(settings.GPOMDP(), problem()).credit.saturation is None
+    assert build(settings.GPOMDP(), problem()).credit.action_limit_penalty is None
     for action in (Continuous((-1.0,), (np.inf,)), Discrete(2)):
-        with pytest.raises(ValueError, match=r"saturation is 0\.1; .* leave it at 0"):
-            build(settings.NaturalGradient(saturation=0.1), problem(action=action))
+        with pytest.raises(ValueError, match=r"action_limit_penalty is 0\.1; .* leave it at 0"):
+            build(settings.NaturalGradient(action_limit_penalty=0.1), problem(action=action))
 
 
 def test_a_policy_that_asks_for_more_than_it_gets_is_pulled_back_by_the_charge_alone():
@@ -142,7 +142,7 @@ def test_a_policy_that_asks_for_more_than_it_gets_is_pulled_back_by_the_charge_a
     came = came._replace(actions=actions, costs=1.0 - jnp.clip(actions, -1, 1)[..., 0] ** 2)
     moved = {}
     for weight in (0.0, 0.1):
-        method = build(settings.NaturalGradient(rollouts=64, saturation=weight, shrink=False), problem(d=1))
+        method = build(settings.NaturalGradient(rollouts=64, action_limit_penalty=weight, shrink=False), problem(d=1))
         state, _ = compiled_tell(method, method.init(policy, 10), None, came)
         moved[weight] = float(state.policy.gain[0, 0])
     assert moved[0.0] == 5.0

@@ -37,9 +37,12 @@ def browser():
 
 def settings_compared():
     """Seven methods that differ in their settings, which are their names."""
-    names = ["trpo", "cma", "natural_gradient(kl=0.05,fisher=analytic)"]
-    names += ["natural_gradient(kl=0.1,fisher=analytic,baseline=network)", "weight_perturbation(std=0.1,rollouts=64)"]
-    names += ["weight_perturbation(std=0.1,rollouts=256)", "natural_gradient(kl=0.2,fisher=analytic)"]
+    names = ["trpo", "cma", "natural_gradient(max_kl=0.05,fisher=analytic)"]
+    names += [
+        "natural_gradient(max_kl=0.1,fisher=analytic,baseline=network)",
+        "weight_perturbation(std=0.1,rollouts=64)",
+    ]
+    names += ["weight_perturbation(std=0.1,rollouts=256)", "natural_gradient(max_kl=0.2,fisher=analytic)"]
     return grid(*(cell(m, seed, [900.0, 123.4 + seed], [False, True]) for m in names for seed in range(4)))
 
 

@@ -22,7 +22,8 @@ from policysearch.core.policies import LinearGaussian, NeuralGaussian, Parameter
 from policysearch.report import camera, video
 from policysearch.report.drawings import MOST_CURVES, draw
 from policysearch.report.plant import Plant
-from policysearch.report.video import NoRendererError, Pace, render
+from policysearch.report.studio import NoRendererError, Pace
+from policysearch.report.video import render
 from policysearch.runs import journal
 from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.tasks.pendulum import Pendulum
@@ -162,7 +163,7 @@ class Wide(Task):
 
 def test_a_plant_of_ones_own_is_shown_as_curves_and_slow_ones_faster(tmp_path):
     written = render(Wide(), linear(Wide()), tmp_path / "wide.gif", size=(200, 200))
-    assert (written.frames, written.rate, written.speed) == (13, 10.0, 20.0)
+    assert (written.frames, written.rate, written.speed) == (13, 5.0, 10.0)
     figures = []
 
     def spy(task, axes, motion):
@@ -303,7 +304,7 @@ def test_a_policy_that_does_not_fit_is_refused(tmp_path):
         (0.02, Pace(2, 25.0, 1.0)),
         (0.008, Pace(4, 31.25, 1.0)),
         (0.1, Pace(1, 10.0, 1.0)),
-        (3600.0, Pace(1, 10.0, 36000.0)),
+        (3600.0, Pace(1, 5.0, 18000.0)),
         (None, Pace(1, 50.0, None)),
     ],
 )

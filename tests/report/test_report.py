@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from policysearch.report import curve
+from policysearch.report import learning
 
 
 def records(count: int = 20, **columns) -> list[dict[str, float]]:
@@ -28,7 +28,7 @@ def drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
 
     def draw(rows, **options):
-        curve.draw(tmp_path / "curve.png", rows, title="lqr", **options)
+        learning.save(tmp_path / "curve.png", rows, title="lqr", **options)
         assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
         return figures[-1]
 
@@ -36,7 +36,7 @@ def drawn(monkeypatch, tmp_path):
 
 
 def test_costs_and_the_final_evaluation_stand_where_the_records_say(drawn):
-    figure = drawn(records(), final=(2.5, 0.05))
+    figure = drawn(records(), final=learning.Final(2.5, 0.05))
     axis = figure.axes[0]
     line = axis.lines[0]
     assert np.allclose(line.get_xdata(), 10.0 * np.arange(1, 21))
@@ -57,7 +57,7 @@ def test_a_positive_cost_over_decades_gets_a_logarithmic_axis(drawn):
 
 
 def test_returns_are_shown_for_tasks_with_rewards(drawn):
-    figure = drawn(records(**{"return": np.arange(20), "return_sem": np.ones(20)}), reward=True)
+    figure = drawn(records(**{"return": np.arange(20), "return_sem": np.ones(20)}), noun="return")
     assert figure.axes[0].get_ylabel().startswith("return")
     assert np.allclose(figure.axes[0].lines[0].get_ydata(), np.arange(20))
 
@@ -73,11 +73,11 @@ def test_panels_of_snr_and_kl_appear_only_with_numbers(drawn):
 def test_any_number_of_updates_and_missing_costs_can_be_drawn(drawn, count):
     rows = records(count)
     rows[0]["cost"] = rows[0]["cost_sem"] = float("nan")
-    drawn(rows, final=(float("nan"), float("nan")))
+    drawn(rows, final=learning.Final(float("nan"), float("nan")))
 
 
 def test_the_legend_stands_above_the_data_and_fits(drawn):
-    figure = drawn(records(**{"return": np.ones(20)}), final=(2.5, 0.05), reward=True)
+    figure = drawn(records(**{"return": np.ones(20)}), final=learning.Final(2.5, 0.05), noun="return")
     legend, axis = figure.axes[0].get_legend().get_window_extent(), figure.axes[0].get_window_extent()
     assert legend.y0 >= axis.y1
     assert legend.x1 <= axis.x1
@@ -85,15 +85,15 @@ def test_the_legend_stands_above_the_data_and_fits(drawn):
 
 def test_nothing_to_draw_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no updates"):
-        curve.draw(tmp_path / "curve.png", [], title="")
+        learning.save(tmp_path / "curve.png", [], title="")
 
 
 def test_drawing_imports_neither_pyplot_nor_jax(tmp_path):
     code = (
         "import sys\n"
-        "from policysearch.report import curve\n"
+        "from policysearch.report import learning\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "curve.draw(sys.argv[1], [{'rollouts': 1.0, 'cost': 2.0}], title='x')\n"
+        "learning.save(sys.argv[1], [{'rollouts': 1.0, 'cost': 2.0}], title='x')\n"
         "assert 'matplotlib.pyplot' not in sys.modules and 'jax' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "curve.png")], check=True)

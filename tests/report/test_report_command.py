@@ -114,16 +114,16 @@ def test_returns_are_shown_for_tasks_with_rewards(tmp_path):
 
 def test_settings_are_explained_and_those_that_were_set_are_marked(tmp_path):
     settings = {
-        "given": {"rollouts": 30, "kl": None, "shrink": None, "settle": None},
-        "settings": {"rollouts": 30, "kl": 0.05, "shrink": None, "settle": None, "memory": 0.8},
-        "chosen": {"kl": 0.05, "shrink": True},
+        "given": {"rollouts": 30, "max_kl": None, "shrink": None, "step_decay": None},
+        "settings": {"rollouts": 30, "max_kl": 0.05, "shrink": None, "step_decay": None, "memory": 0.8},
+        "chosen": {"max_kl": 0.05, "shrink": True},
     }
     text, _ = written(stored(tmp_path / "a", **settings))
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)</t", row) for row in re.findall(r"<tr>(.*?)</tr>", text)]
     assert ["rollouts", "30", "yes", "per update"] in rows
-    assert ["kl", "0.05 (by rule)", "", "largest step, nats per stage"] in rows
+    assert ["max_kl", "0.05 (by rule)", "", "largest step, nats per stage"] in rows
     assert ["shrink", "yes (by rule)", ""] in [row[:3] for row in rows]
-    assert ["settle", "–", ""] in [row[:3] for row in rows]
+    assert ["step_decay", "–", ""] in [row[:3] for row in rows]
     assert ["budget", "20updates"] in rows
 
 

@@ -152,7 +152,7 @@ def test_an_older_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path.write_text("older")
     page = full()
     with monkeypatch.context() as patched:
-        patched.setattr("os.fchmod", lambda *a: 1 / 0)
+        patched.setattr("os.replace", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             page.write(path)
     assert path.read_text() == "older"

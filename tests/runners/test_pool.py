@@ -139,12 +139,12 @@ def test_evaluations_use_modes_and_seeds_of_their_own(drift):
 @pytest.mark.parametrize("fault", ["raise", "exit", "die", "crash", "hang"])
 def test_a_fault_that_passes_costs_an_attempt_and_changes_no_number(fault, tmp_path, expected):
     marker = str(tmp_path / "happened")
-    with Workers(task(guilty=(seed_of(1),), fault=fault, marker=marker), workers=2, deadline=0.5) as workers:
+    with Workers(task(guilty=(seed_of(1),), fault=fault, marker=marker), workers=2, timeout=0.5) as workers:
         rollouts = workers.run(jobs(block=4))  # partners one after the other, so that the first one meets the fault
     assert os.path.exists(marker)
     assert_same(rollouts, expected)
     (event,) = rollouts.events
-    kind = {"raise": "raised", "exit": "raised", "die": "died", "crash": "died", "hang": "deadline"}[fault]
+    kind = {"raise": "raised", "exit": "raised", "die": "died", "crash": "died", "hang": "timeout"}[fault]
     assert (event.trial, event.kind, event.attempt) == (2, kind, 1)
     if fault == "raise":
         assert "licence was lost" in event.reason
@@ -153,12 +153,12 @@ def test_a_fault_that_passes_costs_an_attempt_and_changes_no_number(fault, tmp_p
     else:  # a process that is killed from outside leaves no word
         assert "in misbehave" in event.traceback
     if fault == "hang":
-        assert "deadline 0.5 s" in event.reason
+        assert "timeout 0.5 s" in event.reason
 
 
 @pytest.mark.parametrize("fault", ["raise", "die", "hang"])
 def test_a_fault_that_stays_loses_its_trials_alone(fault, expected):
-    with Workers(task(guilty=(seed_of(1),), fault=fault), workers=2, deadline=0.4) as workers:
+    with Workers(task(guilty=(seed_of(1),), fault=fault), workers=2, timeout=0.4) as workers:
         rollouts = workers.run(jobs())
     assert np.array_equal(np.flatnonzero(rollouts.outcome == LOST), [2, 3])
     assert np.isnan(rollouts.totals[2])
@@ -177,7 +177,7 @@ def test_a_share_of_failing_trials_leaves_the_others_as_they_were(drift, fault, 
     given = jobs(environment=np.arange(n), perturbation=np.arange(n), sign=np.ones(n), update=7)
     guilty = [i for i in range(n) if in_share(seed_of(i, 7), share)]
     assert 0 < len(guilty) < n / 2
-    with Workers(task(fault=fault, share=share), workers=2, deadline=0.4) as workers:
+    with Workers(task(fault=fault, share=share), workers=2, timeout=0.4) as workers:
         rollouts = workers.run(given)
     bad = FAILED if fault == "nan_reward" else LOST
     assert np.array_equal(np.flatnonzero(rollouts.outcome == bad), guilty)
@@ -392,7 +392,7 @@ def test_requests_that_do_not_fit_are_refused_before_they_run(drift):
         Workers(task(marker=lambda: 1))
     with pytest.raises(ValueError, match="workers is 0"):
         Workers(task(), workers=0)
-    with pytest.raises(ValueError, match="deadline is 0"):
-        Workers(task(), deadline=0)
+    with pytest.raises(ValueError, match="timeout is 0"):
+        Workers(task(), timeout=0)
     with pytest.raises(ValueError, match="lost_limit is 0"):
         Workers(task(), lost_limit=0)

@@ -67,7 +67,7 @@ def test_the_shell_drives_the_same_rig(tmp_path):
     run = lambda *words: subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, check=True)  # noqa: E731
     run("new", "servo", "--parameters", "kp=4:0.1:100:log", "kd=0.1:0.01:5:log", "--scales", "kp=0.3", "kd=0.3")
     trial = [str(ROOT / "examples" / "rig_trial.sh"), "{kp}", "{kd}"]
-    going = ["run", "servo", "--budget", "40", "--deadline", "5", "--attempts", "3", "--", *trial]
+    going = ["run", "servo", "--budget", "40", "--timeout", "5", "--attempts", "3", "--", *trial]
     process = subprocess.Popen([*command, *going], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     process.stdout.readline()  # an update is made
     process.kill()

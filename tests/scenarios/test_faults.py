@@ -22,18 +22,18 @@ from policysearch.workers.worker import BEAT, note
 SEEDS = range(3)
 HORIZON = 30
 UPDATES = 24
-DEADLINE = 0.5
-KINDS = {"raise": "raised", "die": "died", "hang": "deadline", "nan_reward": "failed"}
+TIMEOUT = 0.5
+KINDS = {"raise": "raised", "die": "died", "hang": "timeout", "nan_reward": "failed"}
 REASONS = {
     "raise": "OSError: the simulator's licence was lost",
     "die": "its worker ended with signal SIGKILL",
-    "hang": f"(deadline {DEADLINE:.1f} s)",
+    "hang": f"(timeout {TIMEOUT:.1f} s)",
     "nan_reward": "the reward of stage 2 is not finite",
 }
 #: of searches that learn
-LONG = ARS(version="v1", directions=8, std=0.1, step=0.1)
+LONG = ARS(version="v1", directions=8, std=0.1, step_size=0.1)
 #: of searches of few trials; each has a seed of its own, so that few of them stand for a share
-METHOD = ARS(version="v1", directions=3, std=0.1, step=0.1, common_random_numbers=False)
+METHOD = ARS(version="v1", directions=3, std=0.1, step_size=0.1, common_random_numbers=False)
 #: share: updates of a short search, its seed, and how many of its trials fail
 SHORT = {0.01: (17, 4, 1), 0.3: (2, 1, 3)}
 
@@ -44,7 +44,7 @@ def search(fault, share, seed, method, updates, workers=1, **options):
     """A whole search, and for each update the trials whose seed is in the share."""
     given = {"fault": fault, "share": share, **options}
     task = GymnasiumTask("environments:Steered", horizon=HORIZON, environment_options=given)
-    deadline = DEADLINE if fault == "hang" else None
+    timeout = TIMEOUT if fault == "hang" else None
     with Search(
         task,
         method,
@@ -52,7 +52,7 @@ def search(fault, share, seed, method, updates, workers=1, **options):
         budget=f"{updates}updates",
         seed=seed,
         workers=workers,
-        deadline=deadline,
+        timeout=timeout,
     ) as run:
         run.run()
         assert run.reason == ""
@@ -168,16 +168,16 @@ def test_trials_that_hang_teach_as_much_as_trials_that_raise_and_soon_have_a_new
     ]
     # a trial that hung last of all leaves a worker that has nothing to do
     assert len(outcome.events) - 1 <= len(gaps) <= len(outcome.events)
-    assert min(gaps) >= DEADLINE
-    assert max(gaps) <= DEADLINE + 5.0
+    assert min(gaps) >= TIMEOUT
+    assert max(gaps) <= TIMEOUT + 5.0
 
 
-def test_making_an_environment_anew_is_no_part_of_the_trial_that_has_a_deadline(tmp_path):
-    deadline = 4 * DEADLINE  # a machine that stalls for half a second is no fault
-    options = {"seconds": 1.5 * deadline, "made": str(tmp_path / "made")}
+def test_making_an_environment_anew_is_no_part_of_the_trial_that_has_a_timeout(tmp_path):
+    timeout = 4 * TIMEOUT  # a machine that stalls for half a second is no fault
+    options = {"seconds": 1.5 * timeout, "made": str(tmp_path / "made")}
     options |= {"fault": "raise", "share": 1.0, "marker": str(tmp_path / "raised once")}
     task = GymnasiumTask("environments:SlowToMakeAnew", horizon=HORIZON, environment_options=options)
-    with Search(task, METHOD, policy="linear", budget="1updates", workers=1, deadline=deadline) as run:
+    with Search(task, METHOD, policy="linear", budget="1updates", workers=1, timeout=timeout) as run:
         run.run()
         assert [(event.kind, event.attempt) for event in run.events] == [("raised", 1)]
         assert run.counts["lost"] == 0

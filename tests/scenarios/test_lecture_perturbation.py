@@ -82,7 +82,7 @@ def test_18_18_forward_differences_err_by_the_step_and_central_ones_by_its_squar
     task, policy = Function(exponential, (0.0,) * 3), Parameters(["a", "b", "c"], [0.3, -0.2, 0.1])
 
     def error(step):
-        method = named(FiniteDifferences(step=step, central=central, repeats=1, learning_rate=1.0), policy)
+        method = named(FiniteDifferences(epsilon=step, central=central, repeats=1, learning_rate=1.0), policy)
         assert method.layout(policy).size == rollouts
         state, _ = native.compiled_update(task, method, method.init(policy, 1), KEY)
         return np.linalg.norm(-state.policy.theta() - np.exp([0.3, -0.2, 0.1]))

@@ -158,6 +158,39 @@ def test_what_is_said_of_differences_is_said_when_the_search_begins_and_not_agai
 def test_a_run_is_not_continued_under_another_rule(monkeypatch, capsys):
     """What the rule chose when a run began is kept; a version that would choose otherwise says which setting."""
     assert main(["train", "lqr", "--method", "natural_gradient", "--budget", "2updates", "--out", "run"]) == 0
-    monkeypatch.setattr(Problem, "kl", 0.2)
+    monkeypatch.setattr(Problem, "max_kl", 0.2)
     said = refused(capsys, "resume", "run", "--budget", "4updates")
-    assert "was started with another method: kl was 0.1 and is 0.2" in said
+    assert "was started with another method: max_kl was 0.1 and is 0.2" in said
+
+
+def earlier(known: dict, names: dict[str, str]) -> dict:
+    """A configuration as an earlier version wrote it."""
+    back = {new: old for old, new in names.items()}
+    return {name: {back.get(n, n): value for n, value in known[name].items()} for name in ("given", "settings")}
+
+
+@pytest.mark.parametrize(
+    ("method", "names", "options"),
+    [
+        (
+            "natural_gradient",
+            {"kl": "max_kl", "settle": "step_decay", "cutoff": "rcond", "saturation": "action_limit_penalty"},
+            ("--max-kl", "0.05", "--step-decay", "50", "--rcond", "1e-4"),
+        ),
+        ("finite_differences", {"step": "epsilon", "trust": "step_size"}, ("--epsilon", "0.2", "--step-size", "0.5")),
+        ("pgpe", {"step": "step_size", "std_step": "std_step_size"}, ("--step-size", "0.5", "--std-step-size", "0.2")),
+    ],
+)
+def test_a_run_continues_although_its_settings_had_other_names_when_it_began(method, names, options):
+    task = "lqr" if method == "natural_gradient" else "bowl"
+    for folder in ("old", "new"):
+        assert main(["train", task, "--method", method, *options, "--budget", "2updates", "--out", folder]) == 0
+    run, known = journal.Journal.reopen("old")
+    before = earlier(known.configuration, names)
+    assert set(names) <= set(before["given"])
+    run.amend(before)
+    run.close()
+    assert open_run("old").configuration["given"] == open_run("new").configuration["given"]
+    for folder in ("old", "new"):
+        assert main(["resume", folder, "--budget", "4updates"]) == 0
+    assert Path("old/policy.safetensors").read_bytes() == Path("new/policy.safetensors").read_bytes()

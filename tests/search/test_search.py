@@ -416,7 +416,7 @@ def test_the_record_says_what_the_rule_chose():
     chosen = Rig(RIG, "natural_gradient").settings
     rule = problem(RIG, LinearGaussian([[0.0, 0.0]]), "action")
     assert chosen["rollouts"] == rule.rollouts
-    assert chosen["kl"] == pytest.approx(rule.kl)
+    assert chosen["max_kl"] == pytest.approx(rule.max_kl)
     assert chosen["parameters"] == 2
 
 

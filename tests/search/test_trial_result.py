@@ -30,8 +30,8 @@ PERTURBING = {
     "ars": ARS(version="v1", directions=4, std=0.3),
     "pgpe": PGPE(directions=4, std=0.3),
     "cem": CEM(rollouts=12, std=0.3),
-    "central": FiniteDifferences(step=0.1),
-    "forward": FiniteDifferences(step=0.1, central=False),
+    "central": FiniteDifferences(epsilon=0.1),
+    "forward": FiniteDifferences(epsilon=0.1, central=False),
 }
 
 

@@ -30,8 +30,8 @@ STILL = Controller({"policy": "linear_gaussian"}, {"gain": np.zeros((1, 2))})
 METHOD = ARS(version="v1", directions=2)
 
 
-def odd(name, horizon=20, deadline=None, **options):
-    return GymnasiumTask(f"odd_environments:{name}", horizon=horizon, environment_options=options, deadline=deadline)
+def odd(name, horizon=20, timeout=None, **options):
+    return GymnasiumTask(f"odd_environments:{name}", horizon=horizon, environment_options=options, timeout=timeout)
 
 
 def searched(task, **settings):
@@ -185,9 +185,9 @@ def test_an_environment_that_ends_its_process_is_refused_with_the_call(where, sa
 def test_an_environment_that_does_not_come_back_is_refused_with_the_place(where):
     start = time.monotonic()
     with pytest.raises(ValueError, match=rf"did not return from {where}\(\) within 1 s(?s:.*) in now") as caught:
-        odd("Stuck", where=where, how="hang", deadline=1.0)
+        odd("Stuck", where=where, how="hang", timeout=1.0)
     assert time.monotonic() - start < 20.0
-    assert "--deadline" in str(caught.value)
+    assert "--timeout" in str(caught.value)
 
 
 def test_an_environment_that_cannot_be_made_is_refused_with_the_line():

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from policysearch.cli import shared
-from policysearch.methods import flags
 from policysearch.verify.check import METHODS, PROBLEMS, QUICK, check
 
 if TYPE_CHECKING:
@@ -25,9 +24,8 @@ if TYPE_CHECKING:
 def main(given: list[str]) -> int:
     """Run the command with its arguments; 0 if nothing is wrong, 1 if something is."""
     parser = shared.Parser(
-        prog="policysearch check",
-        allow_abbrev=False,
-        description="Compare the gradient estimators with closed forms, on this machine.",
+        "check",
+        "Compare the gradient estimators with closed forms, on this machine.",
     )
     parser.add_argument("--problems", nargs="+", metavar="NAME", help=f"which of {', '.join(PROBLEMS)} [all]")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"which of {', '.join(METHODS)} [all]")
@@ -36,9 +34,7 @@ def main(given: list[str]) -> int:
     parser.add_argument("--seed", metavar="S", help="of the random numbers [0]")
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    arguments, extras = parser.parse_known_args(given)
-    flags.refuse_unknown(extras, parser)
+    arguments = parser.parsed(given)
     if arguments.method and arguments.methods:
         raise ValueError("--method takes a method of your own, --methods takes names; give one of the two.")
     batches = shared.number("--batches", arguments.batches, int)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -21,14 +20,11 @@ REPORT, PICTURE = "report.html", "curves.png"
 
 def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code."""
-    parser = _parser()
-    arguments, extras = parser.parse_known_args(given)
-    shared.refuse_scalars(
-        extras,
+    arguments = _parser().parsed(
+        given,
         f"The curves of all searches are in DIR/{REPORT} and DIR/{PICTURE}, their numbers in DIR/cells.jsonl; "
         "policysearch train TASK --method M --tensorboard logs one search.",
     )
-    flags.refuse_unknown(extras, parser)
     for name, kind in NUMBERS.items():
         flag = f"--{name.replace('_', '-')}"
         setattr(arguments, name, shared.number(flag, getattr(arguments, name), kind))
@@ -84,11 +80,10 @@ def main(given: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> shared.Parser:
     parser = shared.Parser(
-        prog="policysearch compare",
-        allow_abbrev=False,
-        description="Run methods on one task with the same seeds, budget and evaluation seeds. Finished searches are "
+        "compare",
+        "Run methods on one task with the same seeds, budget and evaluation seeds. Finished searches are "
         "kept: the same command continues after an interruption, and seeds or methods may be added.",
     )
     parser.add_argument("task", metavar="TASK", help=shared.TASK_HELP)
@@ -96,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "--methods",
         metavar="A,B",
         required=True,
-        help=f"names, with settings in parentheses if needed: trpo,trpo(kl=0.1),cma: {', '.join([*METHODS, *RIVALS])}",
+        help="names, with settings in parentheses if needed, such as trpo,trpo(max_kl=0.1),cma: "
+        + ", ".join([*METHODS, *RIVALS]),
     )
     parser.add_argument("--seeds", metavar="N", default="10", help="how many, counting from 0; or which: 3,5,8 [10]")
     parser.add_argument("--budget", metavar="B", help="for each search: 2000 (rollouts), 2e6stages [as for train]")
@@ -107,7 +103,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one per core]")
     parser.add_argument("--horizon", metavar="N", help="largest number of stages in a rollout [the task's]")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags.add(parser.add_argument_group("policy of all methods"), [PolicySettings], set(), True)
     return parser
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from policysearch.cli import shared
-from policysearch.methods import flags
 
 if TYPE_CHECKING:
     from policysearch.core.specification import Specification
@@ -20,9 +19,8 @@ if TYPE_CHECKING:
 def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code."""
     parser = shared.Parser(
-        prog="policysearch diagnose",
-        allow_abbrev=False,
-        description="Compare how noisy each gradient estimator is at one policy, all with the same number of rollouts.",
+        "diagnose",
+        "Compare how noisy each gradient estimator is at one policy, all with the same number of rollouts.",
     )
     parser.add_argument(
         "task", metavar="TASK|DIR", help="a task, at the policy a search starts from; or a run, at the policy it found"
@@ -34,9 +32,7 @@ def main(given: list[str]) -> int:
     parser.add_argument("--workers", metavar="W", help="processes for Gymnasium tasks [one per core]")
     parser.add_argument("--picture", metavar="FILE", default="diagnose.png", help="[diagnose.png]")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    arguments, extras = parser.parse_known_args(given)
-    flags.refuse_unknown(extras, parser)
+    arguments = parser.parsed(given)
     rollouts, seed = (shared.number(f"--{name}", getattr(arguments, name), int) for name in ("rollouts", "seed"))
     batches, workers = (shared.number(f"--{name}", getattr(arguments, name), int) for name in ("batches", "workers"))
     picture = Path(arguments.picture)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policysearch.cli import shared
-from policysearch.methods import flags
 from policysearch.tasks import BUILT_IN
 
 if TYPE_CHECKING:
@@ -26,18 +25,15 @@ LABELS = {
 def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code."""
     parser = shared.Parser(
-        prog="policysearch evaluate",
-        allow_abbrev=False,
-        description="Measure a trained policy on fresh seeds.",
+        "evaluate",
+        "Measure a trained policy on fresh seeds.",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of a run")
     parser.add_argument("--rollouts", metavar="N", help="how many [20 for Gymnasium tasks, else 100]")
     parser.add_argument("--seed", metavar="S", help="of the rollouts [the run's]")
     parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one per core]")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    arguments, extras = parser.parse_known_args(given)
-    flags.refuse_unknown(extras, parser)
+    arguments = parser.parsed(given)
     rollouts = shared.number("--rollouts", arguments.rollouts, int)
     seed = shared.number("--seed", arguments.seed, int)
     workers = shared.number("--workers", arguments.workers, int)
@@ -48,7 +44,7 @@ def main(given: list[str]) -> int:
     name, options = reference(run), run.configuration.get("task_options", {})
     if name in BUILT_IN:
         shared.prepare_jax()
-    task = shared.task(name, options, run.configuration.get("deadline"))
+    task = shared.task(name, options, run.configuration.get("timeout"))
     seed = run.configuration["seed"] if seed is None else seed
     from policysearch.search.evaluation import evaluate
 

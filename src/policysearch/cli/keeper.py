@@ -32,14 +32,14 @@ class Conduct(NamedTuple):
     """How commands are run and ended.
 
     Args:
-        deadline: seconds after which a command is ended; None for no deadline.
+        timeout: seconds after which a command is ended; None for no timeout.
         grace: seconds between the request to end (TERM) and the kill.
         safety_exit: exit code that means a safety stop; None if there is no such code.
         on_abort: command that is run after every disorderly end; empty for no command.
         verbose: show what commands print on standard output too; it goes to standard error.
     """
 
-    deadline: float | None = None
+    timeout: float | None = None
     grace: float = GRACE_SECONDS
     safety_exit: int | None = None
     on_abort: Sequence[str] = ()
@@ -49,7 +49,7 @@ class Conduct(NamedTuple):
 class Ended(NamedTuple):
     """How a command ended.
 
-    cause: "exit", or why it was ended: "deadline", "asked"; "not started"; "taken over" from a supervisor that died;
+    cause: "exit", or why it was ended: "timeout", "asked"; "not started"; "taken over" from a supervisor that died;
     "error" if it cannot be started. code: exit code, negative for a signal, None if it was ended; for an error the
     system's number. out, err: last non-blank lines. left: processes that had to be ended. alive: those that
     did not end even so. seconds: how long it took, its end included. on_abort: None if not run, "" if it went
@@ -109,7 +109,7 @@ class Keeper:
             os.close(self._lock)
             self._lock = -1
 
-    def settle(self, say: Callable[[str], None]) -> tuple[str, Ended] | None:
+    def finish_previous(self, say: Callable[[str], None]) -> tuple[str, Ended] | None:
         """Wait for another process's command that is still ending, and end what was left.
 
         Args:
@@ -138,14 +138,14 @@ class Keeper:
             return name, self._take_over(record["trial"])
 
     def carry_out(
-        self, command: Sequence[str], trial: int | None = None, deadline: float | None = None, held: Held | None = None
+        self, command: Sequence[str], trial: int | None = None, timeout: float | None = None, held: Held | None = None
     ) -> Ended:
         """Run a command to its end.
 
         Args:
             command: program and arguments; no shell in between.
             trial: its number; None for a command that moves nothing, after which `on_abort` is not run.
-            deadline: in seconds; None for no deadline.
+            timeout: in seconds; None for no timeout.
             held: requests to end; the first one ends the command.
 
         Raises:
@@ -154,11 +154,11 @@ class Keeper:
         """
         if held is None:
             with Held() as own:
-                return self.carry_out(command, trial, deadline, own)
+                return self.carry_out(command, trial, timeout, own)
         self._record = {"mark": secrets.token_hex(16), "group": 0, "told": False}
         held.on_request = lambda number, count: self._stop(trial, number, count)
         try:
-            ended = self._answered(command, trial, deadline, held)
+            ended = self._answered(command, trial, timeout, held)
         finally:
             held.on_request = None
         if ended is None:
@@ -175,7 +175,7 @@ class Keeper:
         return ended
 
     def _answered(
-        self, command: Sequence[str], trial: int | None, deadline: float | None, held: Held | None
+        self, command: Sequence[str], trial: int | None, timeout: float | None, held: Held | None
     ) -> Ended | None:
         """Send a request, show what comes back, and wait; None if the supervisor died first."""
         if self._process is None or self._process.poll() is not None:
@@ -186,7 +186,7 @@ class Keeper:
             "serial": self._serial,
             "command": [os.fsencode(word).decode("latin-1") for word in command],
             "on_abort": [os.fsencode(word).decode("latin-1") for word in conduct.on_abort if trial is not None],
-            "deadline": deadline,
+            "timeout": timeout,
             "grace": conduct.grace,
             "safety": conduct.safety_exit,
             "trial": trial,

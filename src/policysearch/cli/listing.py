@@ -6,7 +6,6 @@ import textwrap
 
 from policysearch.cli import shared
 from policysearch.core.settings import unknown
-from policysearch.methods import flags
 from policysearch.methods.settings import METHODS
 from policysearch.tasks import BUILT_IN
 
@@ -19,13 +18,10 @@ POLICIES = {
 
 def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code."""
-    parser = shared.Parser(
-        prog="policysearch list", allow_abbrev=False, description="Show tasks, methods and policies."
-    )
+    parser = shared.Parser("list", "Show tasks, methods and policies.")
     parser.add_argument("kind", nargs="?", metavar="tasks|methods|policies", help="what to show [everything]")
     parser.add_argument("--json", action="store_true", help="print as JSON")
-    arguments, extras = parser.parse_known_args(given)
-    flags.refuse_unknown(extras, parser)
+    arguments = parser.parsed(given)
     listing = {
         "tasks": {name: f"{task.summary}; solved: {task.solved}" for name, task in BUILT_IN.items()},
         "methods": {name: (struct.__doc__ or "").strip().splitlines()[0] for name, struct in METHODS.items()},

@@ -12,16 +12,14 @@ from typing import Any
 
 from policysearch.cli import shared
 from policysearch.cli.evaluate import reference
-from policysearch.methods import flags
 from policysearch.tasks import BUILT_IN
 
 
 def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code, 1 if nothing can be drawn on this machine."""
     parser = shared.Parser(
-        prog="policysearch render",
-        allow_abbrev=False,
-        description="Write a video of a trained policy, without a display.",
+        "render",
+        "Write a video of a trained policy, without a display.",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of a run")
     parser.add_argument("--out", metavar="FILE", help="a name in .mp4 or .gif [DIR/video.mp4, .gif without ffmpeg]")
@@ -29,9 +27,7 @@ def main(given: list[str]) -> int:
     parser.add_argument("--seed", metavar="S", help="of the rollouts, as for evaluate [the run's]")
     parser.add_argument("--size", metavar="WxH", help="in pixels [480x480, or the environment's own]")
     parser.add_argument("--seconds", metavar="N", help="of each rollout, from its start [all]")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    arguments, extras = parser.parse_known_args(given)
-    flags.refuse_unknown(extras, parser)
+    arguments = parser.parsed(given)
     rollouts = shared.number("--rollouts", arguments.rollouts or "1", int)
     seed = shared.number("--seed", arguments.seed, int)
     seconds = shared.number("--seconds", arguments.seconds, float)
@@ -41,7 +37,7 @@ def main(given: list[str]) -> int:
     run = open_run(arguments.folder)
     controller = run.controller()
     name, options = reference(run), run.configuration.get("task_options", {})
-    from policysearch.report import video
+    from policysearch.report import studio, video
 
     default = run.folder / ("video.mp4" if video.mp4_is_possible() else "video.gif")
     try:
@@ -57,7 +53,7 @@ def main(given: list[str]) -> int:
                 seconds=seconds,
                 progress=progress,
             )
-    except video.NoRendererError as error:
+    except studio.NoRendererError as error:
         if arguments.debug:
             traceback.print_exc()
         print(f"policysearch: {error}", file=sys.stderr)
@@ -81,7 +77,7 @@ def drawable(name: str, options: dict[str, Any]) -> Any:
         shared.prepare_jax()
         return shared.task(name, options)
     from policysearch.report.camera import OPENGL, prepare_opengl
-    from policysearch.report.video import NoRendererError
+    from policysearch.report.studio import NoRendererError
 
     works = prepare_opengl()
     try:

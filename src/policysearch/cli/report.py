@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from policysearch.cli import shared
 from policysearch.comparison.cells import CONFIGURATION
-from policysearch.methods import flags
 
 REPORT = "report.html"
 
@@ -19,9 +18,8 @@ if TYPE_CHECKING:
 def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code."""
     parser = shared.Parser(
-        prog="policysearch report",
-        allow_abbrev=False,
-        description="Write a report on a run, or on several side by side: one self-contained HTML file. "
+        "report",
+        "Write a report on a run, or on several side by side: one self-contained HTML file. "
         "Damaged, killed and unfinished runs are shown as far as they go.",
     )
     parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of runs, or one of a comparison")
@@ -29,9 +27,7 @@ def main(given: list[str]) -> int:
     parser.add_argument(
         "--rollouts", metavar="N", default="5", help="evaluation rollouts to run and show; 0 runs nothing [5]"
     )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    arguments, extras = parser.parse_known_args(given)
-    flags.refuse_unknown(extras, parser)
+    arguments = parser.parsed(given)
     rollouts = shared.number("--rollouts", arguments.rollouts, int)
     if rollouts < 0:
         raise ValueError(f"--rollouts is {rollouts}; it must be at least 0.")

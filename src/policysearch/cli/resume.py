@@ -7,16 +7,14 @@ from typing import Any
 
 from policysearch.cli import shared
 from policysearch.core.settings import Budget
-from policysearch.methods import flags
 from policysearch.runs.reader import open_run
 
 
 def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code."""
     parser = shared.Parser(
-        prog="policysearch resume",
-        allow_abbrev=False,
-        description="Continue a run that was killed or interrupted. It ends with the policy that it would have ended "
+        "resume",
+        "Continue a run that was killed or interrupted. It ends with the policy that it would have ended "
         "with; at most the updates of the last half second are computed again.",
     )
     parser.add_argument("folder", metavar="DIR", help="of the run")
@@ -29,9 +27,7 @@ def main(given: list[str]) -> int:
     rig.add_argument("--by", default="", metavar="NAME", help="your name, once you have checked the machine; kept")
     rig.add_argument("--back-to", metavar="P", help="continue from the `incumbent`, or from a policy file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    arguments, extras = parser.parse_known_args(given)
-    flags.refuse_unknown(extras, parser)
+    arguments = parser.parsed(given)
     arguments.workers = shared.number("--workers", arguments.workers, int)
     if arguments.budget is not None:
         Budget.parse(arguments.budget)
@@ -55,7 +51,7 @@ def main(given: list[str]) -> int:
 
     with Search.open(
         run.folder,
-        shared.task(_place(known), known["task_options"], known.get("deadline")),
+        shared.task(_place(known), known["task_options"], known.get("timeout")),
         budget=arguments.budget,
         workers=arguments.workers,
         programs=programs,

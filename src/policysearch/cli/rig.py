@@ -5,7 +5,6 @@ The folder holds the whole search between two commands. `status` reads it withou
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections import Counter
@@ -33,6 +32,8 @@ _MEASURED = (
 #: seconds that a short command waits for a program that owns the run
 WAIT = 10.0
 #: methods for the numbers of a rig: those that perturb parameters
+#: what is said where `--tensorboard` is given
+NO_LOG = "It logs the updates of: policysearch run DIR --tensorboard -- COMMAND."
 RIG_METHODS = ("finite_differences", "weight_perturbation", "ars", "pgpe", "cem")
 
 
@@ -50,7 +51,7 @@ def new(given: list[str]) -> int:
     if arguments.help:
         print(_new_parser([arguments.method], helpful=True).format_help(), end="")
         return 0
-    shared.refuse_scalars(extras, "It logs the updates of: policysearch run DIR --tensorboard -- COMMAND.")
+    shared.refuse_scalars(extras, NO_LOG)
     flags.refuse_unknown(extras, parser)
     if arguments.folder is None or not arguments.parameters:
         raise ValueError(f"new what? Give DIR and --parameters {grammar.PARAMETER}. See: policysearch new --help")
@@ -89,7 +90,7 @@ def ask(given: list[str]) -> int:
     """`policysearch ask`: the next trial as JSON; the exit code."""
     parser = _parser("ask", "Ask for the next trial, as JSON. A trial that has no result yet is handed out again.")
     parser.add_argument("--client", default="", metavar="NAME", help="which client runs it, if there are several")
-    arguments = _parse(parser, given)
+    arguments = parser.parsed(given, NO_LOG)
     with _opened(arguments.folder, wait=WAIT) as search:
         trial = _next(search, arguments.client)
     print(shared.as_json(_described(trial)))
@@ -110,7 +111,7 @@ def tell(given: list[str]) -> int:
     parser.add_argument("--retry", action="store_true", help="ask a lost or abandoned trial again")
     parser.add_argument("--notes", default="", metavar="TEXT", help="kept with the trial")
     parser.add_argument("--json", action="store_true", help="print the record of a finished update as JSON")
-    arguments = _parse(parser, given)
+    arguments = parser.parsed(given, NO_LOG)
     number = shared.number("TRIAL", arguments.trial, int)
     told: dict[str, Any] = {name: getattr(arguments, name) for name in ("failed", "safety_stop", "lost", "abandoned")}
     told["cost"] = shared.number("--cost", arguments.cost, float)
@@ -143,7 +144,7 @@ def status(given: list[str]) -> int:
     """`policysearch status`: trials, outcomes, parameters and costs so far; the exit code."""
     parser = _parser("status", "Show where a search stands, even while it runs.")
     parser.add_argument("--json", action="store_true", help="as JSON")
-    arguments = _parse(parser, given)
+    arguments = parser.parsed(given, NO_LOG)
     found = summary(open_run(arguments.folder))
     print(shared.as_json(found) if arguments.json else described(found))
     return 0
@@ -285,9 +286,8 @@ def resume(folder: str, by: str, back_to: str | None, budget: str | None) -> int
 
 def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     parser = shared.Parser(
-        prog="policysearch new",
+        "new",
         add_help=False,
-        allow_abbrev=False,
         description="Start a search for named numbers on a rig; continue it with ask, tell, run and status.",
     )
     parser.add_argument("folder", nargs="?", metavar="DIR", help="a new folder")
@@ -317,24 +317,16 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
         help="measure the parameters themselves, and the best so "
         "far, with TRIALS trials each after every EVERY updates [never]",
     )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_debug()
     parser.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
     flags.add(parser.add_argument_group("method"), [METHODS[name] for name in methods], set(), helpful)
     return parser
 
 
 def _parser(name: str, description: str, usage: str | None = None) -> shared.Parser:
-    parser = shared.Parser(prog=f"policysearch {name}", allow_abbrev=False, description=description, usage=usage)
+    parser = shared.Parser(name, description, usage=usage)
     parser.add_argument("folder", metavar="DIR", help="of the search, from policysearch new")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
-
-
-def _parse(parser: shared.Parser, given: list[str]) -> argparse.Namespace:
-    arguments, extras = parser.parse_known_args(given)
-    shared.refuse_scalars(extras, "It logs the updates of: policysearch run DIR --tensorboard -- COMMAND.")
-    flags.refuse_unknown(extras, parser)
-    return arguments
 
 
 def _opened(folder: str, budget: str | None = None, wait: float | None = None) -> Rig:

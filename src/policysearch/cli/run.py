@@ -19,10 +19,9 @@ from policysearch.cli import shared
 from policysearch.cli.interruption import Held
 from policysearch.cli.keeper import GRACE_SECONDS, Conduct, Ended, Keeper
 from policysearch.cli.rig import described, summary
-from policysearch.cli.trial_process import RIG_EXIT, forbids, run_trial, settle
+from policysearch.cli.trial_process import RIG_EXIT, finish_previous, forbids, run_trial
 from policysearch.core.grammar import filled
 from policysearch.core.settings import Budget
-from policysearch.methods import flags
 from policysearch.runs.reader import Run, open_run
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ CLIENT = "run"
 def main(given: list[str]) -> int:
     """Run the command with its arguments; the exit code."""
     own, command = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    arguments, extras = _parser().parse_known_args(own)
-    flags.refuse_unknown(extras, _parser())
+    arguments = _parser().parsed(own)
     place = shared.scalars_place(arguments.tensorboard, Path(arguments.folder))
     attempts = shared.number("--attempts", arguments.attempts, int)
     if attempts < 1:
@@ -58,7 +56,7 @@ def main(given: list[str]) -> int:
         Keeper(conduct, Path(arguments.folder)) as keeper,
         shared.scalars(arguments.folder, place) as log,
     ):
-        settle(keeper, _warn)
+        finish_previous(keeper, _warn)
         if veto:
             search.veto = lambda trial: _vetoed(trial, forbids(filled(veto, trial.values), keeper), say)
         try:
@@ -122,9 +120,9 @@ def _vetoed(trial: Trial, reason: str | None, say: Callable[[str], None]) -> str
 
 def _conduct(arguments: argparse.Namespace) -> Conduct:
     """How trials are run and ended, without `on_abort`."""
-    deadline = shared.number("--deadline", arguments.deadline, float)
-    if deadline is not None and not 0 < deadline < math.inf:
-        raise ValueError(f"--deadline is {deadline}; it must be a number of seconds above 0.")
+    timeout = shared.number("--timeout", arguments.timeout, float)
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ValueError(f"--timeout is {timeout}; it must be a number of seconds above 0.")
     grace = shared.number("--grace", arguments.grace, float)
     if not 0 <= grace < math.inf:
         raise ValueError(f"--grace is {grace}; it must be a number of seconds, 0 or more.")
@@ -134,7 +132,7 @@ def _conduct(arguments: argparse.Namespace) -> Conduct:
             f"--safety-exit is {safety}; it must be an exit code from 1 to 125, not {RIG_EXIT}, which means that the "
             "rig lost a trial."
         )
-    return Conduct(deadline, grace, safety, verbose=arguments.verbose)
+    return Conduct(timeout, grace, safety, verbose=arguments.verbose)
 
 
 def _command(flag: str, text: str | None) -> list[str]:
@@ -180,17 +178,16 @@ def _warn(words: str) -> None:
 
 def _parser() -> shared.Parser:
     parser = shared.Parser(
-        prog="policysearch run",
-        allow_abbrev=False,
-        description="Run a command for every trial: {kp} in it stands for the value of kp. Its last line on standard "
+        "run",
+        "Run a command for every trial: {kp} in it stands for the value of kp. Its last line on standard "
         "output is the cost. An exit code other than 0 means that the parameters made the trial fail; 75, that the rig "
         "did; 126 and 127, that the command is wrong, which stops the search. Ctrl-C, TERM and HUP end the trial and "
         "the search; the same command continues it.",
-        usage="policysearch run DIR [--budget N] [--deadline S] [--on-abort CMD] -- COMMAND ...",
+        usage="policysearch run DIR [--budget N] [--timeout S] [--on-abort CMD] -- COMMAND ...",
     )
     parser.add_argument("folder", metavar="DIR", help="of the search, from policysearch new")
     parser.add_argument("--budget", metavar="B", help="a new one from now on: 40, or 5updates")
-    parser.add_argument("--deadline", metavar="S", help="seconds after which a trial is ended and left out [no limit]")
+    parser.add_argument("--timeout", metavar="S", help="seconds after which a trial is ended and left out [no limit]")
     parser.add_argument(
         "--grace",
         default=str(GRACE_SECONDS),
@@ -222,5 +219,4 @@ def _parser() -> shared.Parser:
     )
     parser.add_argument("--verbose", action="store_true", help="show what COMMAND prints, on standard error")
     parser.add_argument("--json", action="store_true", help="print the status at the end as JSON, trials on stderr")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser

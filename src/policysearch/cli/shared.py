@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import msgspec
 
 from policysearch.core import grammar
+from policysearch.methods import flags
 
 if TYPE_CHECKING:
     from policysearch.report.tensorboard import TensorBoard
@@ -28,11 +29,41 @@ TENSORBOARD_HELP = "write TensorBoard scalars, to DIR with the run's name in it 
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are ValueErrors, so that all wrong input is reported the same way."""
+    """A command's parser. Its complaints are ValueErrors, so that all wrong input is reported the same way.
+
+    Args:
+        name: of the command.
+        description: what it does.
+        options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, name: str, description: str, **options: Any):
+        super().__init__(prog=f"policysearch {name}", description=description, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError where argparse would end the process."""
         raise ValueError(f"{message}. See: {self.prog} --help")
+
+    def add_debug(self) -> None:
+        """Add the flag that every command has."""
+        self.add_argument("--debug", action="store_true", help="show tracebacks")
+
+    def parsed(self, given: list[str], no_log: str = "") -> argparse.Namespace:
+        """The arguments of a command, which also takes `--debug`.
+
+        Args:
+            given: what was typed.
+            no_log: what there is instead of `--tensorboard`, for a command that does not take it.
+
+        Raises:
+            ValueError: an unknown flag, or a missing or superfluous argument.
+        """
+        self.add_debug()
+        arguments, extras = self.parse_known_args(given)
+        if no_log:
+            refuse_scalars(extras, no_log)
+        flags.refuse_unknown(extras, self)
+        return arguments
 
 
 @contextlib.contextmanager
@@ -85,19 +116,19 @@ def shown(folder: str | Path, directory: Path) -> str:
     return str(folder).removeprefix(f"{directory}/") if directory != Path("/") else str(folder)
 
 
-def task(name: str, options: dict[str, Any], deadline: float | None = None) -> Any:
+def task(name: str, options: dict[str, Any], timeout: float | None = None) -> Any:
     """The task a user named, with another horizon or survival bonus on request.
 
     Args:
         name: as typed.
         options: horizon and survival_bonus, as far as given.
-        deadline: seconds that each call of an environment's first contact may take.
+        timeout: seconds that each call of an environment's first contact may take.
     """
     from policysearch.tasks import resolve
 
     if ":" in name and ".py:" not in name and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # an installed script does not look for module:attr here
-    task = resolve(name, **options, **({} if deadline is None else {"deadline": deadline}))
+    task = resolve(name, **options, **({} if timeout is None else {"timeout": timeout}))
     if not options or task.runner == "workers":
         return task
     if "survival_bonus" in options or not hasattr(task, "horizon"):

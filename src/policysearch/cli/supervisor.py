@@ -235,13 +235,13 @@ class Supervisor:
             return {"cause": "error", "code": error.errno}
         self._write_down(known | {"group": child})
         self._send({"told": known["told"], "group": child})
-        deadline = self._request["deadline"]
+        timeout = self._request["timeout"]
         while child not in self._codes:
-            left = None if deadline is None else started + deadline - time.monotonic()
+            left = None if timeout is None else started + timeout - time.monotonic()
             if self._asked or self._control is None:
                 return {"cause": "asked", "code": None}
             if left is not None and left <= 0:
-                return {"cause": "deadline", "code": None}
+                return {"cause": "timeout", "code": None}
             self._turn(left)
         # what it wrote is there by now; a process that it left behind holds the pipe open, and is not waited for
         self._drain(0.0)

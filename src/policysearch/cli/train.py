@@ -31,16 +31,15 @@ NUMBERS = {
     "evaluation_rollouts": int,
     "survival_bonus": float,
     "failure_cost": float,
-    "deadline": float,
+    "timeout": float,
 }
 
 
 def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     """The parser of `train` with the flags of the given methods."""
     parser = shared.Parser(
-        prog="policysearch train",
+        "train",
         add_help=False,
-        allow_abbrev=False,
         description="Search for a policy for a task. Defaults in brackets. Ctrl-C once ends with what was "
         "found so far, twice ends at once.",
         epilog=None if len(methods) == 1 else "A method's own flags: policysearch train TASK --method ars --help",
@@ -62,7 +61,7 @@ def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     )
     general.add_argument("--failure-cost", metavar="C", help="of a failed rollout [the worst of its update]")
     general.add_argument(
-        "--deadline", metavar="S", help="seconds a Gymnasium trial may take [60, or 20 times the slowest]"
+        "--timeout", metavar="S", help="seconds a Gymnasium trial may take [60, or 20 times the slowest]"
     )
     general.add_argument("--evaluation-rollouts", metavar="N", help="at the end [20 for Gymnasium, else 100]")
     general.add_argument("--tensorboard", nargs="?", const="", metavar="DIR", help=shared.TENSORBOARD_HELP)
@@ -183,7 +182,7 @@ def _search(arguments: argparse.Namespace) -> Search:
     from policysearch.methods.rule import default_method
     from policysearch.search.search import Search
 
-    task = shared.task(arguments.task, _task_options(arguments), arguments.deadline)
+    task = shared.task(arguments.task, _task_options(arguments), arguments.timeout)
     method = arguments.method or default_method(task.specification)
     settings = _method(arguments, method)
     policy = flags.given(arguments, PolicySettings)
@@ -204,7 +203,7 @@ def _search(arguments: argparse.Namespace) -> Search:
         initial=arguments.initial,
         workers=arguments.workers,
         failure_cost=arguments.failure_cost,
-        deadline=arguments.deadline,
+        timeout=arguments.timeout,
         programs=programs,
     )
 
@@ -263,17 +262,18 @@ def _run(
 
 def _draw(folder: Path) -> None:
     """The picture of a run, from its folder."""
-    from policysearch.report.curve import draw
+    from policysearch.report import learning
 
     run = reader.open_run(folder)
     result = run.result
     noun = "cost" if result["return_mean"] is None else "return"
-    draw(
+    mean = result[f"{noun}_mean"]
+    learning.save(
         folder / journal.CURVE,
         run.records,
         title=f"{result['task']}, {result['method']}, seed {result['seed']}",
-        reward=noun == "return",
-        final=(result[f"{noun}_mean"], result[f"{noun}_sem"]),
+        noun=noun,
+        final=None if mean is None else learning.Final(mean, result[f"{noun}_sem"] or 0.0),
     )
 
 

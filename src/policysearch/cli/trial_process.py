@@ -39,7 +39,7 @@ def run_trial(
 
     Args:
         command: program and arguments; no shell in between.
-        keeper: of the run's folder, with deadline, grace, and what is run after a disorderly end; one of no
+        keeper: of the run's folder, with timeout, grace, and what is run after a disorderly end; one of no
             run by default.
         number: of the trial.
         held: requests to end (Ctrl-C, TERM, HUP), the first one ends the command.
@@ -62,12 +62,12 @@ def run_trial(
         with Keeper() as own:
             return run_trial(command, own, number, held)
     conduct = keeper.conduct
-    ended = keeper.carry_out(command, number, conduct.deadline, held)
+    ended = keeper.carry_out(command, number, conduct.timeout, held)
     _refuse_unstarted(command, ended)
     _refuse_unfinished(f"trial {number}", keeper, ended)
     typed, code = shlex.join(command), ended.code
-    if ended.cause == "deadline":
-        return {"timed_out": f"no end within {conduct.deadline:g} s"}, ended
+    if ended.cause == "timeout":
+        return {"timed_out": f"no end within {conduct.timeout:g} s"}, ended
     if code is None:
         raise RuntimeError(
             f"The process that supervised trial {number} was ended from outside; it ended the trial, which is still "
@@ -114,18 +114,18 @@ def forbids(command: Sequence[str], keeper: Keeper | None = None) -> str | None:
         return None
     if ended.code is not None and supervisor.orderly(ended.code, None):
         return _words(ended)
-    how = f"did not end within {VETO_SECONDS:g} s" if ended.cause == "deadline" else f"ended with {_words(ended)}"
+    how = f"did not end within {VETO_SECONDS:g} s" if ended.cause == "timeout" else f"ended with {_words(ended)}"
     advice = _what(ended.code) if ended.code in supervisor.WRONG else "Exit code 0 allows a trial, 1 to 125 forbid it."
     raise ValueError(f"--veto {shlex.join(command)} gave no answer: it {how}. {advice} The trial is still open.")
 
 
-def settle(keeper: Keeper, say: Callable[[str], None]) -> None:
+def finish_previous(keeper: Keeper, say: Callable[[str], None]) -> None:
     """Wait for another process's trial that is still ending, and end what was left, before another one is started.
 
     Raises:
         RuntimeError: a process does not end, or `on_abort` failed.
     """
-    found = keeper.settle(say)
+    found = keeper.finish_previous(say)
     if found is not None:
         _refuse_unfinished(found[0], keeper, found[1])
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 
+from policysearch.core import files
 from policysearch.core.settings import PolicySettings
+from policysearch.runs import renamed
 
 #: a field in the text of a struct
 _SETTING = re.compile(r"\w+=(?:\([^)]*\)|[^,)]+)")
@@ -112,6 +114,15 @@ def configuration(folder: Path) -> dict[str, Any]:
     for name in ("conditions", "methods", "about"):
         if not isinstance(content.get(name), dict):
             raise ValueError(f"{path} is damaged: it lacks {name}.")
+    content["methods"] = {label: renamed.text(str(method)) for label, method in content["methods"].items()}
+    about = content["about"]
+    for name in ("settings", "chosen"):
+        about[name] = {
+            label: renamed.settings(values, "FiniteDifferences" in content["methods"].get(label, ""))
+            if isinstance(values, dict)
+            else values
+            for label, values in about.get(name, {}).items()
+        }
     return content
 
 
@@ -170,7 +181,6 @@ def begin(
         about = {n: {**before["about"].get(n, {}), **v} if isinstance(v, dict) else v for n, v in about.items()}
     folder.mkdir(parents=True, exist_ok=True)
     content = {"conditions": dict(conditions), "methods": known, "about": dict(about), **provenance()}
-    aside = path.with_suffix(f".{os.getpid()}")
-    aside.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
-    aside.replace(path)
+    # synced like the cells, which are worth nothing without it
+    files.write(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n", sync=True)
     return read(folder)

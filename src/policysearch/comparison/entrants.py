@@ -1,6 +1,6 @@
 """The entrants of a comparison: methods of this package by name, settings or composition, and rivals. No JAX.
 
-On the command line an entrant is a name, or a name with settings: `trpo`, `trpo(kl=0.05)`, `cma`.
+On the command line an entrant is a name, or a name with settings: `trpo`, `trpo(max_kl=0.05)`, `cma`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def split(text: str) -> list[str]:
     """Entrants from one text: commas inside parentheses belong to settings.
 
     Example:
-        >>> split("trpo(kl=0.1,damping=0), ars")
-        ['trpo(kl=0.1,damping=0)', 'ars']
+        >>> split("trpo(max_kl=0.1,damping=0), ars")
+        ['trpo(max_kl=0.1,damping=0)', 'ars']
     """
     return [part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip()]
 
@@ -37,7 +37,9 @@ def parse(text: str) -> MethodSettings | str:
     """
     match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text)
     if match is None:
-        raise ValueError(f"{text!r} is not a method: write a name, or name(setting=value,…), such as trpo(kl=0.05).")
+        raise ValueError(
+            f"{text!r} is not a method: write a name, or name(setting=value,…), such as trpo(max_kl=0.05)."
+        )
     name, inside = match.groups()
     if name in RIVALS:
         if inside:

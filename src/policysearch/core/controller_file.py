@@ -7,13 +7,11 @@ the bytes that are there before memory is taken for it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as decode
 from safetensors.numpy import save as encode
 
+from policysearch.core import files
 from policysearch.core.interface import Interface
 
 if TYPE_CHECKING:
@@ -85,24 +84,7 @@ def save(controller: Controller, path: str | os.PathLike[str]) -> None:
         controller: what to write; its description must be JSON-able.
         path: of the file, in an existing folder.
     """
-    path, data = Path(path), content(controller)
-    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(descriptor, 0o644)  # a policy is meant to be shared; mkstemp makes files private
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    files.write(path, content(controller), sync=True)
 
 
 @functools.cache

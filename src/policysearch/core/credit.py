@@ -116,7 +116,7 @@ def _pair(values: Any) -> Any:
     return None if values is None else tuple(jnp.asarray(value, float) for value in values)
 
 
-class Saturation(NamedTuple):
+class ActionLimitPenalty(NamedTuple):
     """A charge for actions beyond the limits: without it nothing pulls such an action back, whatever its cost.
 
     At stage k discount^k · weight · (‖v‖² − ‖clip(v)‖²), v the action in half-ranges about the centre.
@@ -165,23 +165,23 @@ class CostToGo(Credit):
         bootstrap: if the horizon cut a rollout, what would have followed is predicted from its last observation, as
             if the task went on forever, by a baseline that uses observations alone, not time. Otherwise
             nothing follows: J ends at the horizon. Costs must not be discounted by the task itself.
-        saturation: a `Saturation` added to the costs that are learned from, not to those reported.
+        action_limit_penalty: an `ActionLimitPenalty` added to the costs that are learned from, not to those reported.
     """
 
     baseline: Any = eqx.field(converter=_baseline, default="leave_one_out")
     normalise: bool = eqx.field(static=True, default=False)
     discounting: Any = eqx.field(converter=_pair, default=None)
     bootstrap: bool = eqx.field(static=True, default=False)
-    saturation: Saturation | None = eqx.field(
-        converter=lambda given: None if given is None else Saturation(*map(jnp.asarray, given)), default=None
+    action_limit_penalty: ActionLimitPenalty | None = eqx.field(
+        converter=lambda given: None if given is None else ActionLimitPenalty(*map(jnp.asarray, given)), default=None
     )
 
     def __check_init__(self):
         """Refuse unknown baselines, and discounts that mean nothing or that nothing can carry."""
         _check_baseline(self.baseline, "to_go")
-        if self.saturation is not None:
-            positive_number("weight of saturation", self.saturation.weight)
-            positive_number("half_range of saturation", self.saturation.half_range)
+        if self.action_limit_penalty is not None:
+            positive_number("weight of action_limit_penalty", self.action_limit_penalty.weight)
+            positive_number("half_range of action_limit_penalty", self.action_limit_penalty.half_range)
         if self.bootstrap and (self.discounting is None or not self.baseline.predicts):
             raise ValueError(
                 f"bootstrap with baseline {self.baseline.name!r} and discounting {self.discounting}: what follows the "
@@ -215,10 +215,10 @@ class CostToGo(Credit):
         """Advantages (n, T)."""
         if rollouts.level is not None and not self.baseline.absorbs:
             rollouts = rollouts._replace(costs=rollouts.costs + jnp.where(rollouts.mask, rollouts.level, 0.0))
-        if self.saturation is not None:
+        if self.action_limit_penalty is not None:
             if not isinstance(score, PolicyScore):
-                raise TypeError("Only sampled actions can be charged for saturation; perturbed rollouts keep none.")
-            charged = jnp.where(rollouts.mask, self.saturation.costs(score.actions, rollouts.held), 0.0)
+                raise TypeError("Only sampled actions can exceed their limits; perturbed rollouts keep none.")
+            charged = jnp.where(rollouts.mask, self.action_limit_penalty.costs(score.actions, rollouts.held), 0.0)
             rollouts = rollouts._replace(costs=rollouts.costs + charged)
         costs = rollouts.costs
         to_go = jax.lax.cumsum(costs, axis=1, reverse=True)

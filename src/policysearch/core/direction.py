@@ -76,7 +76,7 @@ class Natural(Direction):
             own matrix, averaged over actions exactly. For sampled actions that is the policy's, on the visited states
             (18.39): it has no action noise, so it needs fewer stages. For perturbed parameters it is that of their
             normal distribution, diagonal, and nothing is solved.
-        cutoff: eigenvalues below this share of the largest count as zero; None for 1e-5 in float32, 1e-12 in float64.
+        rcond: eigenvalues below this share of the largest count as zero; None for 1e-5 in float32, 1e-12 in float64.
         damping: κ relative to M's mean eigenvalue: (M + κI)⁻¹∇J; 0 for the pseudo-inverse.
         solver: "auto"; "parameter": eigenvalues of M (d × d); "sample": of SSᵀ (rows × rows), empirical only;
             "conjugate_gradient": neither is formed; needs damping, of which at least 1e-3 is used.
@@ -90,7 +90,7 @@ class Natural(Direction):
     report says what was (`FALLBACKS`).
     """
 
-    cutoff: float | None = eqx.field(static=True, default=None)
+    rcond: float | None = eqx.field(static=True, default=None)
     damping: ArrayLike = eqx.field(converter=jnp.asarray, default=0.0)
     solver: str = eqx.field(static=True, default="auto")
     fisher: str = eqx.field(static=True, default="empirical")
@@ -102,8 +102,8 @@ class Natural(Direction):
         """Refuse unknown solvers, and meaningless cut-offs and damping."""
         choice("solver", self.solver, ("auto", "parameter", "sample", "conjugate_gradient"))
         choice("fisher", self.fisher, ("empirical", "analytic"))
-        if self.cutoff is not None and not 0 <= self.cutoff < 1:
-            raise ValueError(f"cutoff is {self.cutoff}; it is a share of the largest eigenvalue, 0 ≤ cutoff < 1.")
+        if self.rcond is not None and not 0 <= self.rcond < 1:
+            raise ValueError(f"rcond is {self.rcond}; it is a share of the largest eigenvalue, 0 ≤ rcond < 1.")
         if self.fisher == "analytic" and self.solver == "sample":
             raise ValueError("The analytic Fisher matrix has no rows of samples; use solver 'parameter' or 'auto'.")
         if self.intercept and (self.fisher == "analytic" or self.solver == "conjugate_gradient"):
@@ -156,8 +156,8 @@ class Natural(Direction):
             rows = score.dense(per_stage) if rows is None else rows
             matrix, right = rows @ rows.T, a.ravel()
         values, vectors = jnp.linalg.eigh(matrix)
-        cutoff = self.cutoff if self.cutoff is not None else (1e-5 if matrix.dtype == jnp.float32 else 1e-12)
-        keep = values > cutoff * jnp.maximum(values[-1], jnp.finfo(matrix.dtype).tiny)
+        rcond = self.rcond if self.rcond is not None else (1e-5 if matrix.dtype == jnp.float32 else 1e-12)
+        keep = values > rcond * jnp.maximum(values[-1], jnp.finfo(matrix.dtype).tiny)
         shift = self.damping * jnp.trace(matrix) / gradient.size
         inverse = jnp.where(keep, 1.0 / jnp.where(keep, values + shift, 1.0), 0.0)
         parts = vectors.T @ right

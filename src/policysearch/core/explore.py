@@ -232,13 +232,13 @@ class Coordinates(Explore):
     """One parameter at a time moves by ε: finite differences, forward (18.18) or central.
 
     Args:
-        step: ε, scalar or (d,), in parameter units.
+        epsilon: ε, scalar or (d,), in parameter units.
         central: try θ − ε e_i as well; otherwise compare with one reference trial.
         common: all trials that are compared share an environment seed.
         repeats: how often the whole set is tried, each time on new seeds.
     """
 
-    step: ArrayLike = eqx.field(converter=jnp.asarray)
+    epsilon: ArrayLike = eqx.field(converter=jnp.asarray)
     central: bool = eqx.field(static=True, default=True)
     common: bool = eqx.field(static=True, default=True)
     repeats: int = eqx.field(static=True, default=1)
@@ -246,7 +246,7 @@ class Coordinates(Explore):
     def __check_init__(self):
         """Refuse steps and counts that are not positive."""
         positive("repeats", self.repeats)
-        positive_number("step", self.step)
+        positive_number("epsilon", self.epsilon)
 
     @property
     def space(self) -> str:
@@ -269,7 +269,7 @@ class Coordinates(Explore):
 
     def rows(self, z: Float[Array, "k d"], state: Any = ()) -> Float[Array, "k d"]:
         """ε e_i; the random rows z are not used."""
-        return jnp.diag(jnp.broadcast_to(jnp.asarray(self.step), (z.shape[1],))).astype(z.dtype)
+        return jnp.diag(jnp.broadcast_to(jnp.asarray(self.epsilon), (z.shape[1],))).astype(z.dtype)
 
     def score(
         self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()

@@ -146,36 +146,36 @@ class Optimizer(Step):
 
 
 class KLStep(Step):
-    """Δ = −min(η, √(2 kl/(wᵀMw))) w, with M the per-stage Fisher matrix of the sampled scores (18.35).
+    """Δ = −min(η, √(2 max_kl/(wᵀMw))) w, with M the per-stage Fisher matrix of the sampled scores (18.35).
 
     After the step the exact KL on the same observations is measured; while it exceeds the limit by more than 5 %, the
     step shrinks, because a Fisher matrix estimated from few rows is too small along its own solution.
 
     A step of constant KL never settles: near the optimum it is all noise. Two remedies, both on the step's length:
     `memory` multiplies it by the share of the gradient estimate that is signal, SNR/(1 + SNR) with the SNR averaged
-    over the last updates, as a shrinkage estimator would; `settle` multiplies it by 1/(1 + t/settle) at update t, the
-    rate of Robbins & Monro (1951).
+    over the last updates, as a shrinkage estimator would; `step_decay` multiplies it by 1/(1 + t/step_decay) at update
+    t, the rate of Robbins & Monro (1951).
 
     Args:
-        kl: largest KL, nats per stage.
+        max_kl: largest KL, nats per stage.
         rate: η on w, another cap; inf for no cap.
         memory: weight of the past in that average, 0 to 1; None not to shrink.
-        settle: updates after which the length is halved; inf for never.
+        step_decay: updates after which the length is halved; inf for never.
         line_search: shorten the step also while the surrogate cost on the same samples, Σ (π_new/π_old − 1) a/n, does
             not fall; if it falls at no length, θ stays (Schulman et al. 2015).
     """
 
-    kl: ArrayLike = eqx.field(converter=jnp.asarray)
+    max_kl: ArrayLike = eqx.field(converter=jnp.asarray)
     rate: ArrayLike = eqx.field(converter=jnp.asarray, default=jnp.inf)
     memory: float | None = eqx.field(static=True, default=0.8)
-    settle: ArrayLike = eqx.field(converter=jnp.asarray, default=jnp.inf)
+    step_decay: ArrayLike = eqx.field(converter=jnp.asarray, default=jnp.inf)
     line_search: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        """Refuse a KL, a rate, a memory or a time to settle that makes no sense."""
-        positive_number("kl", self.kl)
+        """Refuse a KL, a rate, a memory or a decay that makes no sense."""
+        positive_number("max_kl", self.max_kl)
         positive_number("rate", self.rate, infinite=True)
-        positive_number("settle", self.settle, infinite=True)
+        positive_number("step_decay", self.step_decay, infinite=True)
         if self.memory is not None and not 0 <= self.memory < 1:
             raise ValueError(f"memory is {self.memory}; it must lie in 0 ≤ memory < 1, or be None.")
 
@@ -191,7 +191,7 @@ class KLStep(Step):
         stages = jnp.maximum(score.mask.sum(), 1)
         quadratic = jnp.sum(score.mv(w, per_stage=True) ** 2) / stages
         usable = (quadratic > 0) & jnp.isfinite(quadratic)
-        scale = jnp.where(usable, jnp.sqrt(2 * self.kl / jnp.where(usable, quadratic, 1.0)), 0.0)
+        scale = jnp.where(usable, jnp.sqrt(2 * self.max_kl / jnp.where(usable, quadratic, 1.0)), 0.0)
         average, count = state
         if self.memory is not None:
             # one clear batch says little about the next, so no single ratio counts for more than CLEAR
@@ -200,19 +200,19 @@ class KLStep(Step):
             average = jnp.where(jnp.isnan(average), snr, self.memory * average + (1 - self.memory) * snr)
             signal = jnp.maximum(average, 0.0)
             scale = scale * signal / (1 + signal)
-        scale = jnp.minimum(scale / (1 + count / self.settle), self.rate)
+        scale = jnp.minimum(scale / (1 + count / self.step_decay), self.rate)
         first = jnp.where(usable, scale, 0.0)
         measure = _measure(score, estimate.advantages, theta, w)
 
         def refused(carry: tuple[Array, Array, Array, Array]) -> Array:
             factor, kl, gain, shrinks = carry
             worse = ~(gain > 0) if self.line_search else jnp.zeros((), bool)
-            return (~(kl <= 1.05 * self.kl) | worse) & (shrinks < MOST_SHRINKS) & (factor > 0)
+            return (~(kl <= 1.05 * self.max_kl) | worse) & (shrinks < MOST_SHRINKS) & (factor > 0)
 
         def shrink(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
             factor, kl, _, shrinks = carry
-            far = jnp.maximum(jnp.sqrt(self.kl / kl), 0.5)
-            smaller = factor * jnp.where(kl <= 1.05 * self.kl, 0.7, jnp.where(jnp.isfinite(kl), far, 0.5))
+            far = jnp.maximum(jnp.sqrt(self.max_kl / kl), 0.5)
+            smaller = factor * jnp.where(kl <= 1.05 * self.max_kl, 0.7, jnp.where(jnp.isfinite(kl), far, 0.5))
             return smaller, *measure(smaller), shrinks + 1
 
         start = (scale, *measure(scale), jnp.zeros((), int))

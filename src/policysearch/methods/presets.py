@@ -27,10 +27,10 @@ _ARS = "Mania, Guy & Recht (2018), Simple random search of static linear policie
 _NATURAL = "Rajeswaran, Lowrey, Todorov & Kakade (2017), Towards generalization and simplicity in continuous control"
 
 
-def _ars(version: str, directions: int, top: int, step: float, std: float) -> dict[str, Any]:
+def _ars(version: str, directions: int, top: int, step_size: float, std: float) -> dict[str, Any]:
     # the paper's partners have different starts; with one direction per update, a shared one can keep it on a plateau
     common = {"common_random_numbers": False}
-    return {"version": version, "directions": directions, "top": top, "step": step, "std": std, **common}
+    return {"version": version, "directions": directions, "top": top, "step_size": step_size, "std": std, **common}
 
 
 _PAPER: dict[str, dict[str, dict[str, Any]]] = {
@@ -44,17 +44,17 @@ _PAPER: dict[str, dict[str, dict[str, Any]]] = {
     },
     # a normalised step of 0.1 is a KL of 0.05. Always ten rollouts per update are far too many for a cheetah that never
     # falls. An empirical Fisher matrix of so many parameters is too small along its own solution. The paper's
-    # environments charged control cost for the requested action, these see only the clipped one: `saturation`
+    # environments charged control cost for the requested action, these see only the clipped one: `action_limit_penalty`
     # charges the rest
     "natural_gradient": {
         family: {
             "stages": 4000,
-            "kl": 0.05,
+            "max_kl": 0.05,
             "discount": 0.995,
             "gae_lambda": 0.97,
             "fisher": "analytic",
             "damping": 0.1,
-            "saturation": control,
+            "action_limit_penalty": control,
         }
         # measured: ridge regression suits robots that never fall, a network those that do
         | ({"baseline": "value", "bootstrap": False} if family in ("Swimmer", "HalfCheetah") else {})
@@ -62,7 +62,7 @@ _PAPER: dict[str, dict[str, dict[str, Any]]] = {
         for family, control, own in (
             # measured: a swimmer's actions pay off late, its control is almost free, and long steps end beyond the
             # limits
-            ("Swimmer", 0.01, {"kl": 0.01, "discount": 1.0, "gae_lambda": 0.99}),
+            ("Swimmer", 0.01, {"max_kl": 0.01, "discount": 1.0, "gae_lambda": 0.99}),
             ("Hopper", 1e-3, {}),
             ("HalfCheetah", 0.1, {}),
             ("Walker2d", 1e-3, {}),

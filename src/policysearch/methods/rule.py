@@ -62,7 +62,7 @@ class Problem(NamedTuple):
         return within(4, math.ceil(self.d / 4), 64)
 
     @property
-    def kl(self) -> float:
+    def max_kl(self) -> float:
         """Largest step in nats per stage: 0.1 for a gain matrix, 0.03 for a network or a softmax.
 
         A confident softmax has little KL left to spend, and long steps make it confident too early.
@@ -115,7 +115,7 @@ class Problem(NamedTuple):
         return 0.95 if self.ahead else 1.0
 
     @property
-    def cutoff(self) -> float:
+    def rcond(self) -> float:
         """Smallest eigenvalue of a Fisher matrix that counts, as a share of the largest one: the limit of rounding."""
         return 1e-5 if self.single else 1e-12
 

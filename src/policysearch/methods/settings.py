@@ -41,8 +41,8 @@ class MethodSettings(Settings, frozen=True):
     def resolved(self, problem: Problem) -> Self:
         """The settings that a search uses: the same struct, with the rule's choice for each one left open.
 
-        What stays None is displaced by another setting (`kl` by `learning_rate`, `rollouts` by `stages`), or means
-        never (`settle`) or the scale-free step (`learning_rate` of perturbations).
+        What stays None is displaced by another setting (`max_kl` by `learning_rate`, `rollouts` by `stages`), or means
+        never (`step_decay`) or the scale-free step (`learning_rate` of perturbations).
         """
         chosen = self.rule(problem)
         return msgspec.structs.replace(self, **{name: chosen[name] for name in left_open(self) if name in chosen})
@@ -66,7 +66,7 @@ def by_rule(given: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
 class FiniteDifferences(MethodSettings, frozen=True):
     """One parameter at a time, forward or central differences (18.18)."""
 
-    step: Positive | None = None
+    epsilon: Positive | None = None
     """ε, in parameter units"""
     central: bool = True
     """2d rollouts with error O(ε²), instead of d + 1 with O(ε)"""
@@ -74,7 +74,7 @@ class FiniteDifferences(MethodSettings, frozen=True):
     """how often the whole set is tried, each time on new seeds; 2 on noisy tasks, to measure the noise"""
     common_random_numbers: bool | None = None
     """compared rollouts share their seed; on if the task can repeat one"""
-    trust: Positive = 1.0
+    step_size: Positive = 1.0
     """longest step of an update, in units of ε times the square root of d"""
     learning_rate: Positive | None = None
     """η of plain gradient descent, instead of the scale-free step"""
@@ -82,7 +82,7 @@ class FiniteDifferences(MethodSettings, frozen=True):
     def rule(self, problem: Problem) -> dict[str, Any]:
         """A step that moves the action as `problem.effect` says; twice if the noise must be measured."""
         return {
-            "step": problem.effect,
+            "epsilon": problem.effect,
             "repeats": 1 if problem.specification.deterministic else 2,
             "common_random_numbers": problem.common,
         }
@@ -103,7 +103,7 @@ class WeightPerturbation(MethodSettings, frozen=True):
     """none for two-sided perturbations, leave_one_out for one-sided"""
     common_random_numbers: bool | None = None
     """partners share their seed; on if the task can repeat one"""
-    step: Positive = 1.0
+    step_size: Positive = 1.0
     """longest step of an update, in standard deviations of the perturbation"""
     learning_rate: Positive | None = None
     """η of plain gradient descent, instead of the scale-free step"""
@@ -129,7 +129,7 @@ class ARS(MethodSettings, frozen=True):
     """pairs that count, the best ones; half of them for -t, else all"""
     std: Positive | None = None
     """σ of the perturbation, in parameter units (ν in the paper)"""
-    step: Positive | None = None
+    step_size: Positive | None = None
     """step size (α in the paper)"""
     shape: Shape = "gaussian"
     """distribution of the perturbation; each has covariance σ²I"""
@@ -143,7 +143,7 @@ class ARS(MethodSettings, frozen=True):
             "directions": directions,
             "top": -(-directions // 2) if self.version.endswith("-t") else directions,
             "std": std,
-            "step": 0.7 * std,
+            "step_size": 0.7 * std,
             "common_random_numbers": problem.common,
         }
 
@@ -155,9 +155,9 @@ class PGPE(MethodSettings, frozen=True):
     """pairs of rollouts per update"""
     std: Positive | None = None
     """first σ of the perturbation, in parameter units"""
-    step: Positive = 1.0
+    step_size: Positive = 1.0
     """longest step of the mean in an update, in standard deviations"""
-    std_step: NonNegative = 0.1
+    std_step_size: NonNegative = 0.1
     """step size of log σ; 0 keeps σ as it is"""
     common_random_numbers: bool | None = None
     """partners share their seed; on if the task can repeat one"""
@@ -197,20 +197,20 @@ class SampledActions(MethodSettings, frozen=True):
     """per update"""
     stages: Count | None = None
     """per update, in as many whole rollouts (4 to 64) as should take them; 2000 on continuous simulators"""
-    kl: Positive | None = None
+    max_kl: Positive | None = None
     """largest step, nats per stage"""
     shrink: bool | None = None
     """shorten steps by the share of noise in the gradient; on for gain matrices on plants"""
-    settle: Count | None = None
+    step_decay: Count | None = None
     """updates after which steps are half as long as at first, to settle at an optimum; never by default"""
     learning_rate: Positive | None = None
-    """η of a plain step along the direction, instead of the step capped by kl"""
+    """η of a plain step along the direction, instead of the step capped by max_kl"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
         """Rollouts, or the stages that they take; a KL step unless there is a learning rate."""
         rule: dict[str, Any] = {}
         if self.learning_rate is None:
-            rule |= {"kl": problem.kl, "shrink": problem.shrink}
+            rule |= {"max_kl": problem.max_kl, "shrink": problem.shrink}
         if self.rollouts is None and self.stages is None:
             by_stages = problem.stages is not None
             rule |= {"stages": problem.stages} if by_stages else {"rollouts": problem.rollouts}
@@ -228,7 +228,7 @@ class Advantages(SampledActions, frozen=True):
     """λ of generalised advantage estimation; needs the baseline value or network"""
     bootstrap: bool | None = None
     """if the horizon cuts a rollout, predict what would follow; on for trpo and simulators if γ is below 1"""
-    saturation: NonNegative = 0.0
+    action_limit_penalty: NonNegative = 0.0
     """charge for action beyond its limits, which otherwise costs nothing: of the clipped square, in half-ranges"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
@@ -258,7 +258,7 @@ class GPOMDP(Advantages, frozen=True):
 class NaturalGradient(Advantages, frozen=True):
     """Natural policy gradient: pseudo-inverse of the Fisher matrix, KL steps (18.35–18.40; Kakade 2001)."""
 
-    cutoff: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    rcond: Annotated[float, Meta(gt=0, lt=1)] | None = None
     """eigenvalues below this share of the largest count as zero"""
     damping: NonNegative | None = None
     """added to the Fisher matrix, in units of its mean eigenvalue"""
@@ -272,11 +272,11 @@ class NaturalGradient(Advantages, frozen=True):
         damping = problem.damping if self.damping is None else self.damping
         fisher = self.fisher or problem.fisher
         solver = "auto"
-        if fisher == "analytic" and damping and self.cutoff is None and problem.d > DECOMPOSED:
+        if fisher == "analytic" and damping and self.rcond is None and problem.d > DECOMPOSED:
             solver = "conjugate_gradient"
         rule = super().rule(problem) | {"damping": damping, "fisher": fisher, "solver": solver}
         solved = solver if self.solver == "auto" else self.solver
-        return rule if solved == "conjugate_gradient" else rule | {"cutoff": problem.cutoff}
+        return rule if solved == "conjugate_gradient" else rule | {"rcond": problem.rcond}
 
 
 class TRPO(NaturalGradient, frozen=True):
@@ -296,14 +296,14 @@ class TRPO(NaturalGradient, frozen=True):
 class ENAC(SampledActions, frozen=True):
     """Episodic natural actor-critic: one row per rollout and a fitted constant (Peters & Schaal 2008)."""
 
-    cutoff: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    rcond: Annotated[float, Meta(gt=0, lt=1)] | None = None
     """eigenvalues below this share of the largest count as zero"""
     damping: NonNegative | None = None
     """added to the Fisher matrix, in units of its mean eigenvalue"""
 
     def rule(self, problem: Problem) -> dict[str, Any]:
         """No damping: the plain pseudo-inverse."""
-        return super().rule(problem) | {"cutoff": problem.cutoff, "damping": 0.0}
+        return super().rule(problem) | {"rcond": problem.rcond, "damping": 0.0}
 
 
 METHODS: dict[str, type[MethodSettings]] = {

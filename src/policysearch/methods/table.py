@@ -21,7 +21,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from policysearch.core.credit import CostToGo, Elites, Saturation, TopPairs, TotalCost
+from policysearch.core.credit import ActionLimitPenalty, CostToGo, Elites, TopPairs, TotalCost
 from policysearch.core.direction import Euclidean, LeastSquares, Natural
 from policysearch.core.explore import MOST, ActionNoise, Coordinates, ParameterNoise
 from policysearch.core.method import Method
@@ -50,12 +50,12 @@ def build(given: MethodSettings, problem: Problem) -> Method:
 
 def finite_differences(given: Resolved, problem: Problem) -> Method:
     """Forward or central differences (18.18): d + 1 or 2d rollouts per repeat."""
-    step, rate = given.step, given.learning_rate
+    epsilon, rate = given.epsilon, given.learning_rate
     return Method(
-        Coordinates(step, given.central, given.common_random_numbers, given.repeats),
+        Coordinates(epsilon, given.central, given.common_random_numbers, given.repeats),
         TotalCost("none" if given.central else "reference", normalise=rate is None),
         LeastSquares(),
-        LearningRate(given.trust * step**2 if rate is None else rate),
+        LearningRate(given.step_size * epsilon**2 if rate is None else rate),
     )
 
 
@@ -73,7 +73,7 @@ def weight_perturbation(given: Resolved, problem: Problem) -> Method:
         ParameterNoise(rollouts // sides, std, given.shape, given.two_sided, common, reference),
         TotalCost(baseline, normalise=rate is None),
         Euclidean(),
-        LearningRate(given.step * std**2 if rate is None else rate),
+        LearningRate(given.step_size * std**2 if rate is None else rate),
     )
 
 
@@ -85,13 +85,13 @@ def ars(given: Resolved, problem: Problem) -> Method:
         ParameterNoise(given.directions, given.std, given.shape, True, given.common_random_numbers),
         TopPairs(given.top),
         Euclidean(),
-        LearningRate(2 * given.step * given.std),
+        LearningRate(2 * given.step_size * given.std),
     )
 
 
 def pgpe(given: Resolved, problem: Problem) -> Method:
     """Gradients of the search distribution's own mean and spread, along its exact natural direction."""
-    rates = np.repeat([given.step, given.std_step or 1e-30], problem.d)
+    rates = np.repeat([given.step_size, given.std_step_size or 1e-30], problem.d)
     return Method(
         ParameterNoise(given.directions, given.std, "gaussian", True, given.common_random_numbers, learned=True),
         TotalCost("leave_one_out", normalise=True),
@@ -135,7 +135,7 @@ def natural_gradient(given: Resolved, problem: Problem) -> Method:
     return Method(
         _action_noise(given, problem),
         _cost_to_go(given, problem),
-        Natural(given.cutoff, given.damping, given.solver, given.fisher),
+        Natural(given.rcond, given.damping, given.solver, given.fisher),
         _action_step(given),
     )
 
@@ -154,7 +154,7 @@ def enac(given: Resolved, problem: Problem) -> Method:
     return Method(
         _action_noise(given, problem),
         TotalCost("leave_one_out"),
-        Natural(given.cutoff, given.damping, intercept=True),
+        Natural(given.rcond, given.damping, intercept=True),
         _action_step(given),
     )
 
@@ -184,26 +184,28 @@ def _cost_to_go(given: Resolved, problem: Problem) -> CostToGo:
         baseline,
         discounting=None if plain else (discount, gae_lambda),
         bootstrap=given.bootstrap,
-        saturation=_saturation(given.saturation, problem.specification) if given.saturation else None,
+        action_limit_penalty=_action_limit_penalty(given.action_limit_penalty, problem.specification)
+        if given.action_limit_penalty
+        else None,
     )
 
 
-def _saturation(weight: float, specification: Specification) -> Saturation:
+def _action_limit_penalty(weight: float, specification: Specification) -> ActionLimitPenalty:
     action = specification.action
     if not isinstance(action, Continuous) or not np.isfinite([*action.low, *action.high]).all():
         raise ValueError(
-            f"saturation is {weight:g}; it charges for actions beyond their limits, and {specification.name} has none "
-            "with two limits each: leave it at 0."
+            f"action_limit_penalty is {weight:g}; it charges for actions beyond their limits, and "
+            f"{specification.name} has none with two limits each: leave it at 0."
         )
     half = np.asarray(action.half_range)
-    return Saturation(weight, np.asarray(action.centre), half, specification.discount)
+    return ActionLimitPenalty(weight, np.asarray(action.centre), half, specification.discount)
 
 
 def _action_step(given: Resolved, line_search: bool = False) -> Step:
     if given.learning_rate is not None:
         if line_search:
-            raise ValueError("A line search shortens the step set by kl; learning_rate leaves nothing to shorten.")
+            raise ValueError("A line search shortens the step set by max_kl; learning_rate leaves nothing to shorten.")
         return LearningRate(given.learning_rate)
     memory = SHRINK_MEMORY if given.shrink else None
-    settle = math.inf if given.settle is None else float(given.settle)
-    return KLStep(given.kl, memory=memory, settle=settle, line_search=line_search)
+    step_decay = math.inf if given.step_decay is None else float(given.step_decay)
+    return KLStep(given.max_kl, memory=memory, step_decay=step_decay, line_search=line_search)

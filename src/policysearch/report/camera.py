@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from policysearch.core.controller import Controller
 from policysearch.core.rng import Purpose, environment_seed
-from policysearch.report.video import INSTALL_VIDEO, NoRendererError
+from policysearch.report.studio import INSTALL_VIDEO, NoRendererError
 from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.workers.episode import run_rollout
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policysearch.comparison.summary import Comparison, Row, interval
-from policysearch.report.curve import DECADES
+from policysearch.report.learning import DECADES
 from policysearch.report.page import JOINED, Page
 from policysearch.report.provenance import BY_RULE
 from policysearch.report.style import INK, MUTED, colour, dash, distinct, dress, figure, plain

@@ -6,6 +6,7 @@ Several runs are overlaid. Long runs are thinned: a point stands for some update
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,7 +91,7 @@ QUANTITIES = (
         "saturated",
         "share of actions beyond limits [–]",
         "Share of the sampled actions beyond their limits. Nothing pulls such an action back: "
-        "if most are beyond them and the cost does not improve, try saturation=0.1.",
+        "if most are beyond them and the cost does not improve, try action_limit_penalty=0.1.",
         floor=True,
         least=0.05,
     ),
@@ -160,16 +161,75 @@ def figures(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Final] 
         return []
     drawn = [_objective(runs, noun, finals or {})]
     for shown in QUANTITIES:
-        if any(np.any(column(records, shown.key) > shown.least) for records in runs.values()):
+        if _is_known(runs, shown):
             drawn.append(_quantity(runs, shown))
     troubles = [name for name in ("failed", "lost") if any(np.nansum(column(r, name)) for r in runs.values())]
     drawn += [_trouble(runs, name) for name in troubles]
     return drawn
 
 
+def save(
+    path: str | os.PathLike[str],
+    records: Records,
+    *,
+    title: str,
+    noun: str = "cost",
+    final: Final | None = None,
+) -> None:
+    """Draw the learning curve of a run as a PNG, and below it the SNR and the KL where they are known.
+
+    Args:
+        path: of the picture.
+        records: one per update.
+        title: a short one.
+        noun: "cost" or "return".
+        final: of the policy, if it was evaluated.
+
+    Raises:
+        ValueError: there are no records.
+    """
+    if not records:
+        raise ValueError("There are no updates to draw; run at least one.")
+    runs = {title: records}
+    panels = [shown for shown in QUANTITIES if shown.key in ("snr", "kl") and _is_known(runs, shown)]
+    heights = [3.4] + [1.4] * len(panels)
+    figure = style.figure(7.0, sum(heights))
+    figure.suptitle(title.replace("$", r"\$"), fontsize=11)
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    _draw_objective(axes[0], runs, noun, {} if final is None else {title: final})
+    for axis, shown in zip(axes[1:], panels, strict=True):
+        _draw_quantity(axis, runs, shown)
+    for axis in axes:
+        axis.label_outer()
+    figure.align_ylabels()
+    figure.savefig(path, format="png", dpi=130)
+
+
+def _is_known(runs: Mapping[str, Records], shown: Quantity) -> bool:
+    return any(np.any(column(records, shown.key) > shown.least) for records in runs.values())
+
+
 def _objective(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Final]) -> Drawn:
     figure = _figure(runs)
-    axis = figure.subplots()
+    curves, arrow = _draw_objective(figure.subplots(), runs, noun, finals)
+    alt = " ".join(
+        _told(f"The mean {noun} per rollout" + ("" if len(runs) == 1 else f" of {label}"), curve)
+        + (f" The final policy's is {quantity(*finals[label])}." if label in finals else "")
+        for label, curve in curves.items()
+    )
+    caption = f"Mean {noun} of the exploring rollouts behind each update."
+    caption += _band(curves.values(), " The band is ± 2 standard errors of that mean.")
+    if finals:
+        caption += f" The diamond is the final policy's mean {noun} on fresh seeds, without exploration, ± 2 s.e."
+    if arrow:
+        caption += " An arrow marks one that is far below."
+    return Drawn(figure, alt, caption)
+
+
+def _draw_objective(
+    axis: Axes, runs: Mapping[str, Records], noun: str, finals: Mapping[str, Final]
+) -> tuple[dict[str, Curve], bool]:
+    """The curves, by label, and whether an arrow stands for a final policy."""
     curves = {label: thinned(records, noun, f"{noun}_sem") for label, records in runs.items()}
     seen: list[float] = []
     arrow = False
@@ -192,33 +252,32 @@ def _objective(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Fina
         )  # fmt: skip
     _scale(axis, seen, noun)
     _finish(axis, runs, f"{noun} per rollout", legend=True)
-    alt = " ".join(
-        _told(f"The mean {noun} per rollout" + ("" if len(runs) == 1 else f" of {label}"), curve)
-        + (f" The final policy's is {quantity(*finals[label])}." if label in finals else "")
-        for label, curve in curves.items()
-    )
-    caption = f"Mean {noun} of the exploring rollouts behind each update."
-    caption += _band(curves.values(), " The band is ± 2 standard errors of that mean.")
-    if finals:
-        caption += f" The diamond is the final policy's mean {noun} on fresh seeds, without exploration, ± 2 s.e."
-    if arrow:
-        caption += " An arrow marks one that is far below."
-    return Drawn(figure, alt, caption)
+    return curves, arrow
 
 
 def _quantity(runs: Mapping[str, Records], shown: Quantity) -> Drawn:
     figure = _figure(runs)
-    axis = figure.subplots()
+    curves, predicted = _draw_quantity(figure.subplots(), runs, shown)
+    words = shown.words + (" The prediction is from the Fisher matrix, before the step." if predicted else "")
+    name = shown.label.split(" [")[0]
+    alt = " ".join(
+        _told(f"The {name}" + ("" if len(runs) == 1 else f" of {label}"), curve) for label, curve in curves.items()
+    )
+    return Drawn(figure, alt, words + _band(curves.values(), ""))
+
+
+def _draw_quantity(axis: Axes, runs: Mapping[str, Records], shown: Quantity) -> tuple[dict[str, Curve], bool]:
+    """The curves, by label, and whether the predicted KL is beside the measured one."""
     curves = {label: thinned(records, shown.key) for label, records in runs.items()}
-    words = shown.words
     both = shown.key == "kl" and len(runs) == 1
     for index, (label, curve) in enumerate(curves.items()):
         _draw(axis, curve, index, "measured" if both else label)
+    predicted = False
     if both:
-        predicted = thinned(next(iter(runs.values())), "kl_predicted")
-        if np.isfinite(predicted.values).any():
-            _draw(axis, predicted, 1, "predicted")
-            words += " The prediction is from the Fisher matrix, before the step."
+        prediction = thinned(next(iter(runs.values())), "kl_predicted")
+        predicted = bool(np.isfinite(prediction.values).any())
+        if predicted:
+            _draw(axis, prediction, 1, "predicted")
     if shown.line is not None:
         axis.axhline(shown.line, color=style.MUTED[0], linewidth=1.0, linestyle=":")
     values = np.concatenate([curve.values for curve in curves.values()])
@@ -230,11 +289,7 @@ def _quantity(runs: Mapping[str, Records], shown: Quantity) -> Drawn:
         axis.set_yscale("symlog", linthresh=1.0)
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     _finish(axis, runs, shown.label, legend=both or len(runs) > 1)
-    name = shown.label.split(" [")[0]
-    alt = " ".join(
-        _told(f"The {name}" + ("" if len(runs) == 1 else f" of {label}"), curve) for label, curve in curves.items()
-    )
-    return Drawn(figure, alt, words + _band(curves.values(), ""))
+    return curves, predicted
 
 
 def _trouble(runs: Mapping[str, Records], key: str) -> Drawn:

@@ -12,6 +12,7 @@ import msgspec
 
 from policysearch.core.controller import Controller
 from policysearch.report.learning import Final
+from policysearch.runs import renamed
 from policysearch.runs.lock import owner
 from policysearch.runs.reader import CONFIGURATION, DATABASE, METRICS, BeingMadeError, Run, find, load_policy, open_run
 from policysearch.search.progress import duration, quantity
@@ -157,7 +158,7 @@ def _from_files(folder: Path, missing: list[str]) -> Run:
     configuration: dict[str, Any] = {}
     try:
         found = msgspec.json.decode((folder / CONFIGURATION).read_bytes())
-        configuration = found if isinstance(found, dict) else {}
+        configuration = renamed.configuration(found) if isinstance(found, dict) else {}
     except (OSError, msgspec.DecodeError) as error:
         missing.append(f"{CONFIGURATION} cannot be read: {error}")
     records: list[dict[str, Any]] = []

@@ -6,7 +6,6 @@ JAX is imported for JAX plants only. L stages; a quantity has a value before eac
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,16 +13,14 @@ import numpy as np
 
 from policysearch.core.controller import Controller
 from policysearch.core.specification import Specification
+from policysearch.report.filming import recorded, studio
 from policysearch.report.player import Film, encoded
-from policysearch.report.studio import Studio, recorded, studio
-from policysearch.report.video import NoRendererError
+from policysearch.report.studio import NoRendererError, Pace, Studio
 from policysearch.runners import Recording
 from policysearch.search.evaluation import fit
 
 #: number of quantities and actions shown, if a task has more
 MOST_QUANTITIES, MOST_ACTIONS = 6, 4
-#: frames per second of a film, approximately, and at least
-RATE, SLOWEST = 20.0, 5.0
 
 
 class Rollout(NamedTuple):
@@ -94,25 +91,9 @@ def _quantities(task: Any, recording: Recording) -> dict[str, np.ndarray]:
     return quantities(task, recording)
 
 
-def pace(stages: int, dt: float | None, frames: int, fallback: float | None = None) -> tuple[int, float]:
-    """Stages from one frame to the next, and frames per second: real time, unless that takes too few frames a second.
-
-    Example:
-        >>> pace(500, 0.02, 150)
-        (4, 12.5)
-        >>> pace(1000, None, 100, 50.0)
-        (10, 5.0)
-    """
-    stride = max(1, math.ceil(stages / max(frames, 1)))
-    if dt is None:
-        return stride, max(float(fallback or RATE) / stride, SLOWEST)
-    stride = max(stride, round(1 / (RATE * dt)))
-    return stride, max(1 / (stride * dt), SLOWEST)
-
-
 def _filmed(camera: Studio, stages: int, frames: int, drawing: bool) -> Film:
     """A film of the first rollout."""
-    stride, rate = pace(stages, camera.dt, frames, camera.fallback_rate)
+    pace = Pace.within(frames, stages, camera.dt, camera.fallback_rate)
     pictures: list[str] = []
     size = (0, 0)
 
@@ -121,10 +102,10 @@ def _filmed(camera: Studio, stages: int, frames: int, drawing: bool) -> Film:
         uri, size = encoded(frame)
         pictures.append(uri)
 
-    camera.rollout(0, stages, stride, show, "")
-    at = [*range(0, stages, stride), stages][: len(pictures)]
+    camera.rollout(0, stages, pace.stride, show, "")
+    at = [*range(0, stages, pace.stride), stages][: len(pictures)]
     times = [f"stage {k}" if camera.dt is None else f"{k * camera.dt:.2f} s" for k in at]
-    return Film(pictures, times, rate, size, drawing)
+    return Film(pictures, times, pace.rate, size, drawing)
 
 
 def _named(values: np.ndarray, names: tuple[str, ...], noun: str, most: int) -> dict[str, np.ndarray]:

@@ -13,12 +13,12 @@ import html
 import io
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policysearch.core import files
 from policysearch.report.style import CSS, ROLES, WIDE
 
 if TYPE_CHECKING:
@@ -226,18 +226,8 @@ class Page:
         Raises:
             OSError: it cannot be written there.
         """
-        path, data = Path(path), self.html().encode("utf-8", "replace")
-        descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                os.fchmod(descriptor, 0o644)  # a page is meant to be shared; mkstemp makes files private
-            os.replace(aside, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(aside)
-            raise
-        return path
+        files.write(path, self.html().encode("utf-8", "replace"))
+        return Path(path)
 
 
 def _box(label: str) -> str:

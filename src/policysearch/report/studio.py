@@ -1,78 +1,73 @@
-"""Where rollouts are turned into pictures: drawings of a JAX plant, or what an environment draws of itself."""
+"""What turns rollouts into pictures, for videos and for films on a page, and the pace at which they play. No JAX."""
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from policysearch.core.controller import Controller
-from policysearch.runners import Recording, Resources, runner
+#: frames per second, approximately, and the fewest: what is left of real time at that rate is given up
+FRAMES, FEWEST = 30.0, 5.0
+INSTALL_VIDEO = "pip install 'policysearch[video]'"
+
+
+class NoRendererError(RuntimeError):
+    """Something that drawing or writing a video needs is not installed or does not work; the message says what."""
+
+
+class Pace(NamedTuple):
+    """Stages from one frame to the next, frames per second, times real time (None: no time step is known).
+
+    Example:
+        >>> Pace.of(0.008)
+        Pace(stride=4, rate=31.25, speed=1.0)
+        >>> Pace.of(60.0).speed
+        300.0
+    """
+
+    stride: int
+    rate: float
+    speed: float | None
+
+    @classmethod
+    def of(cls, dt: float | None, fallback: float | None = None, stride: int = 1) -> Pace:
+        """The pace of a task: real time, unless that shows fewer than `FEWEST` frames per second.
+
+        Args:
+            dt: time step in seconds.
+            fallback: stages per second if there is no time step.
+            stride: the smallest, so that a long rollout has no more frames than can be kept.
+        """
+        if dt is None:
+            rate = float(fallback or FRAMES)
+            return cls(stride, max(rate / stride, min(rate, FEWEST)), None)
+        stride = max(stride, round(1 / (FRAMES * dt)))
+        rate = max(1 / (stride * dt), FEWEST)
+        return cls(stride, rate, rate * stride * dt)
+
+    @classmethod
+    def within(cls, frames: int, stages: int, dt: float | None, fallback: float | None = None) -> Pace:
+        """The pace at which `stages` take at most about that many frames.
+
+        Example:
+            >>> Pace.within(150, 500, 0.02)
+            Pace(stride=4, rate=12.5, speed=1.0)
+        """
+        return cls.of(dt, fallback, max(1, math.ceil(stages / max(frames, 1))))
 
 
 class Studio(Protocol):
-    """Pictures of the policy's mode: the first rollouts of an evaluation."""
+    """Draws the rollouts of a task: `camera.Environment` or `plant.Plant`."""
 
-    #: seconds per stage, or None
     dt: float | None
-    #: frames per second if that is unknown, or None
     fallback_rate: float | None
 
     def rollout(
         self, index: int, stages: int, stride: int, show: Callable[[np.ndarray], None], title: str
     ) -> tuple[float, int, str]:
-        """Show each `stride`-th stage of a rollout.
-
-        Args:
-            index: of the rollout.
-            stages: how many to show.
-            stride: stages from one picture to the next.
-            show: gets the pictures, RGB (height, width, 3), bytes.
-            title: of the pictures.
-
-        Returns:
-            Cost (or return) over the stages shown, their number, and why it failed or "".
-        """
+        """Show each `stride`-th stage of a rollout; its cost or return, number of stages, why it failed or ""."""
 
     def close(self) -> None:
-        """Close what draws."""
-
-
-def studio(
-    task: Any,
-    controller: Controller,
-    rollouts: int,
-    seed: int,
-    size: tuple[int, int] | None = None,
-    recordings: list[Recording] | None = None,
-) -> Studio:
-    """What draws the rollouts of a task.
-
-    Args:
-        task: the plant or environment.
-        controller: the policy.
-        rollouts: how many.
-        seed: of the evaluation.
-        size: width and height of a picture in pixels; 480 × 480, or the environment's own.
-        recordings: of these rollouts, if they were run already.
-
-    Raises:
-        ValueError: nothing moves in this task.
-        NoRendererError: it cannot be drawn here; the message says what to install or change.
-    """
-    if task.runner == "workers":
-        from policysearch.report.camera import Environment
-
-        return Environment(task, controller, seed, size)
-    recordings = recorded(task, controller, rollouts, seed) if recordings is None else recordings
-    from policysearch.report.plant import Plant
-
-    return Plant(task, recordings, size)
-
-
-def recorded(task: Any, controller: Controller, rollouts: int, seed: int) -> list[Recording]:
-    """The first rollouts of an evaluation with that seed, stage by stage; see `Runner.record`."""
-    with contextlib.closing(runner(task, seed, Resources(workers=1))) as running:
-        return running.record(controller, rollouts, seed)
+        """Free what drawing needed."""

@@ -8,26 +8,21 @@ import math
 import os
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
+from policysearch.core import files
 from policysearch.core.controller import Controller
-from policysearch.report.studio import studio
+from policysearch.report.filming import studio
+from policysearch.report.studio import INSTALL_VIDEO, NoRendererError, Pace
 from policysearch.search.evaluation import fit
 
-#: frames per second, approximately; no task plays slower than at the second rate
-FRAMES, SLOWEST = 30.0, 10.0
 SMALLEST, LARGEST = 64, 4096
-INSTALL_VIDEO = "pip install 'policysearch[video]'"
 _INSTEAD = "GIF needs no extra package: --out FILE.gif."
-
-
-class NoRendererError(RuntimeError):
-    """Something that drawing or writing a video needs is not installed or does not work; the message says what."""
 
 
 class Shown(NamedTuple):
@@ -46,30 +41,6 @@ class Video(NamedTuple):
     frames: int
     rate: float
     speed: float | None
-
-
-class Pace(NamedTuple):
-    """Stages from one frame to the next, frames per second, times real time (None: no time step is known).
-
-    Example:
-        >>> Pace.of(0.008)
-        Pace(stride=4, rate=31.25, speed=1.0)
-        >>> Pace.of(60.0).speed
-        600.0
-    """
-
-    stride: int
-    rate: float
-    speed: float | None
-
-    @classmethod
-    def of(cls, dt: float | None, fallback: float | None = None) -> Pace:
-        """The pace for a time step in seconds; `fallback` frames per second if it is None."""
-        if dt is None:
-            return cls(1, float(fallback or FRAMES), None)
-        stride = max(1, round(1 / (FRAMES * dt)))
-        rate = max(1 / (stride * dt), SLOWEST)
-        return cls(stride, rate, rate * stride * dt)
 
 
 def render(
@@ -114,7 +85,8 @@ def render(
             stages = min(stages, max(1, math.ceil(seconds / (camera.dt or 1 / pace.rate) - 1e-9)))
         most = rollouts * (math.ceil(stages / pace.stride) + 1)
         shown, frames = [], 0
-        with _replacing(path) as part, contextlib.closing(writer(part, pace.rate)) as video:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path) as part, contextlib.closing(writer(part, pace.rate)) as video:
 
             def show(frame: np.ndarray) -> None:
                 nonlocal frames
@@ -152,18 +124,6 @@ def _writer_for(path: Path) -> type[_Mp4] | type[_Gif]:
     if path.suffix == ".mp4" and not mp4_is_possible():
         raise NoRendererError(f"MP4 needs imageio-ffmpeg: {INSTALL_VIDEO}. {_INSTEAD}")
     return writers[path.suffix]
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; the file takes `path`'s place at the end, or is removed after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class _Mp4:

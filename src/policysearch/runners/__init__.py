@@ -31,11 +31,11 @@ RUNNERS = {
 class Resources(NamedTuple):
     """What a runner may use; each takes what it needs, see `Search`.
 
-    workers: processes. deadline: seconds per trial. programs: folder of compiled programs.
+    workers: processes. timeout: seconds per trial. programs: folder of compiled programs.
     """
 
     workers: int | None = None
-    deadline: float | None = None
+    timeout: float | None = None
     programs: Path | None = None
 
 

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +20,8 @@ import jax
 import msgspec
 import numpy as np
 from jax import export
+
+from policysearch.core import files
 
 _OURS = "policysearch."
 _DIGEST = hashlib.sha256().digest_size
@@ -120,7 +121,6 @@ def _read(path: Path) -> export.Exported | None:
 
 
 def _write(path: Path, program: export.Exported) -> None:
-    content, aside = program.serialize(), path.with_suffix(f".{os.getpid()}")
+    content = program.serialize()
     with contextlib.suppress(OSError):
-        aside.write_bytes(hashlib.sha256(content).digest() + content)
-        aside.replace(path)  # no process ever reads half of it
+        files.write(path, hashlib.sha256(content).digest() + content)

@@ -248,7 +248,7 @@ class Host(_OnHost):
 
     def __init__(self, task: GymnasiumTask, seed: int, resources: Resources = DEFAULTS):
         super().__init__(task, seed)
-        self.workers = Workers(task, resources.workers, resources.deadline)
+        self.workers = Workers(task, resources.workers, resources.timeout)
         self.workers.start(wait=False)
 
     def run(self, requested: Jobs) -> HostRollouts:

@@ -22,9 +22,9 @@ from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.workers import process
 from policysearch.workers.jobs import Episode, Event, HostRollouts, Jobs, Terms, gather
 from policysearch.workers.process import LOST_CONNECTION, WorkerProcess
-from policysearch.workers.worker import ATTEMPTS, SHORTEST_DEADLINE, START_DEADLINE
+from policysearch.workers.worker import ATTEMPTS, SHORTEST_TIMEOUT, START_TIMEOUT
 
-#: multiple of the slowest good trial that a trial may take, if that is more than `SHORTEST_DEADLINE`
+#: multiple of the slowest good trial that a trial may take, if that is more than `SHORTEST_TIMEOUT`
 PATIENCE = 20.0
 #: lost trials in a row after which a batch is given up, by default
 LOST_LIMIT = 20
@@ -81,7 +81,7 @@ class Workers:
     Args:
         task: what they run.
         workers: how many; by default as many as the cores this process may use.
-        deadline: seconds that one trial may take before its worker is replaced; by default the larger of 60 s
+        timeout: seconds that one trial may take before its worker is replaced; by default the larger of 60 s
             and 20 times the slowest good trial so far.
         lost_limit: lost trials in a row, in the order in which they end, after which `run` raises `TrialsLostError`.
 
@@ -99,18 +99,18 @@ class Workers:
         self,
         task: GymnasiumTask,
         workers: int | None = None,
-        deadline: float | None = None,
+        timeout: float | None = None,
         lost_limit: int = LOST_LIMIT,
     ):
         if workers is not None and workers < 1:
             raise ValueError(f"workers is {workers}; pass at least 1, or None for one per core.")
-        if deadline is not None and not deadline > 0:
-            raise ValueError(f"deadline is {deadline}; pass seconds above 0, or None.")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout is {timeout}; pass seconds above 0, or None.")
         if lost_limit < 1:
             raise ValueError(f"lost_limit is {lost_limit}; pass at least 1 lost trial.")
         self.task = task
         self.count = workers or _cores()
-        self._deadline = deadline
+        self._timeout = timeout
         self._slowest = 0.0
         self._lost_limit = lost_limit
         self._lost_in_a_row = 0
@@ -123,9 +123,9 @@ class Workers:
         self.close()
 
     @property
-    def deadline(self) -> float:
+    def timeout(self) -> float:
         """Seconds that a trial may take now."""
-        return self._deadline or max(SHORTEST_DEADLINE, PATIENCE * self._slowest)
+        return self._timeout or max(SHORTEST_TIMEOUT, PATIENCE * self._slowest)
 
     def start(self, wait: bool = True) -> None:
         """Start the processes.
@@ -217,7 +217,7 @@ class Workers:
         """New messages from workers, None where one has died; returns within a second."""
         silent: dict[Any, WorkerProcess] = {worker.connection: worker for worker in self._workers}
         heard: list[tuple[WorkerProcess, Any]] = []
-        for connection in wait(list(silent), timeout=min(1.0, self.deadline / 4)):
+        for connection in wait(list(silent), timeout=min(1.0, self.timeout / 4)):
             worker = silent.pop(connection)
             try:
                 heard.append((worker, worker.connection.recv()))
@@ -227,8 +227,8 @@ class Workers:
             # a child of a dead worker may hold its end of the connection open
             if worker.process.poll() is not None and not worker.connection.poll():
                 heard.append((worker, None))
-            elif not worker.ready and time.monotonic() - worker.since > START_DEADLINE:
-                raise RuntimeError(f"{self.task.environment} was not made within {START_DEADLINE:.0f} s.")
+            elif not worker.ready and time.monotonic() - worker.since > START_TIMEOUT:
+                raise RuntimeError(f"{self.task.environment} was not made within {START_TIMEOUT:.0f} s.")
         return heard
 
     def _started(self, worker: WorkerProcess, message: Any) -> None:
@@ -266,8 +266,8 @@ class Workers:
                     self._take(batch, worker, message[1])
             for worker in list(self._workers):
                 trial, seconds = worker.running()
-                if seconds > self.deadline:
-                    self._bury(batch, worker, "deadline", trial, seconds)
+                if seconds > self.timeout:
+                    self._bury(batch, worker, "timeout", trial, seconds)
             if idle_deaths > 3 * self.count:
                 reason = batch.events[-1].reason
                 raise RuntimeError(f"Workers keep dying outside of trials: {reason}. Is memory running out?")
@@ -311,11 +311,11 @@ class Workers:
 
     def _bury(self, batch: _Batch, worker: WorkerProcess, kind: str, guilty: int, seconds: float) -> bool:
         """Replace a worker that ran trial `guilty` (−1: none) and queue its trials again; True if it ran none."""
-        stack = worker.stack(ask=kind == "deadline")
+        stack = worker.stack(ask=kind == "timeout")
         if kind == "died":
             reason = f"its worker ended with {worker.ending()}"
         else:
-            reason = f"no end after {seconds:.1f} s (deadline {self.deadline:.1f} s)"
+            reason = f"no end after {seconds:.1f} s (timeout {self.timeout:.1f} s)"
         worker.kill()
         self._workers[self._workers.index(worker)] = self.task.worker()
         if guilty >= 0:

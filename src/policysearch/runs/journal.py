@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from policysearch.core.diagnoses import at
+from policysearch.core import files
 from policysearch.runs.history import History, Row
 from policysearch.runs.lock import Ownership
 from policysearch.runs.metrics import Metrics
@@ -103,7 +103,7 @@ class Journal:
             self._history.append(rows)
             # a file survives a power cut once its folder is synced, and that folder once its own is
             for place in (self.folder, *(place.parent for place in new)):
-                sync_folder(place)
+                files.sync_folder(place)
             self._write_configuration(configuration)
             if start is not None:
                 (self.folder / START).write_bytes(start[0])
@@ -127,7 +127,7 @@ class Journal:
 
     def _write_configuration(self, configuration: Mapping[str, Any]) -> None:
         text = msgspec.json.format(_ENCODER.encode(dict(configuration)), indent=2)
-        (self.folder / CONFIGURATION).write_bytes(text + b"\n")
+        files.write(self.folder / CONFIGURATION, text + b"\n")
 
     @classmethod
     def reopen(cls, folder: str | os.PathLike[str], wait: float | None = None) -> tuple[Journal, Run]:
@@ -323,16 +323,6 @@ def _remove_empty(folder: Path) -> None:
     """Remove a folder, unless something else has been put there."""
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in a folder are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with at(folder):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def refuse_existing(folder: Path) -> None:

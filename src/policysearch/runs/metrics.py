@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from policysearch.core import files
 from policysearch.runs.reader import LINES, METRICS
 
 
@@ -85,9 +85,4 @@ def _add(path: Path, lines: Iterable[str]) -> None:
 
 
 def _replace(path: Path, lines: Iterable[str]) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text("".join(f"{line}\n" for line in lines))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    files.write(path, "".join(f"{line}\n" for line in lines).encode())

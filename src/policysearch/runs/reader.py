@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from policysearch.core.grammar import LARGEST
+from policysearch.runs import renamed
 from policysearch.runs.databases import damaged
 from policysearch.runs.history import Row, acknowledged, empty, read
 from policysearch.runs.lock import owner
@@ -263,7 +264,7 @@ def replayed(folder: Path, every: bool) -> Run:
                 raise ValueError(f"{path} has rows of kind {row.kind!r}; update policysearch to read it.")
             content = _READERS[row.kind].decode(row.body)
             if row.kind == "configuration":
-                run["configuration"].update(content)
+                run["configuration"].update(renamed.configuration(content))
             elif row.kind in ("policy", "state"):
                 run["start" if row.kind == "policy" else "state"] = row.blob
             elif row.kind == "incumbent":

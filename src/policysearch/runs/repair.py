@@ -22,9 +22,8 @@ from typing import Any
 
 import msgspec
 
-from policysearch.core import controller_file
+from policysearch.core import controller_file, files
 from policysearch.runs.history import PRUNED, History, Row, acknowledged, read, salvage, sound
-from policysearch.runs.journal import sync_folder
 from policysearch.runs.lock import Ownership
 from policysearch.runs.reader import CONFIGURATION, DATABASE, EARLIER, HEAD, POLICY, START, find
 
@@ -73,12 +72,12 @@ def repair(folder: str | os.PathLike[str]) -> str:
             left.unlink(missing_ok=True)
         _write(History(new, new_head, create=True), _kept(source, plan))
         name = _put_aside(path, head) if begun is None else begun.name
-        sync_folder(folder)
+        files.sync_folder(folder)
         for companion in ("wal", "shm"):
             path.with_name(f"{path.name}-{companion}").unlink(missing_ok=True)
         new.replace(path)
         new_head.replace(head)
-        sync_folder(folder)
+        files.sync_folder(folder)
         return plan.sentence(name)
     finally:
         owner.release()

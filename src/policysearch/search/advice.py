@@ -43,11 +43,11 @@ def about_differences(search: Watched) -> None:
     if search.specification.repeatable:
         remedy = "Common random numbers let them share one, which cancels the noise they have in common"
     else:
-        remedy = "No seed repeats a rollout here; a larger step or more repeats help"
+        remedy = "No seed repeats a rollout here; a larger epsilon or more repeats help"
     warnings.warn(
         f"{_DIFFERENCES}: each of the {search.layout.size} rollouts moves one parameter by "
-        f"{float(np.mean(np.asarray(explore.step))):.3g} and carries the full noise of a rollout, for those that are "
-        f"compared share no seed. {remedy}; weight_perturbation averages the noise over all parameters.",
+        f"{float(np.mean(np.asarray(explore.epsilon))):.3g} and carries the full noise of a rollout, for those that "
+        f"are compared share no seed. {remedy}; weight_perturbation averages the noise over all parameters.",
         stacklevel=5,
     )
 
@@ -72,8 +72,8 @@ def about_noise(search: Watched) -> None:
     telling = coordinates or search.layout.pairs > search.settings["parameters"]
     if not telling or not ratios or np.mean(ratios) >= FAINT:
         return
-    size = float(np.mean(np.asarray(explore.step if coordinates else explore.std)))
-    remedies = f"a larger {'step' if coordinates else 'std'}, more {'repeats' if coordinates else 'rollouts'}"
+    size = float(np.mean(np.asarray(explore.epsilon if coordinates else explore.std)))
+    remedies = f"a larger {'epsilon' if coordinates else 'std'}, more {'repeats' if coordinates else 'rollouts'}"
     if search.specification.repeatable and not explore.common:
         remedies += ", common random numbers"
     warnings.warn(

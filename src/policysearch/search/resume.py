@@ -76,7 +76,7 @@ def of_simulation(search: Loop, resources: Resources, task: Any) -> dict[str, An
         # another process can make the task from its name
         "named": named,
         "task_options": {},
-        **{name: getattr(resources, name) for name in ("workers", "deadline")},
+        **{name: getattr(resources, name) for name in ("workers", "timeout")},
         # name → (start, stop) of what an environment's observations were flattened from
         "observation_layout": getattr(search.task, "observation_layout", {}),
         "fixed_actions": getattr(search.task, "fixed_actions", {}),
@@ -183,7 +183,7 @@ def continued(
             method,
             budget,
             workers=known["workers"] if workers is None else workers,
-            deadline=known["deadline"],
+            timeout=known["timeout"],
             programs=programs,
         )
         if budget is not None and not search.done:

@@ -37,7 +37,7 @@ class Search(Loop):
         initial: known parameters to start from: a file, a folder of a run, or a dict (see `initial.start`).
         workers: processes for Gymnasium tasks; the cores by default.
         failure_cost: cost of a trial that fails because of the policy; None for the worst finite cost of its update.
-        deadline: seconds that a trial of a Gymnasium task may take; the larger of 60 s and 20 times the slowest good
+        timeout: seconds that a trial of a Gymnasium task may take; the larger of 60 s and 20 times the slowest good
             trial by default.
         programs: folder where the traced update of a JAX task is kept for later processes, which then start faster;
             None to trace it each time.
@@ -59,11 +59,11 @@ class Search(Loop):
         initial: Any = None,
         workers: int | None = None,
         failure_cost: float | None = None,
-        deadline: float | None = None,
+        timeout: float | None = None,
         programs: Path | None = None,
         folder: str | Path | None = None,
     ):
-        self.resources = Resources(workers, deadline, programs)
+        self.resources = Resources(workers, timeout, programs)
         if isinstance(task, Specification):
             raise ValueError(f"{task.name} is a bare specification, whose trials you run yourself: use Rig instead.")
         super().__init__(

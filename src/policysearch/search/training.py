@@ -24,7 +24,7 @@ class Options(TypedDict, total=False):
     initial: Any
     workers: int | None
     failure_cost: float | None
-    deadline: float | None
+    timeout: float | None
     folder: str | Path | None
 
 
@@ -40,7 +40,7 @@ def train(
     """Search for a policy for a task and evaluate the result.
 
     Args:
-        task, method, options: see `Search`: policy, budget, seed, initial, workers, failure_cost, deadline, folder.
+        task, method, options: see `Search`: policy, budget, seed, initial, workers, failure_cost, timeout, folder.
         evaluation_rollouts: of the evaluation at the end.
         on_update: called with the record of each update.
         progress: show the search's progress: on a terminal, in a notebook, or as lines on standard error.

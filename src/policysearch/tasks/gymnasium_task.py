@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from policysearch.workers.jobs import Met, Recipe
 from policysearch.workers.process import LOST_CONNECTION, WorkerProcess
-from policysearch.workers.worker import CALLS, SHORTEST_DEADLINE, START_DEADLINE
+from policysearch.workers.worker import CALLS, SHORTEST_TIMEOUT, START_TIMEOUT
 
 if TYPE_CHECKING:
     import gymnasium
@@ -54,7 +54,7 @@ class GymnasiumTask:
             optimises, left in returns and evaluations. None leaves it to the method: ARS takes out what the
             environment declares (`declared_bonus`), as its paper does; the others take out nothing.
         discount: per stage, of the cost that is optimised.
-        deadline: seconds that each call of the first contact may take; 60 by default.
+        timeout: seconds that each call of the first contact may take; 60 by default.
 
     Attributes:
         specification: what a search must know about it.
@@ -87,14 +87,14 @@ class GymnasiumTask:
         environment_options: dict[str, Any] | None = None,
         survival_bonus: float | None = None,
         discount: float = 1.0,
-        deadline: float | None = None,
+        timeout: float | None = None,
     ):
         if horizon is not None and horizon < 1:
             raise ValueError(f"horizon is {horizon}; it must be a number of stages, at least 1.")
         if not 0 < discount <= 1:
             raise ValueError(f"discount is {discount}; it must lie in (0, 1].")
-        if deadline is not None and not 0 < deadline < math.inf:
-            raise ValueError(f"deadline is {deadline}; it must be a number of seconds above 0.")
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise ValueError(f"timeout is {timeout}; it must be a number of seconds above 0.")
         self.environment = environment if isinstance(environment, str) else _address(environment)
         self.environment_options = dict(environment_options or {})
         if "max_episode_steps" in self.environment_options:
@@ -108,7 +108,7 @@ class GymnasiumTask:
         self._source, self._registered = _absolute(self.environment), _registered(self.environment)
         self._horizon = horizon
         self._waiting = _Waiting()
-        met = self._meet(deadline or SHORTEST_DEADLINE)
+        met = self._meet(timeout or SHORTEST_TIMEOUT)
         self.specification = met.specification
         self.solved_return = met.solved_return
         self.declared_bonus = met.declared_bonus
@@ -171,11 +171,11 @@ class GymnasiumTask:
                 'Pass numbers and strings, or a factory as "module:function" that makes the rest itself.'
             ) from error
 
-    def _meet(self, deadline: float) -> Met:
+    def _meet(self, timeout: float) -> Met:
         """A new worker's answer about the environment; the worker then waits."""
         worker = WorkerProcess(self._order(look=True), self.directory)
         try:
-            kind, content = _answer(worker, self.environment, deadline)
+            kind, content = _answer(worker, self.environment, timeout)
         except BaseException:
             worker.kill()
             raise
@@ -220,7 +220,7 @@ class _Waiting:
         return (_Waiting, ())  # a process cannot be pickled
 
 
-def _answer(worker: WorkerProcess, name: str, deadline: float) -> tuple[str, Any]:
+def _answer(worker: WorkerProcess, name: str, timeout: float) -> tuple[str, Any]:
     """A worker's answer once it has met an environment; ValueError if none comes in time."""
     while True:
         try:
@@ -234,10 +234,10 @@ def _answer(worker: WorkerProcess, name: str, deadline: float) -> tuple[str, Any
                 f"{_below(worker.stack(ask=False))}"
             ) from None
         what, seconds = worker.calling(), worker.since_call()
-        limit = deadline if what in CALLS[1:] else START_DEADLINE
+        limit = timeout if what in CALLS[1:] else START_TIMEOUT
         if seconds > limit:
             raise ValueError(
-                f"{name} did not return from {what} within {limit:g} s; --deadline, or deadline= in Python, allows "
+                f"{name} did not return from {what} within {limit:g} s; --timeout, or timeout= in Python, allows "
                 f"more.{_below(worker.stack(ask=True))}"
             )
         if worker.process.poll() is not None and not worker.connection.poll():

@@ -111,7 +111,7 @@ def catalogue(problem: Problem) -> dict[tuple[str, str, str], Method]:
             found["weight_perturbation", f"{shape}, two-sided", "none"] = Method(two, TotalCost("none"), gradient, rate)
     if problem.smooth:
         for central, baseline in ((True, "none"), (False, "reference")):
-            differences = Coordinates(problem.step, central)
+            differences = Coordinates(problem.epsilon, central)
             found["finite_differences", "central" if central else "forward", baseline] = Method(
                 differences, TotalCost(baseline), LeastSquares(), rate
             )

@@ -39,7 +39,7 @@ class Problem(abc.ABC):
         task: itself.
         policy: at the θ where gradients are compared.
         std: σ of perturbations, in parameter units.
-        step: ε of finite differences, in parameter units.
+        epsilon: ε of finite differences, in parameter units.
     """
 
     #: what may vary: actions, parameters
@@ -49,8 +49,8 @@ class Problem(abc.ABC):
     #: the mode's cost has a derivative
     smooth = True
 
-    def __init__(self, name: str, task: Any, policy: Policy, std: float, step: float):
-        self.name, self.task, self.policy, self.std, self.step = name, task, policy, std, step
+    def __init__(self, name: str, task: Any, policy: Policy, std: float, epsilon: float):
+        self.name, self.task, self.policy, self.std, self.epsilon = name, task, policy, std, epsilon
         self._smoothed: dict[tuple[str, bytes], Vector] = {}
 
     def theta(self, space: str) -> Vector:
@@ -247,7 +247,7 @@ def estimand(problem: Problem, method: Method) -> tuple[str, Vector]:
         )
     baseline = getattr(credit, "baseline", "none")
     if isinstance(explore, Coordinates):
-        return _quotient(problem, np.asarray(explore.step, np.float64), explore.central)
+        return _quotient(problem, np.asarray(explore.epsilon, np.float64), explore.central)
     if isinstance(explore, ParameterNoise):
         words = f"smoothed gradient, {explore.shape}"
         exact = problem.smoothed(explore.shape, np.asarray(explore.std, np.float64))
@@ -266,9 +266,9 @@ def estimand(problem: Problem, method: Method) -> tuple[str, Vector]:
     return (f"{words} · (1 − 1/{n})", (1 - 1 / n) * exact) if inclusive else (words, exact)
 
 
-def _quotient(problem: Problem, step: np.ndarray, central: bool) -> tuple[str, Vector]:
+def _quotient(problem: Problem, epsilon: np.ndarray, central: bool) -> tuple[str, Vector]:
     theta = problem.theta("parameter")
-    moves = np.diag(np.broadcast_to(step, theta.shape))
+    moves = np.diag(np.broadcast_to(epsilon, theta.shape))
     steps = np.diag(moves)
     above = np.array([problem.cost(theta + move) for move in moves])
     if not central:

@@ -28,7 +28,7 @@ from policysearch.workers.jobs import Episode, Jobs, Terms
 BEAT = struct.Struct("<dq")
 ATTEMPTS = 2
 #: seconds that making an environment, each call and every trial may take
-START_DEADLINE, SHORTEST_DEADLINE = 300.0, 60.0
+START_TIMEOUT, SHORTEST_TIMEOUT = 300.0, 60.0
 #: calls during first contact, numbered −2, −3, … in the heartbeat; before them comes the start
 CALLS = ("making it", "reset()", "step()")
 STARTING = "importing what it needs"
@@ -81,8 +81,8 @@ class _Bench:
         if jobs.stochastic:
             noise = controller.noise(action_stream(jobs.seed, jobs.purpose, jobs.update, trial), terms.horizon)
         for attempt in range(used + 1, ATTEMPTS + 1):
-            # making the environment again is not part of the trial and has its own deadline
-            note(self.beat, trial, START_DEADLINE)
+            # making the environment again is not part of the trial and has its own timeout
+            note(self.beat, trial, START_TIMEOUT)
             env = self.environment()  # not in the `try`: if it cannot be made again, no trial can run
             note(self.beat, trial)
             start = time.monotonic()
