@@ -18,13 +18,11 @@ import numpy as np
 
 from policysearch.core import controller_file, law
 from policysearch.core.interface import Interface, listed
+from policysearch.core.policies import registry
+from policysearch.core.policies.registry import ACTIONS, CHOICE, NUMBERS
 
 if TYPE_CHECKING:  # a fifth of the time a worker needs to start
     from jaxtyping import Float
-
-POLICIES = ("linear_gaussian", "neural_gaussian", "softmax", "parameters")
-#: policies whose actions may have limits
-GAUSSIAN = ("linear_gaussian", "neural_gaussian")
 
 
 class Action(msgspec.Struct, frozen=True, eq=False):
@@ -93,62 +91,52 @@ class Controller:
         self.parameters = {name: np.array(value, dtype=np.float64) for name, value in parameters.items()}
         self.constants = {name: _constant(value) for name, value in (constants or {}).items()}
         self.policy: str = self.description.get("policy", "")
-        if self.policy not in POLICIES:
-            raise ValueError(f'description["policy"] is {self.policy!r}; choose one of {", ".join(POLICIES)}.')
+        given = self.policy, self.description, self.parameters, self.constants
+        #: the policy itself, of NumPy arrays
+        self.record = registry.record(*given, self.interface)
         self.searched: tuple[str, ...] = tuple(sorted(self.description.get("searched", self.parameters)))
         for name in self.searched:
             law.needed(name, self.parameters, "parameter", self.policy)
-        #: p and m (or k); 0 and k for named parameters
-        self.observation_size: int = 0
-        self.action_size: int = 0
-        self._layers: list[np.ndarray] = []
-        if self.policy == "parameters":
-            self._check_values()
-        else:
-            self._layers = law.layers(self.description, self.parameters, self.constants)
-            self.observation_size = self._layers[0].shape[1] - 1
-            self.action_size = len(self._layers[-1])
-        self.discrete = self.policy == "softmax"
-        self._activation: str = self.description.get("activation", "")
+        #: p and m (or k); 0 and k for named numbers
+        self.observation_size, self.action_size = self.record.sizes()
+        #: what it gives: "actions", a "choice", or "numbers"
+        self.outputs = self.record.outputs
+        self.discrete = self.outputs == CHOICE
         self._shape = (self.observation_size,)
-        self._shift = self._scaling()
+        self._shift, self._scale = (self._scaling(name) for name in ("shift", "scale"))
         log_std = self.parameters.get("log_std", self.constants.get("log_std"))
         self._std: np.ndarray | None = None
         if log_std is not None:
             law.fitting("log_std", log_std, (self.action_size,), self.policy)
             self._std = np.exp(log_std)
-        if self._layers:
-            self._output = law.compiled(self._layers, self._shift, self._activation)
+        if self.outputs != NUMBERS:
+            self._output = self.record.compiled(self._shift, self._scale)
         if interface is not None:
-            interface.check(self.policy, self.observation_size, self.action_size)
+            interface.check(self.policy, self.outputs, self.observation_size, self.action_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Controller, (self.description, self.parameters, self.constants, self.interface, self.version)
 
     def __repr__(self) -> str:
-        if self.policy == "parameters":
+        if self.outputs == NUMBERS:
             with np.errstate(all="ignore"):
                 words = listed([f"{name}={value:.6g}" for name, value in self.values().items()])
         else:
-            words = self.interface.words(self.policy, self.observation_size, self.action_size)
+            words = self.interface.words(self.outputs, self.observation_size, self.action_size)
         if self.interface.dt is not None:
             words += f", dt={self.interface.dt:g} s"
         if self.interface.hold > 1:
             words += f", hold={self.interface.hold}"
         return f"Controller({self.policy}: {words}{', policysearch ' + self.version if self.version else ''})"
 
-    def _check_values(self) -> None:
-        names = list(self.description.get("names", ()))
-        values = law.needed("values", self.parameters, "parameter", self.policy)
-        law.fitting("values", values, (len(names),), self.policy)
-        for name in ("initial", "scale", "low", "high", "log"):
-            law.fitting(name, law.needed(name, self.constants, "constant", self.policy), values.shape, self.policy)
-        self.action_size = len(names)
-
-    def _scaling(self) -> np.ndarray | None:
-        if "scaling_shift" not in self.constants:
+    def _scaling(self, name: str) -> np.ndarray | None:
+        given = self.constants.get(f"scaling_{name}")
+        if given is None:
             return None
-        return law.fitting("scaling_shift", self.constants["scaling_shift"], self._shape, self.policy)
+        law.fitting(f"scaling_{name}", given, self._shape, self.policy)
+        if name == "scale" and not np.all(given > 0):
+            raise ValueError(f"scaling_scale has smallest entry {given.min()}; every entry must be > 0.")
+        return given
 
     def output(self, observation: np.ndarray) -> np.ndarray:
         """The law: mean action (m,) or logits (k,) for an observation (p,), or a batch of them for (B, p).
@@ -174,9 +162,9 @@ class Controller:
                 observation = np.asarray(observation, dtype=np.float64)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"observation is not an array of real numbers: {error}") from None
-        if observation.shape == self._shape and self._layers:
+        if observation.shape == self._shape and self.outputs != NUMBERS:
             return observation
-        if not self._layers:
+        if self.outputs == NUMBERS:
             raise TypeError("A controller of named parameters takes no observations; read its values().")
         if observation.ndim != 2 or observation.shape[1:] != self._shape:
             p, words = self._shape[0], self.interface.observation
@@ -193,7 +181,9 @@ class Controller:
         """Mean or logits for an observation or a batch of them of the right shape."""
         if observation.ndim == 1:
             return self._output(observation, None)
-        return law.batch(self._layers, self._shift, self._activation, observation)
+        if self._shift is not None:
+            observation = observation - self._shift
+        return self.record.forward(np, observation if self._scale is None else observation / self._scale)
 
     def _checked(self, observation: Any) -> np.ndarray:
         """The law, for a finite observation or a batch of them."""
@@ -217,7 +207,7 @@ class Controller:
         Raises:
             TypeError: if this controller only holds named parameters.
         """
-        if not self._layers:
+        if self.outputs == NUMBERS:
             raise TypeError("A controller of named parameters takes no observations; read its values().")
         return self._output
 
@@ -332,16 +322,9 @@ class Controller:
             name → clip(initial + scale·value), or clip(initial·exp(scale·value)) for logarithmic ones.
 
         Raises:
-            TypeError: unless the policy is "parameters".
+            TypeError: the policy has none.
         """
-        if self.policy != "parameters":
-            raise TypeError(f"A {self.policy} controller has no named values; call its act or mode.")
-        c = self.constants
-        step = c["scale"] * self.parameters["values"]
-        log = c["log"].astype(bool)
-        natural = np.where(log, c["initial"] * np.exp(np.where(log, step, 0.0)), c["initial"] + step)
-        natural = np.clip(natural, c["low"], c["high"])
-        return {name: float(value) for name, value in zip(self.description["names"], natural, strict=True)}
+        return self.record.values()
 
     def theta(self, names: Sequence[str] | None = None) -> Float[np.ndarray, " d"]:
         """The searched parameters as one vector θ, concatenated in the order of their sorted names.
@@ -405,7 +388,7 @@ class Controller:
             UserWarning: the file records no limits for its actions, so `mode` clips nothing.
         """
         controller = Controller.of_content(controller_file.load(path), path)
-        if controller.interface.limits is None and controller.policy in GAUSSIAN:
+        if controller.interface.limits is None and controller.outputs == ACTIONS:
             warnings.warn(
                 f"{path} records no limits for its actions, so `mode` clips nothing. If the machine has some, give: "
                 "controller.with_interface(Interface(limits=Continuous(low, high))), and save it.",

@@ -21,7 +21,8 @@ from policysearch.core.explore import Layout
 from policysearch.core.initial import from_controller
 from policysearch.core.method import Method, State
 from policysearch.core.normalize import statistics
-from policysearch.core.policies import Parameters, Policy
+from policysearch.core.policies import Policy
+from policysearch.core.policies.registry import NUMBERS
 from policysearch.core.rng import Purpose
 from policysearch.core.rollouts import OK, Rollouts, saturated
 from policysearch.tasks.task import Function, Task, clip
@@ -114,7 +115,7 @@ def total(task: Task | Function, policy: Policy, key: PRNGKeyArray) -> tuple[Arr
 
 
 def _plain(task: Function, policy: Policy, key: PRNGKeyArray) -> Array:
-    if not isinstance(policy, Parameters):
+    if policy.outputs != NUMBERS:
         raise TypeError(f"A cost g(θ) is evaluated at named numbers, not at a {type(policy).__name__}.")
     return task.cost(policy.vector(), key)
 
