@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from policysearch.core import controller_file, law
+from policysearch.core import controller_file, law, readings
 from policysearch.core.interface import Interface, listed
 from policysearch.core.policies import registry
 from policysearch.core.policies.registry import ACTIONS, CHOICE, NUMBERS
@@ -46,7 +46,7 @@ class Action(msgspec.Struct, frozen=True, eq=False):
 class Controller:
     """A policy with its observation scaling: description, searched parameters and constants.
 
-    Policies, by `description["policy"]`:
+    Policies, by `description["policy"]`, each in a file of `policies/`:
 
     - linear_gaussian: mean = gain o' + bias; with the constant `mask` (m, p), `gain` is the vector of the entries
       that are True there, row by row, and the others are 0.
@@ -155,27 +155,9 @@ class Controller:
 
     def _numbers(self, observation: Any) -> np.ndarray:
         """An observation or a batch of them as an array of the right shape."""
-        if type(observation) is not np.ndarray or observation.dtype != np.float64:
-            try:
-                if np.asarray(observation).dtype.kind == "c":
-                    raise TypeError("complex")
-                observation = np.asarray(observation, dtype=np.float64)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"observation is not an array of real numbers: {error}") from None
-        if observation.shape == self._shape and self.outputs != NUMBERS:
-            return observation
         if self.outputs == NUMBERS:
             raise TypeError("A controller of named parameters takes no observations; read its values().")
-        if observation.ndim != 2 or observation.shape[1:] != self._shape:
-            p, words = self._shape[0], self.interface.observation
-            hint = ""
-            if observation.ndim == 1:
-                count = len(observation)
-                hint = f"; {words(count)} is missing" if count < p else f"; there is no {words(p)}"
-            raise ValueError(
-                f"observation has shape {observation.shape}; it must be {self._shape}, or (B, {p}) for a batch{hint}."
-            )
-        return observation
+        return readings.numbers(observation, self._shape, self.interface)
 
     def _law(self, observation: np.ndarray) -> np.ndarray:
         """Mean or logits for an observation or a batch of them of the right shape."""
@@ -188,17 +170,9 @@ class Controller:
     def _checked(self, observation: Any) -> np.ndarray:
         """The law, for a finite observation or a batch of them."""
         observation = self._numbers(observation)
-        if not _finite(observation):
-            self._refuse("observation", observation, "Read the sensor again, or stop the machine.")
+        if not readings.finite(observation):
+            readings.refuse("observation", observation, self.interface, "Read the sensor again, or stop the machine.")
         return self._law(observation)
-
-    def _refuse(self, what: str, values: np.ndarray, advice: str) -> None:
-        """Raise ValueError for the first number of (p,) or (B, p) that is not finite."""
-        *row, index = np.argwhere(~np.isfinite(values))[0].tolist()
-        words = {"observation": self.interface.observation, "action": self.interface.action}
-        name = words[what](index) if what in words and not (self.discrete and what == "action") else f"{what} {index}"
-        where = f" of row {row[0]}" if row else ""
-        raise ValueError(f"{name}{where} is {values[(*row, index)]}, which is not finite. {advice}")
 
     @property
     def unchecked_output(self) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
@@ -250,9 +224,9 @@ class Controller:
 
     def _chosen(self, output: np.ndarray) -> Any:
         """The action for a mean or logits."""
-        if not _finite(output):
-            what = "logit" if self.discrete else "action"
-            self._refuse(what, output, "The observation or its noise is beyond what this controller can handle.")
+        if not readings.finite(output):
+            advice = "The observation or its noise is beyond what this controller can handle."
+            readings.refuse("logit" if self.discrete else "action", output, self.interface, advice)
         if not self.discrete:
             return output
         return int(output.argmax()) if output.ndim == 1 else output.argmax(axis=1)
@@ -407,11 +381,6 @@ class Controller:
             return Controller(*content)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"{path} is not a policy: {error}") from None
-
-
-def _finite(values: np.ndarray) -> bool:
-    """Whether all of (p,) or (B, p) are finite; a finite sum shows that at once, and Python's sum never warns."""
-    return (values.ndim == 1 and math.isfinite(sum(values.tolist()))) or bool(np.isfinite(values).all())
 
 
 def _constant(value: np.ndarray) -> np.ndarray:

@@ -99,7 +99,8 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         """What goes in and what comes out, in a line; see `check` for the arguments.
 
         Example:
-            >>> Interface(limits=Continuous([-1, 0], [1, math.inf]), observation_names=["speed [m/s]"]).words("actions", 1, 2)
+            >>> rig = Interface(limits=Continuous([-1, 0], [1, math.inf]), observation_names=["speed [m/s]"])
+            >>> rig.words("actions", 1, 2)
             'speed [m/s] → action 0 in [-1, 1], action 1 in [0, inf]'
         """
         seen = listed(self.observation_names) or f"{observations} observation{'s' if observations > 1 else ''}"

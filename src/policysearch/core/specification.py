@@ -5,7 +5,6 @@ p observations, m actions. Units: SI, seconds for `dt`, stages (control steps) f
 
 from __future__ import annotations
 
-import math
 import numbers
 from typing import Any
 
@@ -104,7 +103,7 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
         """As JSON-able values; `from_plain` is the inverse.
 
         Example:
-            >>> rig = Specification(name="arm", action=Continuous((-1.0,), (math.inf,)), observation_size=2)
+            >>> rig = Specification(name="arm", action=Continuous((-1.0,), (float("inf"),)), observation_size=2)
             >>> Specification.from_plain(msgspec.json.decode(msgspec.json.encode(rig.plain()))) == rig
             True
         """

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 
 from policysearch.core.controller import Controller
-from policysearch.core.rng import Purpose, environment_seed
 from policysearch.core.policies.registry import ACTIONS, CHOICE, NUMBERS
+from policysearch.core.rng import Purpose, environment_seed
 from policysearch.core.specification import OK, Continuous, Discrete, Specification
 
 #: names of the quantiles that are reported

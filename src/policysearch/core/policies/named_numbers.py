@@ -1,4 +1,4 @@
-"""Named numbers searched in units of their own: value = initial + scale · z, or initial · exp(scale · z), within bounds.
+"""Named numbers searched in units of their own: initial + scale · z, or initial · exp(scale · z), within bounds.
 
 d numbers. Shared by the kinds of policies that consist of them. No JAX.
 """

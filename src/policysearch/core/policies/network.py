@@ -1,4 +1,4 @@
-"""Layers of weights and biases, shared by the kinds that are linear maps or networks: checks, forward pass, first values.
+"""Layers of weights and biases, shared by linear maps and networks: checks, forward pass, first values.
 
 p observations, m outputs, f features. No JAX.
 """

@@ -60,7 +60,7 @@ class Policy:
     constants: dict[str, Array] = dataclasses.field(default_factory=dict)
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     scaling: Scaling | None = None
-    interface: Interface = Interface()
+    interface: Interface = dataclasses.field(default_factory=Interface)
 
     def __post_init__(self) -> None:
         import jax.numpy as jnp
@@ -112,7 +112,7 @@ class Policy:
         raise NotImplementedError
 
     def compiled(self, shift: np.ndarray | None, scale: np.ndarray | None) -> Output:
-        """`forward` in NumPy for one observation (p,) in its own units; the result goes into a second argument if given.
+        """`forward` in NumPy for one observation (p,) in its own units; it writes into a second argument if given.
 
         Args:
             shift, scale: (p,), of the observations.
