@@ -10,37 +10,19 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from policysearch.core import controller_file, law, readings
 from policysearch.core.interface import Interface, listed
 from policysearch.core.policies import registry
 from policysearch.core.policies.registry import ACTIONS, CHOICE, NUMBERS
+from policysearch.core.readings import Action
 
 if TYPE_CHECKING:  # a fifth of the time a worker needs to start
     from jaxtyping import Float
-
-
-class Action(msgspec.Struct, frozen=True, eq=False):
-    """An action as drawn, which is what a search must be told, and as the machine receives it, within its limits.
-
-    A gradient's scores belong to what was drawn: told what was applied, a search goes the wrong way. So neither can be
-    mistaken for the other by index; unpacking gives both, `sampled, applied = controller.act(…)`.
-
-    Args:
-        sampled: (m,) or (B, m), in action units; an int or (B,) of choices.
-        applied: likewise; the same if no limit is known.
-    """
-
-    sampled: Any
-    applied: Any
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.sampled, self.applied))
 
 
 class Controller:
@@ -53,6 +35,7 @@ class Controller:
     - neural_gaussian: mean = action_centre + action_scale · network(o'), of layers weight_0, bias_0, …
     - softmax: logits (k,) of the same layers; one layer is a linear policy, biases may be absent.
     - parameters: named numbers of a rig, read with `values()`; it takes no observations.
+    - pid: see `PID`; its gains by name are its `values()`.
 
     Gaussian policies have `log_std` (m,) among parameters (learned) or constants (fixed), or none.
 
@@ -68,7 +51,8 @@ class Controller:
     Raises:
         ValueError: if an array is missing or its shape does not fit the others; the message names it.
 
-    One controller serves one thread at a time (it reuses its buffers); results are always fresh arrays.
+    One controller serves one thread at a time (it reuses its buffers); results are always fresh arrays. A PID also
+    remembers: every `mode`, `output` or `act` is a time step of its rollout, and `reset` starts the next one.
 
     Example:
         >>> from policysearch import Continuous, Interface
@@ -109,7 +93,12 @@ class Controller:
         if log_std is not None:
             law.fitting("log_std", log_std, (self.action_size,), self.policy)
             self._std = np.exp(log_std)
-        if self.outputs != NUMBERS:
+        self._memory: Any = ()
+        if self.record.recurrent:
+            self._start, self._act = self.record.begin(np)
+            self._output = self._remembering
+            self.reset()
+        elif self.outputs != NUMBERS:
             self._output = self.record.compiled(self._shift, self._scale)
         if interface is not None:
             interface.check(self.policy, self.outputs, self.observation_size, self.action_size)
@@ -138,6 +127,22 @@ class Controller:
             raise ValueError(f"scaling_scale has smallest entry {given.min()}; every entry must be > 0.")
         return given
 
+    def reset(self) -> None:
+        """Forget what it saw, as at the start of a rollout; only a controller with a memory, a PID, has anything to."""
+        if self.record.recurrent:
+            self._memory = self._start
+
+    def fresh(self) -> Controller:
+        """A controller for one more rollout: a copy without a memory of others; itself if it has none."""
+        return self.with_theta(self.theta()) if self.record.recurrent else self
+
+    def _remembering(self, observation: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        self._memory, action = self._act(self._memory, observation)
+        if out is None:
+            return action
+        out[...] = action
+        return out
+
     def output(self, observation: np.ndarray) -> np.ndarray:
         """The law: mean action (m,) or logits (k,) for an observation (p,), or a batch of them for (B, p).
 
@@ -163,6 +168,11 @@ class Controller:
         """Mean or logits for an observation or a batch of them of the right shape."""
         if observation.ndim == 1:
             return self._output(observation, None)
+        if self.record.recurrent:
+            raise ValueError(
+                f"A {self.policy} controller remembers, so it takes one observation (p,) after the other; it was given "
+                f"a batch of shape {observation.shape}. For many rollouts at once, give each a controller.fresh()."
+            )
         if self._shift is not None:
             observation = observation - self._shift
         return self.record.forward(np, observation if self._scale is None else observation / self._scale)

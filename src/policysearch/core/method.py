@@ -82,8 +82,8 @@ class Method(eqx.Module):
         """
         if self.space == "action" and not policy.stochastic:
             raise ValueError(
-                "Likelihood-ratio methods need a policy with an action distribution; named parameters have none. "
-                "Use weight_perturbation, finite_differences or ars."
+                "Methods that sample actions need a policy with an action distribution; "
+                f"{type(policy).__name__} has none. Use weight_perturbation, finite_differences or ars."
             )
         theta = policy.theta(self.space)
         explore = self.explore.init(theta.size)

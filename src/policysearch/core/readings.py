@@ -1,16 +1,36 @@
 """What a controller reads and gives, checked: shapes, and numbers that are finite. No JAX.
 
-p observations, B a batch.
+p observations, m actions, B a batch.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
+import msgspec
 import numpy as np
 
 from policysearch.core.interface import Interface
+
+
+class Action(msgspec.Struct, frozen=True, eq=False):
+    """An action as drawn, which is what a search must be told, and as the machine receives it, within its limits.
+
+    A gradient's scores belong to what was drawn: told what was applied, a search goes the wrong way. So neither can be
+    mistaken for the other by index; unpacking gives both, `sampled, applied = controller.act(…)`.
+
+    Args:
+        sampled: (m,) or (B, m), in action units; an int or (B,) of choices.
+        applied: likewise; the same if no limit is known.
+    """
+
+    sampled: Any
+    applied: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.sampled, self.applied))
 
 
 def numbers(observation: Any, shape: tuple[int, ...], interface: Interface) -> np.ndarray:

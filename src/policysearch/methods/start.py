@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from policysearch.core.policies import Parameters, Policy
-from policysearch.core.policies.registry import ACTIONS, CHOICE, chosen
+from policysearch.core.policies.registry import ACTIONS, CHOICE, chosen, kinds
 from policysearch.core.settings import PolicySettings, checked
 from policysearch.core.specification import Discrete, Specification
 from policysearch.methods.rule import Problem
@@ -32,7 +32,7 @@ def policy_of(task: Any, policy: Policy | PolicySettings | str | None, method: A
         ValueError: settings that do not suit the task, or named numbers without initial values.
     """
     if isinstance(policy, Policy):
-        return policy
+        return policy.fitted(getattr(task, "specification", task))
     specification = getattr(task, "specification", task)
     if specification.action is None:
         initial = getattr(task, "initial", None)
@@ -48,6 +48,14 @@ def policy_of(task: Any, policy: Policy | PolicySettings | str | None, method: A
     running = method.version.startswith("v2") if isinstance(method, ARS) else None
     sampled = isinstance(method, SampledActions)
     return default_policy(specification, settings, sampled=sampled, running=running, seed=seed)
+
+
+def stochastic(policy: Policy | PolicySettings | str | None) -> bool:
+    """Whether the policy that `policy_of` gives for this can be searched by methods that sample actions."""
+    if isinstance(policy, Policy):
+        return policy.stochastic
+    word = policy.kind if isinstance(policy, PolicySettings) else policy
+    return all(kind.stochastic for kind in kinds() if word in kind.words)
 
 
 def default_policy(
@@ -85,5 +93,9 @@ def default_policy(
         raise ValueError(
             f"{specification.name} has {'discrete' if discrete else 'continuous'} actions; {error}."
         ) from None
+    for other in kinds():
+        foreign = [name for name in other.settings if other is not kind and getattr(settings, name) is not None]
+        if foreign:
+            raise ValueError(f"{', '.join(foreign)} belongs to policy {' or '.join(other.words)}; here it is {word}.")
     policy: Policy = kind.default(specification, settings, word, running, seed)
     return policy

@@ -50,16 +50,20 @@ def simulate(task: Task, policy: Policy, key: PRNGKeyArray, noise: Array | None)
     T = specification.horizon
     reset_key, noise_key = jax.random.split(key)
     start, disturbances = task.reset(reset_key), task.noise(noise_key)
+    memory, mode = policy.begin(jnp)
 
-    def stage(x: Any, inputs: tuple[Array | None, Any]) -> tuple[Any, tuple[Any, Array, Array, Array]]:
-        standard, w = inputs
+    def stage(before: Any, inputs: tuple[Array | None, Any]) -> tuple[Any, tuple[Any, Array, Array, Array]]:
+        (x, memory), (standard, w) = before, inputs
         observation = task.observe(x)
-        distribution = policy(observation)
-        u = distribution.mode() if standard is None else distribution.transform(standard)
+        if standard is None:
+            memory, u = mode(memory, observation)
+        else:
+            u = policy(observation).transform(standard)
         applied = clip(u, specification.action)
-        return task.step(x, applied, w), (x, observation, u, task.cost(x, applied))
+        return (task.step(x, applied, w), memory), (x, observation, u, task.cost(x, applied))
 
-    end, (states, observations, actions, costs) = jax.lax.scan(stage, start, (noise, disturbances), length=T)
+    begun, given = (start, memory), (noise, disturbances)
+    (end, _), (states, observations, actions, costs) = jax.lax.scan(stage, begun, given, length=T)
     weight = jnp.asarray(specification.discount, costs.dtype) ** jnp.arange(T)
     costs = (costs.at[-1].add(task.final_cost(end))) * weight
     # a state that is not finite fails the rollout even if its cost saturates

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from policysearch.core.policies.linear_gaussian import LinearGaussian
     from policysearch.core.policies.neural_gaussian import NeuralGaussian
     from policysearch.core.policies.parameters import Parameters
+    from policysearch.core.policies.pid import PID
     from policysearch.core.policies.policy import Policy
     from policysearch.core.policies.softmax import Softmax
 
-__all__ = ["LinearGaussian", "NeuralGaussian", "Parameters", "Policy", "Softmax"]
+__all__ = ["PID", "LinearGaussian", "NeuralGaussian", "Parameters", "Policy", "Softmax"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -50,9 +50,13 @@ class Policy:
     outputs: ClassVar[str] = ACTIONS
     #: whether actions have a distribution; if not, the policy is searched in parameter space only
     stochastic: ClassVar[bool] = True
+    #: whether it remembers; then `begin` is its law, not `forward`
+    recurrent: ClassVar[bool] = False
     #: words by which a user asks for it → what they get
     words: ClassVar[dict[str, str]] = {}
     #: which `details` a controller's description has, and which are among its constants, as arrays of true and false
+    #: the policy settings that are its own, which no other kind may be given
+    settings: ClassVar[tuple[str, ...]] = ()
     described: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[tuple[str, ...]] = ()
 
@@ -111,6 +115,16 @@ class Policy:
         """
         raise NotImplementedError
 
+    def begin(self, xp: Any) -> tuple[Any, Callable[[Any, Any], tuple[Any, Any]]]:
+        """The memory at the start of a rollout, and the law (memory, observation (p,)) → (memory, action (m,)).
+
+        Most policies remember nothing: their memory is (), and the action is the mode.
+
+        Args:
+            xp: the namespace of the arrays, `numpy` or `jax.numpy`.
+        """
+        return (), lambda memory, observation: (memory, self.mode(observation))
+
     def compiled(self, shift: np.ndarray | None, scale: np.ndarray | None) -> Output:
         """`forward` in NumPy for one observation (p,) in its own units; it writes into a second argument if given.
 
@@ -134,6 +148,18 @@ class Policy:
             TypeError: it has none.
         """
         raise TypeError(f"A {self.kind} controller has no named values; call its act or mode.")
+
+    def account(self) -> list[tuple[str, Any]]:
+        """What a report says of it, as ("text", sentence) and ("table", (header, rows, caption)); [] for the usual."""
+        return []
+
+    def fitted(self, specification: Specification) -> Self:
+        """This policy with what it takes from the task that it is searched on, its interface aside.
+
+        Raises:
+            ValueError: it does not suit the task.
+        """
+        return self
 
     def absorbing(self, ratio: Array, moved: Array) -> Self:
         """The same law where its input x' is replaced by an x'' with x' = ratio · x'' + moved; see `rescaled`."""

@@ -20,6 +20,7 @@ KINDS = {
     "neural_gaussian": "NeuralGaussian",
     "softmax": "Softmax",
     "parameters": "Parameters",
+    "pid": "PID",
 }
 #: what a policy gives: real actions, one of k choices, or named numbers, which take no observations
 ACTIONS, CHOICE, NUMBERS = "actions", "choice", "numbers"
@@ -31,6 +32,7 @@ class Record(Protocol):
     """A policy of NumPy arrays as a controller needs it; see `policy.Policy`, which every kind is."""
 
     outputs: str
+    recurrent: bool
 
     def sizes(self) -> tuple[int, int]:
         """Observations p, and actions m or choices k, after a check of all arrays."""
@@ -38,11 +40,17 @@ class Record(Protocol):
     def forward(self, xp: Any, observation: Any) -> Any:
         """The law for scaled observations (*batch, p)."""
 
+    def begin(self, xp: Any) -> tuple[Any, Callable[[Any, Any], tuple[Any, Any]]]:
+        """The memory at the start of a rollout, and (memory, observation) → (memory, action)."""
+
     def compiled(self, shift: np.ndarray | None, scale: np.ndarray | None) -> Output:
         """The law for one observation (p,) in its own units, fast; it writes into a second argument if given."""
 
     def values(self) -> dict[str, float]:
         """Its named numbers, in their own units."""
+
+    def account(self) -> list[tuple[str, Any]]:
+        """What a report says of it."""
 
 
 @functools.cache
