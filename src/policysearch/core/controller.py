@@ -94,9 +94,10 @@ class Controller:
             law.fitting("log_std", log_std, (self.action_size,), self.policy)
             self._std = np.exp(log_std)
         self._memory: Any = ()
+        self._output: registry.Output
         if self.record.recurrent:
-            self._start, self._act = self.record.begin(np)
             self._output = self._remembering
+            self._start, self._act = self.record.begin(np)
             self.reset()
         elif self.outputs != NUMBERS:
             self._output = self.record.compiled(self._shift, self._scale)

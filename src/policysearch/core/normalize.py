@@ -51,8 +51,11 @@ class Scaling(eqx.Module):
     @classmethod
     def of(cls, constants: Mapping[str, np.ndarray]) -> Scaling:
         """From a controller's constants."""
+        count, mean, m2 = (jnp.asarray(constants[f"scaling_{name}"]) for name in ("count", "mean", "m2"))
         return cls(
-            *(jnp.asarray(constants[f"scaling_{name}"]) for name in ("count", "mean", "m2")),
+            count,
+            mean,
+            m2,
             running=bool(constants["scaling_running"]),
             centred=bool(constants.get("scaling_centred", True)),  # older files have no other kind
         )

@@ -143,9 +143,10 @@ class LinearGaussian(Policy):
 
     def physical_gain(self) -> tuple[Float[np.ndarray, "m p"], Float[np.ndarray, " m"]]:
         """K (m, p) and k (m,) with u = K x + k for observations in their own units: the law that acts, up to limits."""
-        gain = np.asarray(self.gain, float) / np.asarray(self.scaling.scale, float)
+        scaling: Any = self.scaling
+        gain = np.asarray(self.gain, float) / np.asarray(scaling.scale, float)
         bias = np.asarray(self.parameters.get("bias", np.zeros(gain.shape[0])), float)
-        return gain, bias - gain @ np.asarray(self.scaling.shift, float)
+        return gain, bias - gain @ np.asarray(scaling.shift, float)
 
     def perturbation(self, share: float, specification: Specification) -> float:
         """See `Policy.perturbation`; its outputs are in the action's unit."""
@@ -162,7 +163,8 @@ class LinearGaussian(Policy):
                 f"initial has {', '.join(list(values)[:10])} with a gain of shape {gain.shape}; "
                 f'it must be {{"gain": {shape} numbers}} and may have "bias". If you mean u = -K x, negate K.'
             )
-        scale, shift = np.asarray(self.scaling.scale, float), np.asarray(self.scaling.shift, float)
+        scaling: Any = self.scaling
+        scale, shift = np.asarray(scaling.scale, float), np.asarray(scaling.shift, float)
         bias = finite("bias", values.get("bias", np.zeros(shape[0])), shape[:1]) + gain @ shift
         free = gain * scale
         if self.mask is not None:

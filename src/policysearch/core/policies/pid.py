@@ -172,10 +172,10 @@ class PID(Policy):
     def _connected(self, size: int | None, names: Sequence[str], interface: Interface) -> Self:
         """With the filter and the errors as arrays, as far as they are known now."""
         details, constants = dict(self.details), dict(self.constants)
-        signals = details.get("signals")
-        if signals is not None and (size is not None or not named(signals[1])):
-            size = 1 + max(y for y, _ in signals[1]) if size is None else size
-            constants["error"], constants["setpoint"] = errors(*signals, size, names)
+        sign, signals = details.get("signals", (0.0, ()))
+        if signals and (size is not None or not named(signals)):
+            size = 1 + max(y for y, _ in signals) if size is None else size
+            constants["error"], constants["setpoint"] = errors(sign, signals, size, names)
             del details["signals"]
         elif size is not None and "error" in constants and constants["error"].shape[1] != size:
             raise ValueError(f"The PID was made for {constants['error'].shape[1]} observations; here are {size}.")

@@ -60,8 +60,8 @@ class Policy:
     described: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[tuple[str, ...]] = ()
 
-    parameters: dict[str, Array]
-    constants: dict[str, Array] = dataclasses.field(default_factory=dict)
+    parameters: dict[str, Any]
+    constants: dict[str, Any] = dataclasses.field(default_factory=dict)
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     scaling: Scaling | None = None
     interface: Interface = dataclasses.field(default_factory=Interface)
@@ -106,7 +106,7 @@ class Policy:
         """
         raise NotImplementedError
 
-    def forward(self, xp: Any, observation: Float[Array, "*b p"]) -> Array:
+    def forward(self, xp: Any, observation: Any) -> Any:
         """The law: mean actions (*batch, m), or logits (*batch, k), for scaled observations (*batch, p).
 
         Args:
@@ -140,6 +140,14 @@ class Policy:
             return out
 
         return law
+
+    def vector(self) -> Float[Array, " d"]:
+        """Its named numbers as one vector, in their own units.
+
+        Raises:
+            TypeError: it has none.
+        """
+        raise TypeError(f"A {self.kind} policy has no named numbers.")
 
     def values(self) -> dict[str, float]:
         """Its named numbers, in their own units.
