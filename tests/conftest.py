@@ -16,7 +16,7 @@ from beartype import BeartypeConf, beartype
 
 #: where shapes are the mathematics; what takes its arguments from users says itself what is wrong with them
 CORE = (
-    "core.credit core.direction core.distributions core.explore core.method core.normalize core.policies core.quality "
+    "core.credit core.direction core.distributions core.explore core.method core.normalize core.quality "
     "core.rollouts core.score core.step core.baselines.value core.baselines.network runners.native tasks.task"
 )
 #: an int is a float

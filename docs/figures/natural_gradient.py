@@ -10,6 +10,7 @@ exact gradients and Fisher matrices are the closed forms of `policysearch.LQR`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -147,13 +148,13 @@ def field(folder: Path, quick: bool) -> str:
 # b. two parametrisations of one policy
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Mapped(Policy):
     """The policy `inner` with its θ = A z, searched in z."""
 
     parameters: dict[str, jax.Array]
     inner: Policy
     A: jax.Array
-    scaling: Any
 
     def now(self) -> Policy:
         """The policy itself."""

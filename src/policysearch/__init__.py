@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from policysearch.comparison.grid import compare
     from policysearch.comparison.summary import Comparison, open_comparison
-    from policysearch.core.controller import Action, Controller
+    from policysearch.core.controller import Controller
     from policysearch.core.credit import ActionLimitPenalty, CentredRanks, CostToGo, Elites, TopPairs, TotalCost
     from policysearch.core.direction import Euclidean, LeastSquares, Natural
     from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
     from policysearch.core.interface import Interface
     from policysearch.core.likelihood_ratio import likelihood_ratio_gradient
     from policysearch.core.method import Method
-    from policysearch.core.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+    from policysearch.core.policies import PID, LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+    from policysearch.core.readings import Action
     from policysearch.core.settings import Budget, PolicySettings
     from policysearch.core.specification import Continuous, Discrete, Specification
     from policysearch.core.step import KLStep, LearningRate, Optimizer, Refit
@@ -56,6 +57,7 @@ __all__ = [
     "GPOMDP",
     "LQR",
     "PGPE",
+    "PID",
     "TRPO",
     "Action",
     "ActionLimitPenalty",
@@ -121,14 +123,15 @@ __all__ = [
 _HOMES = {
     "comparison.grid": "compare",
     "comparison.summary": "Comparison open_comparison",
-    "core.controller": "Action Controller",
+    "core.controller": "Controller",
     "core.credit": "CentredRanks CostToGo Elites ActionLimitPenalty TopPairs TotalCost",
     "core.direction": "Euclidean LeastSquares Natural",
     "core.explore": "ActionNoise Coordinates ParameterNoise",
     "core.interface": "Interface",
     "core.likelihood_ratio": "likelihood_ratio_gradient",
     "core.method": "Method",
-    "core.policies": "LinearGaussian NeuralGaussian Parameters Policy Softmax",
+    "core.policies": "PID LinearGaussian NeuralGaussian Parameters Policy Softmax",
+    "core.readings": "Action",
     "core.settings": "Budget PolicySettings",
     "core.specification": "Continuous Discrete Specification",
     "core.step": "KLStep LearningRate Optimizer Refit",

@@ -90,7 +90,7 @@ def test_what_theory_forbids_is_refused_with_the_reason(parts, words):
 
 
 def test_named_numbers_have_no_actions_to_sample():
-    with pytest.raises(ValueError, match="named parameters have none"):
+    with pytest.raises(ValueError, match="Parameters has none"):
         Method(*LEGAL["natural gradient"]).init(Parameters(["a"], [1.0]), 3)
 
 

@@ -1,5 +1,6 @@
 """What is promised of a natural gradient as a whole: the same policy step in any units, the truth, and never a NaN."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -61,13 +62,13 @@ def test_the_unit_of_cost_does_not_matter_in_float32(sampled):
     np.testing.assert_allclose(steps[1], steps[0], rtol=1e-3, atol=1e-3 * np.abs(steps[0]).max())
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Mapped(Policy):
     """The policy `inner` with its θ = A z, searched in z."""
 
     parameters: dict[str, Array]
     inner: Any
     A: Array
-    scaling: Any
 
     def __call__(self, observation: Array) -> Distribution:
         return self.inner.with_theta(self.A @ self.parameters["z"])(observation)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import textwrap
 
 from policysearch.cli import shared
+from policysearch.core.policies.registry import kinds
 from policysearch.core.settings import unknown
 from policysearch.methods.settings import METHODS
 from policysearch.tasks import BUILT_IN
 
-POLICIES = {
-    "linear": "a gain matrix on the observations; softmax of one layer where actions are discrete",
-    "rbf": "a gain matrix on random Fourier features of the observations (--features 100)",
-    "network": "a multilayer perceptron (--hidden 32 32); softmax of its outputs where actions are discrete",
-}
+POLICIES = {word: text for kind in kinds() for word, text in kind.words.items() if text}
 
 
 def main(given: list[str]) -> int:

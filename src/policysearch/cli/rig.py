@@ -168,7 +168,7 @@ def summary(run: Run) -> dict[str, Any]:
             file = run.controller()
         else:
             file = Controller.of_content(controller_file.parse(run.start or b"", run.folder), run.folder)
-        values = file.values() if file.policy == "parameters" else None
+        values = _numbers(file)
     except FileNotFoundError:
         damage = "the policy is written when the search goes on"  # killed between an update and its file
     except ValueError as error:
@@ -215,7 +215,16 @@ def _values(run: Run, update: float | None) -> dict[str, float] | None:
     if run.incumbent is None or run.incumbent[0] != update:
         return None
     policy = Controller(*controller_file.parse(run.incumbent[1], "the incumbent"))
-    return policy.values() if policy.policy == "parameters" else None
+    return _numbers(policy)
+
+
+def _numbers(policy: Any) -> dict[str, float] | None:
+    """Its named numbers, if it has any."""
+    try:
+        numbers: dict[str, float] = policy.values()
+    except TypeError:
+        return None
+    return numbers
 
 
 def described(found: dict[str, Any]) -> str:

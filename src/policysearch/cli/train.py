@@ -180,12 +180,13 @@ def _search(arguments: argparse.Namespace) -> Search:
     """The search that was asked for."""
     programs = shared.prepare_jax()
     from policysearch.methods.rule import default_method
+    from policysearch.methods.start import stochastic
     from policysearch.search.search import Search
 
     task = shared.task(arguments.task, _task_options(arguments), arguments.timeout)
-    method = arguments.method or default_method(task.specification)
-    settings = _method(arguments, method)
     policy = flags.given(arguments, PolicySettings)
+    method = arguments.method or default_method(task.specification, stochastic(policy.get("kind")))
+    settings = _method(arguments, method)
     if "std" in flags.names(METHODS[method]):
         policy.pop("std", None)
     if arguments.preset is not None:

@@ -10,51 +10,32 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
-from policysearch.core import controller_file, law
+from policysearch.core import controller_file, law, readings
 from policysearch.core.interface import Interface, listed
+from policysearch.core.policies import registry
+from policysearch.core.policies.registry import ACTIONS, CHOICE, NUMBERS
+from policysearch.core.readings import Action
 
 if TYPE_CHECKING:  # a fifth of the time a worker needs to start
     from jaxtyping import Float
-
-POLICIES = ("linear_gaussian", "neural_gaussian", "softmax", "parameters")
-#: policies whose actions may have limits
-GAUSSIAN = ("linear_gaussian", "neural_gaussian")
-
-
-class Action(msgspec.Struct, frozen=True, eq=False):
-    """An action as drawn, which is what a search must be told, and as the machine receives it, within its limits.
-
-    A gradient's scores belong to what was drawn: told what was applied, a search goes the wrong way. So neither can be
-    mistaken for the other by index; unpacking gives both, `sampled, applied = controller.act(…)`.
-
-    Args:
-        sampled: (m,) or (B, m), in action units; an int or (B,) of choices.
-        applied: likewise; the same if no limit is known.
-    """
-
-    sampled: Any
-    applied: Any
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.sampled, self.applied))
 
 
 class Controller:
     """A policy with its observation scaling: description, searched parameters and constants.
 
-    Policies, by `description["policy"]`:
+    Policies, by `description["policy"]`, each in a file of `policies/`:
 
     - linear_gaussian: mean = gain o' + bias; with the constant `mask` (m, p), `gain` is the vector of the entries
       that are True there, row by row, and the others are 0.
     - neural_gaussian: mean = action_centre + action_scale · network(o'), of layers weight_0, bias_0, …
     - softmax: logits (k,) of the same layers; one layer is a linear policy, biases may be absent.
     - parameters: named numbers of a rig, read with `values()`; it takes no observations.
+    - pid: see `PID`; its gains by name are its `values()`.
 
     Gaussian policies have `log_std` (m,) among parameters (learned) or constants (fixed), or none.
 
@@ -70,7 +51,8 @@ class Controller:
     Raises:
         ValueError: if an array is missing or its shape does not fit the others; the message names it.
 
-    One controller serves one thread at a time (it reuses its buffers); results are always fresh arrays.
+    One controller serves one thread at a time (it reuses its buffers); results are always fresh arrays. A PID also
+    remembers: every `mode`, `output` or `act` is a time step of its rollout, and `reset` starts the next one.
 
     Example:
         >>> from policysearch import Continuous, Interface
@@ -93,62 +75,74 @@ class Controller:
         self.parameters = {name: np.array(value, dtype=np.float64) for name, value in parameters.items()}
         self.constants = {name: _constant(value) for name, value in (constants or {}).items()}
         self.policy: str = self.description.get("policy", "")
-        if self.policy not in POLICIES:
-            raise ValueError(f'description["policy"] is {self.policy!r}; choose one of {", ".join(POLICIES)}.')
+        given = self.policy, self.description, self.parameters, self.constants
+        #: the policy itself, of NumPy arrays
+        self.record = registry.record(*given, self.interface)
         self.searched: tuple[str, ...] = tuple(sorted(self.description.get("searched", self.parameters)))
         for name in self.searched:
             law.needed(name, self.parameters, "parameter", self.policy)
-        #: p and m (or k); 0 and k for named parameters
-        self.observation_size: int = 0
-        self.action_size: int = 0
-        self._layers: list[np.ndarray] = []
-        if self.policy == "parameters":
-            self._check_values()
-        else:
-            self._layers = law.layers(self.description, self.parameters, self.constants)
-            self.observation_size = self._layers[0].shape[1] - 1
-            self.action_size = len(self._layers[-1])
-        self.discrete = self.policy == "softmax"
-        self._activation: str = self.description.get("activation", "")
+        #: p and m (or k); 0 and k for named numbers
+        self.observation_size, self.action_size = self.record.sizes()
+        #: what it gives: "actions", a "choice", or "numbers"
+        self.outputs = self.record.outputs
+        self.discrete = self.outputs == CHOICE
         self._shape = (self.observation_size,)
-        self._shift = self._scaling()
+        self._shift, self._scale = (self._scaling(name) for name in ("shift", "scale"))
         log_std = self.parameters.get("log_std", self.constants.get("log_std"))
         self._std: np.ndarray | None = None
         if log_std is not None:
             law.fitting("log_std", log_std, (self.action_size,), self.policy)
             self._std = np.exp(log_std)
-        if self._layers:
-            self._output = law.compiled(self._layers, self._shift, self._activation)
+        self._memory: Any = ()
+        self._output: registry.Output
+        if self.record.recurrent:
+            self._output = self._remembering
+            self._start, self._act = self.record.begin(np)
+            self.reset()
+        elif self.outputs != NUMBERS:
+            self._output = self.record.compiled(self._shift, self._scale)
         if interface is not None:
-            interface.check(self.policy, self.observation_size, self.action_size)
+            interface.check(self.policy, self.outputs, self.observation_size, self.action_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Controller, (self.description, self.parameters, self.constants, self.interface, self.version)
 
     def __repr__(self) -> str:
-        if self.policy == "parameters":
+        if self.outputs == NUMBERS:
             with np.errstate(all="ignore"):
                 words = listed([f"{name}={value:.6g}" for name, value in self.values().items()])
         else:
-            words = self.interface.words(self.policy, self.observation_size, self.action_size)
+            words = self.interface.words(self.outputs, self.observation_size, self.action_size)
         if self.interface.dt is not None:
             words += f", dt={self.interface.dt:g} s"
         if self.interface.hold > 1:
             words += f", hold={self.interface.hold}"
         return f"Controller({self.policy}: {words}{', policysearch ' + self.version if self.version else ''})"
 
-    def _check_values(self) -> None:
-        names = list(self.description.get("names", ()))
-        values = law.needed("values", self.parameters, "parameter", self.policy)
-        law.fitting("values", values, (len(names),), self.policy)
-        for name in ("initial", "scale", "low", "high", "log"):
-            law.fitting(name, law.needed(name, self.constants, "constant", self.policy), values.shape, self.policy)
-        self.action_size = len(names)
-
-    def _scaling(self) -> np.ndarray | None:
-        if "scaling_shift" not in self.constants:
+    def _scaling(self, name: str) -> np.ndarray | None:
+        given = self.constants.get(f"scaling_{name}")
+        if given is None:
             return None
-        return law.fitting("scaling_shift", self.constants["scaling_shift"], self._shape, self.policy)
+        law.fitting(f"scaling_{name}", given, self._shape, self.policy)
+        if name == "scale" and not np.all(given > 0):
+            raise ValueError(f"scaling_scale has smallest entry {given.min()}; every entry must be > 0.")
+        return given
+
+    def reset(self) -> None:
+        """Forget what it saw, as at the start of a rollout; only a controller with a memory, a PID, has anything to."""
+        if self.record.recurrent:
+            self._memory = self._start
+
+    def fresh(self) -> Controller:
+        """A controller for one more rollout: a copy without a memory of others; itself if it has none."""
+        return self.with_theta(self.theta()) if self.record.recurrent else self
+
+    def _remembering(self, observation: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        self._memory, action = self._act(self._memory, observation)
+        if out is None:
+            return action
+        out[...] = action
+        return out
 
     def output(self, observation: np.ndarray) -> np.ndarray:
         """The law: mean action (m,) or logits (k,) for an observation (p,), or a batch of them for (B, p).
@@ -167,48 +161,29 @@ class Controller:
 
     def _numbers(self, observation: Any) -> np.ndarray:
         """An observation or a batch of them as an array of the right shape."""
-        if type(observation) is not np.ndarray or observation.dtype != np.float64:
-            try:
-                if np.asarray(observation).dtype.kind == "c":
-                    raise TypeError("complex")
-                observation = np.asarray(observation, dtype=np.float64)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"observation is not an array of real numbers: {error}") from None
-        if observation.shape == self._shape and self._layers:
-            return observation
-        if not self._layers:
+        if self.outputs == NUMBERS:
             raise TypeError("A controller of named parameters takes no observations; read its values().")
-        if observation.ndim != 2 or observation.shape[1:] != self._shape:
-            p, words = self._shape[0], self.interface.observation
-            hint = ""
-            if observation.ndim == 1:
-                count = len(observation)
-                hint = f"; {words(count)} is missing" if count < p else f"; there is no {words(p)}"
-            raise ValueError(
-                f"observation has shape {observation.shape}; it must be {self._shape}, or (B, {p}) for a batch{hint}."
-            )
-        return observation
+        return readings.numbers(observation, self._shape, self.interface)
 
     def _law(self, observation: np.ndarray) -> np.ndarray:
         """Mean or logits for an observation or a batch of them of the right shape."""
         if observation.ndim == 1:
             return self._output(observation, None)
-        return law.batch(self._layers, self._shift, self._activation, observation)
+        if self.record.recurrent:
+            raise ValueError(
+                f"A {self.policy} controller remembers, so it takes one observation (p,) after the other; it was given "
+                f"a batch of shape {observation.shape}. For many rollouts at once, give each a controller.fresh()."
+            )
+        if self._shift is not None:
+            observation = observation - self._shift
+        return self.record.forward(np, observation if self._scale is None else observation / self._scale)
 
     def _checked(self, observation: Any) -> np.ndarray:
         """The law, for a finite observation or a batch of them."""
         observation = self._numbers(observation)
-        if not _finite(observation):
-            self._refuse("observation", observation, "Read the sensor again, or stop the machine.")
+        if not readings.finite(observation):
+            readings.refuse("observation", observation, self.interface, "Read the sensor again, or stop the machine.")
         return self._law(observation)
-
-    def _refuse(self, what: str, values: np.ndarray, advice: str) -> None:
-        """Raise ValueError for the first number of (p,) or (B, p) that is not finite."""
-        *row, index = np.argwhere(~np.isfinite(values))[0].tolist()
-        words = {"observation": self.interface.observation, "action": self.interface.action}
-        name = words[what](index) if what in words and not (self.discrete and what == "action") else f"{what} {index}"
-        where = f" of row {row[0]}" if row else ""
-        raise ValueError(f"{name}{where} is {values[(*row, index)]}, which is not finite. {advice}")
 
     @property
     def unchecked_output(self) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
@@ -217,7 +192,7 @@ class Controller:
         Raises:
             TypeError: if this controller only holds named parameters.
         """
-        if not self._layers:
+        if self.outputs == NUMBERS:
             raise TypeError("A controller of named parameters takes no observations; read its values().")
         return self._output
 
@@ -260,9 +235,9 @@ class Controller:
 
     def _chosen(self, output: np.ndarray) -> Any:
         """The action for a mean or logits."""
-        if not _finite(output):
-            what = "logit" if self.discrete else "action"
-            self._refuse(what, output, "The observation or its noise is beyond what this controller can handle.")
+        if not readings.finite(output):
+            advice = "The observation or its noise is beyond what this controller can handle."
+            readings.refuse("logit" if self.discrete else "action", output, self.interface, advice)
         if not self.discrete:
             return output
         return int(output.argmax()) if output.ndim == 1 else output.argmax(axis=1)
@@ -332,16 +307,9 @@ class Controller:
             name → clip(initial + scale·value), or clip(initial·exp(scale·value)) for logarithmic ones.
 
         Raises:
-            TypeError: unless the policy is "parameters".
+            TypeError: the policy has none.
         """
-        if self.policy != "parameters":
-            raise TypeError(f"A {self.policy} controller has no named values; call its act or mode.")
-        c = self.constants
-        step = c["scale"] * self.parameters["values"]
-        log = c["log"].astype(bool)
-        natural = np.where(log, c["initial"] * np.exp(np.where(log, step, 0.0)), c["initial"] + step)
-        natural = np.clip(natural, c["low"], c["high"])
-        return {name: float(value) for name, value in zip(self.description["names"], natural, strict=True)}
+        return self.record.values()
 
     def theta(self, names: Sequence[str] | None = None) -> Float[np.ndarray, " d"]:
         """The searched parameters as one vector θ, concatenated in the order of their sorted names.
@@ -405,7 +373,7 @@ class Controller:
             UserWarning: the file records no limits for its actions, so `mode` clips nothing.
         """
         controller = Controller.of_content(controller_file.load(path), path)
-        if controller.interface.limits is None and controller.policy in GAUSSIAN:
+        if controller.interface.limits is None and controller.outputs == ACTIONS:
             warnings.warn(
                 f"{path} records no limits for its actions, so `mode` clips nothing. If the machine has some, give: "
                 "controller.with_interface(Interface(limits=Continuous(low, high))), and save it.",
@@ -424,11 +392,6 @@ class Controller:
             return Controller(*content)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"{path} is not a policy: {error}") from None
-
-
-def _finite(values: np.ndarray) -> bool:
-    """Whether all of (p,) or (B, p) are finite; a finite sum shows that at once, and Python's sum never warns."""
-    return (values.ndim == 1 and math.isfinite(sum(values.tolist()))) or bool(np.isfinite(values).all())
 
 
 def _constant(value: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from safetensors import SafetensorError
@@ -23,9 +23,6 @@ from safetensors.numpy import save as encode
 
 from policysearch.core import files
 from policysearch.core.interface import Interface
-
-if TYPE_CHECKING:
-    from policysearch.core.controller import Controller
 
 #: 1 had neither interface nor version
 FORMAT = 2
@@ -47,7 +44,16 @@ class Content(NamedTuple):
     version: str
 
 
-def content(controller: Controller) -> bytes:
+class Writable(Protocol):
+    """What a file holds of a controller."""
+
+    description: dict[str, Any]
+    parameters: dict[str, np.ndarray]
+    constants: dict[str, np.ndarray]
+    interface: Interface
+
+
+def content(controller: Writable) -> bytes:
     """The bytes of a controller's file, the same for the same policy; its description must be JSON-able."""
     description = json.dumps(
         {
@@ -77,7 +83,7 @@ def content(controller: Controller) -> bytes:
     return len(text).to_bytes(8, "little") + text + tensors
 
 
-def save(controller: Controller, path: str | os.PathLike[str]) -> None:
+def save(controller: Writable, path: str | os.PathLike[str]) -> None:
     """Write a controller: aside, synced to disk, then renamed over an older file.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from policysearch.core.specification import Continuous, names, seconds
+from policysearch.core.signals import Continuous, names, seconds
 
 #: names that are shown in one line
 MOST_NAMES = 12
@@ -70,18 +70,19 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         """An action in words, as "action 0 (force [N])"."""
         return _named("action", index, self.action_names)
 
-    def check(self, policy: str, observations: int, actions: int) -> None:
+    def check(self, policy: str, outputs: str, observations: int, actions: int) -> None:
         """Raise ValueError unless names and limits match the signals in number.
 
         Args:
             policy: kind of the controller.
+            outputs: what it gives: "actions", a "choice", or "numbers".
             observations, actions: that it takes and gives, or the number of choices.
         """
-        if policy == "parameters":
+        if outputs == "numbers":
             if self.limits is not None or self.observation_names or self.action_names:
                 raise ValueError("Named numbers have no observations or actions to name, but bounds of their own.")
             return
-        choice = policy == "softmax"
+        choice = outputs == "choice"
         for what, given, sizes in (
             ("observation_names", self.observation_names, {observations}),
             ("action_names", self.action_names, {1, actions} if choice else {actions}),
@@ -90,20 +91,21 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
                 needed = " or ".join(map(str, sorted(sizes)))
                 raise ValueError(f"{len(given)} {what} were given; this {policy} controller has {needed}.")
         if self.limits is not None and choice:
-            raise ValueError("Limits were given; a softmax controller gives a choice, which has none.")
+            raise ValueError(f"Limits were given; a {policy} controller gives a choice, which has none.")
         if self.limits is not None and self.limits.size != actions:
             raise ValueError(f"Limits of {self.limits.size} actions were given; a {policy} controller has {actions}.")
 
-    def words(self, policy: str, observations: int, actions: int) -> str:
+    def words(self, outputs: str, observations: int, actions: int) -> str:
         """What goes in and what comes out, in a line; see `check` for the arguments.
 
         Example:
-            >>> Interface(limits=Continuous([-1, 0], [1, math.inf]), observation_names=["speed [m/s]"]).words("", 1, 2)
+            >>> rig = Interface(limits=Continuous([-1, 0], [1, math.inf]), observation_names=["speed [m/s]"])
+            >>> rig.words("actions", 1, 2)
             'speed [m/s] → action 0 in [-1, 1], action 1 in [0, inf]'
         """
         seen = listed(self.observation_names) or f"{observations} observation{'s' if observations > 1 else ''}"
         each: Sequence[str] = self.action_names
-        if policy == "softmax":
+        if outputs == "choice":
             return f"{seen} → one of {listed(each) if len(each) == actions else f'{actions} choices'}"
         if self.limits is None:
             return f"{seen} → {listed(each) or f'{actions} action' + ('s' if actions > 1 else '')}, limits unknown"

@@ -1,19 +1,18 @@
-"""The law of a controller, the mean action (m,) or the logits (k,) as a function of an observation (p,), in NumPy.
+"""The law of layers for one observation (p,) in NumPy, with as few calls as possible. No JAX.
 
-Layers are matrices [W b] that act on (x, 1), with the scales of observations and actions folded in. No JAX.
+Layers are matrices [W b] that act on (x, 1), with the scales of observations and actions folded in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 ACTIVATIONS: dict[str, Callable[..., np.ndarray]] = {
-    "sin": np.sin,
     "tanh": np.tanh,
     "relu": lambda x, out=None: np.maximum(x, 0.0, out=out),
+    "sin": np.sin,
 }
 Arrays = Mapping[str, np.ndarray]
 
@@ -32,56 +31,25 @@ def fitting(name: str, value: np.ndarray, shape: tuple[int, ...], policy: str) -
     return value
 
 
-def _weights(policy: str, parameters: Arrays, constants: Arrays) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Layers as (weight, bias or None), before scaling."""
-    if policy == "linear_gaussian":
-        gain = needed("gain", parameters, "parameter", policy)
-        mask = constants.get("mask")
-        if mask is not None:
-            flat = fitting("gain", gain, (int(mask.sum()),), policy)
-            gain = np.zeros(mask.shape)
-            gain[mask.astype(bool)] = flat
-        return [(gain, parameters.get("bias"))]
-    arrays = {**constants, **parameters}
-    count = sum(name.startswith("weight_") for name in arrays)
-    names = [f"weight_{i}" for i in range(max(count, 1))]
-    return [(needed(name, arrays, "array", policy), arrays.get(f"bias_{i}")) for i, name in enumerate(names)]
+def fused(
+    layers: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    scale: np.ndarray | None,
+    action_scale: np.ndarray | None = None,
+    action_centre: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """Layers [W b] from weights and biases, which divide the observation by `scale`, and place the outputs.
 
-
-def layers(description: Mapping[str, Any], parameters: Arrays, constants: Arrays) -> list[np.ndarray]:
-    """The layers of a controller that takes observations; see `Controller` for the arguments.
-
-    Raises:
-        ValueError: an array is missing, or its shape does not fit the others.
+    Args:
+        layers: weights (outputs, inputs) and biases (outputs,) or None.
+        scale: of the observations, (p,).
+        action_scale, action_centre: (m,), what ±1 and 0 of the last layer mean.
     """
-    policy, activation = description["policy"], description.get("activation")
-    weights = _weights(policy, parameters, constants)
-    if len(weights) > 1 and activation not in ACTIVATIONS:
-        raise ValueError(f'description["activation"] is {activation!r}; choose one of {", ".join(ACTIVATIONS)}.')
-    found: list[np.ndarray] = []
-    for i, (weight, bias) in enumerate(weights):
-        name = "gain" if policy == "linear_gaussian" else f"weight_{i}"
-        if weight.ndim != 2 or (i and weight.shape[1] != len(weights[i - 1][0])):
-            raise ValueError(
-                f"{name} has shape {weight.shape}; it must be (outputs, inputs)"
-                + (f" with {len(weights[i - 1][0])} inputs." if i else ".")
-            )
-        if bias is None:
-            bias = np.zeros(len(weight))
-        fitting("bias" if name == "gain" else f"bias_{i}", bias, (len(weight),), policy)
-        found.append(np.column_stack([weight, bias]))
-    if "scaling_scale" in constants:
-        scale = fitting("scaling_scale", constants["scaling_scale"], (found[0].shape[1] - 1,), policy)
-        if not np.all(scale > 0):
-            raise ValueError(f"scaling_scale has smallest entry {scale.min()}; every entry must be > 0.")
+    found = [np.column_stack([weight, np.zeros(len(weight)) if bias is None else bias]) for weight, bias in layers]
+    if scale is not None:
         found[0][:, :-1] /= scale
-    if policy == "neural_gaussian":
-        scale, centre = (
-            fitting(name, needed(name, constants, "constant", policy), (len(found[-1]),), policy)
-            for name in ("action_scale", "action_centre")
-        )
-        found[-1] *= scale[:, None]
-        found[-1][:, -1] += centre
+    if action_scale is not None and action_centre is not None:
+        found[-1] *= action_scale[:, None]
+        found[-1][:, -1] += action_centre
     return found
 
 
@@ -119,11 +87,3 @@ def compiled(
         return last(last_buffer, out)
 
     return network
-
-
-def batch(layers: list[np.ndarray], shift: np.ndarray | None, activation: str, observations: np.ndarray) -> np.ndarray:
-    """The law for many observations (B, p): (B, m) or (B, k)."""
-    x = observations if shift is None else observations - shift
-    for layer in layers[:-1]:
-        x = ACTIVATIONS[activation](x @ layer[:, :-1].T + layer[:, -1])
-    return x @ layers[-1][:, :-1].T + layers[-1][:, -1]

@@ -21,7 +21,7 @@ from policysearch.core import normalize, quality
 from policysearch.core.credit import CentredRanks, CostToGo, Credit, Elites, Info, TopPairs, TotalCost
 from policysearch.core.direction import Direction, Euclidean, LeastSquares, Natural
 from policysearch.core.explore import Coordinates, Explore, Layout, ParameterNoise
-from policysearch.core.policies import Parameters, Policy
+from policysearch.core.policies import Policy
 from policysearch.core.rollouts import LOST, OK, Rollouts, settle
 from policysearch.core.seeded_perturbations import Regenerated
 from policysearch.core.step import Estimate, KLStep, Optimizer, Refit, Step
@@ -80,10 +80,10 @@ class Method(eqx.Module):
         Raises:
             ValueError: a policy of named numbers under a method that needs an action distribution.
         """
-        if self.space == "action" and isinstance(policy, Parameters):
+        if self.space == "action" and not policy.stochastic:
             raise ValueError(
-                "Likelihood-ratio methods need a policy with an action distribution; named parameters have none. "
-                "Use weight_perturbation, finite_differences or ars."
+                "Methods that sample actions need a policy with an action distribution; "
+                f"{type(policy).__name__} has none. Use weight_perturbation, finite_differences or ars."
             )
         theta = policy.theta(self.space)
         explore = self.explore.init(theta.size)

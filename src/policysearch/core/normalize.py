@@ -5,10 +5,14 @@ It is frozen between asking for trials and telling their results, and updated on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+
+from policysearch.core.specification import Specification
 
 
 class Scaling(eqx.Module):
@@ -43,6 +47,23 @@ class Scaling(eqx.Module):
         """Running statistics of `size` observations; the identity until some have been seen."""
         zeros = jnp.asarray(np.zeros(size))
         return cls(jnp.asarray(np.zeros(())), zeros, zeros, running=True, centred=centred)
+
+    @classmethod
+    def of(cls, constants: Mapping[str, np.ndarray]) -> Scaling:
+        """From a controller's constants."""
+        count, mean, m2 = (jnp.asarray(constants[f"scaling_{name}"]) for name in ("count", "mean", "m2"))
+        return cls(
+            count,
+            mean,
+            m2,
+            running=bool(constants["scaling_running"]),
+            centred=bool(constants.get("scaling_centred", True)),  # older files have no other kind
+        )
+
+    def constants(self) -> dict[str, np.ndarray]:
+        """As constants of a controller; `of` is the inverse."""
+        names = ("shift", "scale", "count", "mean", "m2", "running", "centred")
+        return {f"scaling_{name}": np.asarray(getattr(self, name)) for name in names}
 
     @property
     def shift(self) -> Float[Array, " p"]:
@@ -85,3 +106,31 @@ def statistics(
     mean = safe.sum((0, 1)) / jnp.maximum(count, 1.0)
     m2 = (weight * (safe - mean) ** 2).sum((0, 1))
     return count, mean, m2
+
+
+def chosen(specification: Specification, wish: str, running: bool | None, *, constant: bool) -> Scaling:
+    """The observation scaling of a policy with or without a constant: one without gets none from a running mean.
+
+    Args:
+        specification: of the task.
+        wish: "auto", "fixed", "running", "rms" or "none".
+        running: the method's choice; None to leave it open.
+        constant: the policy has a constant.
+
+    Raises:
+        ValueError: "fixed" for a task that does not say how large its observations are.
+    """
+    p = specification.observation_size
+    if wish == "auto":
+        follows = "running" if constant else "rms"
+        known = bool(specification.observation_scale) or specification.one_hot
+        wish = ("fixed" if known else follows) if running is None else follows if running else "none"
+    if wish in ("running", "rms"):
+        return Scaling.follow(p, centred=wish == "running")
+    if wish == "fixed" and not specification.one_hot:
+        if not specification.observation_scale:
+            raise ValueError(
+                f"{specification.name} does not say how large its observations are; use scaling running or none."
+            )
+        return Scaling.fixed(specification.observation_scale)
+    return Scaling.fixed((1.0,) * p)

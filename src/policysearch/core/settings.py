@@ -17,6 +17,7 @@ from msgspec import Meta
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0, lt=1e300)]
 NonNegative = Annotated[float, Meta(ge=0, lt=1e300)]
+Finite = Annotated[float, Meta(gt=-1e300, lt=1e300)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 
@@ -41,8 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class PolicySettings(Settings, frozen=True):
     """What kind of policy is searched."""
 
-    kind: Literal["auto", "linear", "rbf", "network"] = "auto"
-    """a gain matrix, one on random Fourier features, or a multilayer perceptron; auto: what the task recommends"""
+    kind: Literal["auto", "linear", "rbf", "network", "pid"] = "auto"
+    """a gain matrix, one on random Fourier features, a network, or a PID; auto: what the task recommends"""
     hidden: tuple[Count, ...] = (32, 32)
     """units of the network's hidden layers"""
     features: Count = 100
@@ -58,6 +59,20 @@ class PolicySettings(Settings, frozen=True):
     scaling: Literal["auto", "fixed", "running", "rms", "none"] = "auto"
     """of observations: by the task's typical magnitudes where known, else running: mean and deviation, or for a law
     without a constant the root mean square (rms)"""
+    kp: tuple[Finite, ...] | None = None
+    """proportional gain of a PID, one for each action; by the task's typical magnitudes if no gain is given"""
+    ki: tuple[Finite, ...] | None = None
+    """its integral gain, per second; 0 if another gain is given"""
+    kd: tuple[Finite, ...] | None = None
+    """its derivative gain, times seconds; 0 if another gain is given"""
+    observation: tuple[str, ...] | None = None
+    """what a PID controls: an observation's place or name, one for each action; the first by default"""
+    setpoint: tuple[Finite, ...] | None = None
+    """where a PID wants it; 0 by default"""
+    filter: NonNegative | None = None
+    """time constant of the derivative's filter in seconds; two time steps by default"""
+    fixed: tuple[str, ...] | None = None
+    """gains of a PID that are not searched, such as kd"""
 
 
 def choices(hint: Any) -> tuple[str, ...]:
@@ -92,7 +107,7 @@ def allowed(hint: Any) -> str:
     if origin is tuple:
         return f"a sequence, each entry {allowed(arguments[0])}"
     if origin is not Annotated:
-        return {bool: "true or false", int: "a whole number", float: "a finite number"}[hint]
+        return {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}[hint]
     kind, limits = arguments
     bounds = [
         f"{word} {limit:g}"
@@ -103,7 +118,7 @@ def allowed(hint: Any) -> str:
             ("at most", limits.le),
         )
         # limits at the largest numbers only keep infinity out
-        if limit is not None and limit < 1e300
+        if limit is not None and abs(limit) < 1e300
     ]
     return f"{'a whole number' if kind is int else 'a number'} {', '.join(bounds)}"
 

@@ -5,70 +5,16 @@ p observations, m actions. Units: SI, seconds for `dt`, stages (control steps) f
 
 from __future__ import annotations
 
-import math
 import numbers
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from policysearch.core.interface import Interface
+from policysearch.core.interface import Interface
+from policysearch.core.signals import Continuous, Discrete, names, seconds
 
 #: outcome of a rollout: usable; failed because of the policy; lost because of the rig or the worker
 OK, FAILED, LOST = 0, 1, 2
-
-
-class Continuous(msgspec.Struct, frozen=True):
-    """Real actions with one lower and one upper limit each (±inf for no limit), in physical units.
-
-    Args:
-        low, high: a sequence each, (m,).
-
-    Raises:
-        ValueError: limits that are not numbers, not equally many, or with low above high.
-
-    Example:
-        >>> Continuous([-12], [12])
-        Continuous(low=(-12.0,), high=(12.0,))
-    """
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        for name in ("low", "high"):
-            msgspec.structs.force_setattr(self, name, _limits(name, getattr(self, name)))
-        if len(self.low) != len(self.high):
-            raise ValueError(
-                f"{len(self.low)} lower and {len(self.high)} upper limits were given; give each action one of each."
-            )
-        for i, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
-            if not low <= high or low == math.inf or high == -math.inf:
-                raise ValueError(
-                    f"The limits of action {i} are {low:g} and {high:g}; the lower one is at most the upper one, and "
-                    "-inf and inf mean no limit."
-                )
-
-    @property
-    def size(self) -> int:
-        """Number of actions, m."""
-        return len(self.low)
-
-    @property
-    def half_range(self) -> tuple[float, ...]:
-        """Half the distance between the limits, (m,); 1 if an action is unbounded."""
-        return tuple((h - lo) / 2 if math.isfinite(h - lo) else 1.0 for lo, h in zip(self.low, self.high, strict=True))
-
-    @property
-    def centre(self) -> tuple[float, ...]:
-        """Midpoint between the limits, (m,); 0 if an action is unbounded."""
-        return tuple((h + lo) / 2 if math.isfinite(h - lo) else 0.0 for lo, h in zip(self.low, self.high, strict=True))
-
-
-class Discrete(msgspec.Struct, frozen=True):
-    """One of `n` actions, numbered from 0."""
-
-    n: int
 
 
 class Specification(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,8 +89,6 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def interface(self) -> Interface:
         """What a controller of this task is connected to."""
-        from policysearch.core.interface import Interface
-
         return Interface(
             limits=self.action if isinstance(self.action, Continuous) else None,
             observation_names=self.observation_names,
@@ -167,7 +111,7 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
         """As JSON-able values; `from_plain` is the inverse.
 
         Example:
-            >>> rig = Specification(name="arm", action=Continuous((-1.0,), (math.inf,)), observation_size=2)
+            >>> rig = Specification(name="arm", action=Continuous((-1.0,), (float("inf"),)), observation_size=2)
             >>> Specification.from_plain(msgspec.json.decode(msgspec.json.encode(rig.plain()))) == rig
             True
         """
@@ -202,38 +146,3 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _limits(name: str, given: Any) -> tuple[float, ...]:
-    """A sequence of numbers as floats, which may be infinite but not NaN."""
-    try:
-        limits = tuple(given)
-        good = all(isinstance(limit, numbers.Real) and not isinstance(limit, bool) for limit in limits)
-        limits = tuple(map(float, limits)) if good else ()
-    except (TypeError, OverflowError):
-        good = False
-    if not good or any(map(math.isnan, limits)):
-        raise ValueError(f"{name} is {given!r:.80}; give a sequence of numbers, one for each action.")
-    return limits
-
-
-def names(what: str, given: Any) -> tuple[str, ...]:
-    """Distinct names in a tuple, each short and of one line."""
-    found = tuple(given) if isinstance(given, (tuple, list)) else (None,)
-    if not all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= 200 for name in found):
-        raise ValueError(f"{what} is {given!r:.80}; give a sequence of names of up to 200 printable characters.")
-    if len({*found}) < len(found):
-        twice = next(name for name in found if found.count(name) > 1)
-        raise ValueError(f"{what} has {twice!r} twice; give distinct names.")
-    return found
-
-
-def seconds(given: Any) -> float | None:
-    """A time step, or None."""
-    if given is None:
-        return None
-    real = isinstance(given, numbers.Real) and not isinstance(given, bool)
-    step = float(given) if real and abs(given) < 1e300 else math.nan
-    if not step > 0:
-        raise ValueError(f"dt is {given!r:.40}; it must be a number of seconds above 0, or None if unknown.")
-    return step

@@ -125,9 +125,11 @@ class Problem(NamedTuple):
         return self.specification.repeatable
 
 
-def default_method(specification: Specification) -> str:
-    """Weight perturbation for g(θ), `trpo` for simulators and plants that need a network, else a natural gradient."""
-    if specification.action is None:
+def default_method(specification: Specification, stochastic: bool = True) -> str:
+    """Weight perturbation for g(θ) and policies whose actions have no distribution, which are not `stochastic`; `trpo`
+    for simulators and plants that need a network; else a natural gradient.
+    """
+    if specification.action is None or not stochastic:
         return "weight_perturbation"
     return "trpo" if specification.policy != "linear" else "natural_gradient"
 

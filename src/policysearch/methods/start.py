@@ -5,40 +5,24 @@ d searched parameters, p observations.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
-
-from policysearch.core.initial import fourier_layers, random_layers
-from policysearch.core.normalize import Scaling
-from policysearch.core.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
+from policysearch.core.policies import Parameters, Policy
+from policysearch.core.policies.registry import ACTIONS, CHOICE, chosen, kinds
 from policysearch.core.settings import PolicySettings, checked
-from policysearch.core.specification import Continuous, Discrete, Specification
+from policysearch.core.specification import Discrete, Specification
 from policysearch.methods.rule import Problem
 from policysearch.methods.settings import ARS, SampledActions
 
-#: action noise as a share of half the action range: a regulator pays for noise, a network must explore; and if
-#: actions are unbounded, in the action's unit
-LINEAR_STD, NETWORK_STD, UNBOUNDED_STD = 0.1, 0.5, 1.0
 #: perturbation of the action, as a share of half its range, that parameter noise should cause
 PARAMETER_EFFECT = 0.1
-#: perturbation of the arguments of a plain cost g(θ), in their scales
-FUNCTION_STD = 0.1
 
 
 def problem(specification: Specification, policy: Policy, space: str) -> Problem:
     """The inputs of the rule, for a policy searched in `space`."""
-    network = getattr(policy, "depth", 1) - len(getattr(policy, "constants", ())) // 2 > 1
-    effect = PARAMETER_EFFECT if specification.action is not None else FUNCTION_STD
-    if isinstance(specification.action, Continuous):
-        # a row of p parameters acts on observations of about unit size
-        effect *= float(np.mean(specification.action.half_range)) if isinstance(policy, LinearGaussian) else 1.0
-        effect /= math.sqrt(specification.observation_size)
-    elif isinstance(specification.action, Discrete):
-        effect /= math.sqrt(specification.observation_size)
+    effect = policy.perturbation(PARAMETER_EFFECT, specification)
     theta = policy.theta(space)
-    return Problem(specification, theta.size, network, effect, single=theta.dtype.itemsize < 8)
+    return Problem(specification, theta.size, policy.nonlinear, effect, single=theta.dtype.itemsize < 8)
 
 
 def policy_of(task: Any, policy: Policy | PolicySettings | str | None, method: Any, seed: int) -> Policy:
@@ -48,7 +32,7 @@ def policy_of(task: Any, policy: Policy | PolicySettings | str | None, method: A
         ValueError: settings that do not suit the task, or named numbers without initial values.
     """
     if isinstance(policy, Policy):
-        return policy
+        return policy.fitted(getattr(task, "specification", task))
     specification = getattr(task, "specification", task)
     if specification.action is None:
         initial = getattr(task, "initial", None)
@@ -66,6 +50,14 @@ def policy_of(task: Any, policy: Policy | PolicySettings | str | None, method: A
     return default_policy(specification, settings, sampled=sampled, running=running, seed=seed)
 
 
+def stochastic(policy: Policy | PolicySettings | str | None) -> bool:
+    """Whether the policy that `policy_of` gives for this can be searched by methods that sample actions."""
+    if isinstance(policy, Policy):
+        return policy.stochastic
+    word = policy.kind if isinstance(policy, PolicySettings) else policy
+    return all(kind.stochastic for kind in kinds() if word in kind.words)
+
+
 def default_policy(
     specification: Specification,
     settings: PolicySettings,
@@ -74,7 +66,7 @@ def default_policy(
     running: bool | None = None,
     seed: int = 0,
 ) -> Policy:
-    """A policy for a task: linear or network, softmax if actions are discrete.
+    """A policy for a task: of the kind that was asked for, or as the task recommends.
 
     Args:
         specification: of the task; `action` None gives named numbers x0, x1, …, which need initial values: see `start`.
@@ -86,68 +78,24 @@ def default_policy(
     Raises:
         ValueError: settings that do not suit the task's actions.
     """
-    action, p = specification.action, specification.observation_size
+    action = specification.action
     if action is None:
         raise ValueError(
             f"{specification.name} evaluates parameters; it needs initial values, not a {settings.kind} policy."
         )
-    kind: str = settings.kind
-    if kind == "auto":
-        wish = specification.policy
-        kind = wish if wish != "either" else "network" if sampled else "linear"
-    if kind == "rbf" and isinstance(action, Discrete):
-        raise ValueError(f"{specification.name} has discrete actions; use a linear or network policy.")
-    hidden = list(settings.hidden) if kind == "network" else []
-    if isinstance(action, Discrete):
-        if settings.std is not None or settings.learned_std is not None:
-            raise ValueError(f"{specification.name} has discrete actions: a softmax policy has no std to set.")
-        bias = settings.bias if settings.bias is not None else not specification.one_hot
-        return Softmax(
-            random_layers([p, *hidden, action.n], seed, last=0.0 if not hidden else 0.01, bias=bias),
-            scaling=_scaling(specification, settings.scaling, running, constant=bias),
-        )
-    half, centre = np.asarray(action.half_range), np.asarray(action.centre)
-    bounded = np.isfinite(np.asarray(action.high) - np.asarray(action.low))
-    share = np.where(bounded, NETWORK_STD if kind == "network" else LINEAR_STD, UNBOUNDED_STD)
-    std = settings.std if settings.std is not None else share * half
-    learned = settings.learned_std if settings.learned_std is not None else kind == "network"
-    if kind != "linear":
-        rbf = kind == "rbf"
-        return NeuralGaussian(
-            fourier_layers(p, settings.features, len(half), seed, settings.bandwidth)
-            if rbf
-            else random_layers([p, *hidden, len(half)], seed),
-            std=std,
-            learned_std=learned,
-            activation="sin" if rbf else "tanh",
-            action_centre=centre,
-            action_scale=half,
-            frozen=1 if rbf else 0,
-            scaling=_scaling(specification, settings.scaling, running, constant=True),
-        )
-    wanted = settings.bias if settings.bias is not None else bool(np.any(centre != 0))
-    return LinearGaussian(
-        np.zeros((len(half), p)),
-        bias=centre if wanted else None,
-        std=std,
-        learned_std=learned,
-        scaling=_scaling(specification, settings.scaling, running, constant=wanted),
-    )
-
-
-def _scaling(specification: Specification, wish: str, running: bool | None, *, constant: bool) -> Scaling:
-    """The observation scaling of a policy with or without a constant: one without gets none from a running mean."""
-    p = specification.observation_size
-    if wish == "auto":
-        follows = "running" if constant else "rms"
-        known = bool(specification.observation_scale) or specification.one_hot
-        wish = ("fixed" if known else follows) if running is None else follows if running else "none"
-    if wish in ("running", "rms"):
-        return Scaling.follow(p, centred=wish == "running")
-    if wish == "fixed" and not specification.one_hot:
-        if not specification.observation_scale:
-            raise ValueError(
-                f"{specification.name} does not say how large its observations are; use scaling running or none."
-            )
-        return Scaling.fixed(specification.observation_scale)
-    return Scaling.fixed((1.0,) * p)
+    word: str = settings.kind
+    if word == "auto":
+        word = specification.policy if specification.policy != "either" else "network" if sampled else "linear"
+    discrete = isinstance(action, Discrete)
+    try:
+        kind = chosen(word, CHOICE if discrete else ACTIONS)
+    except ValueError as error:
+        raise ValueError(
+            f"{specification.name} has {'discrete' if discrete else 'continuous'} actions; {error}."
+        ) from None
+    for other in kinds():
+        foreign = [name for name in other.settings if other is not kind and getattr(settings, name) is not None]
+        if foreign:
+            raise ValueError(f"{', '.join(foreign)} belongs to policy {' or '.join(other.words)}; here it is {word}.")
+    policy: Policy = kind.default(specification, settings, word, running, seed)
+    return policy

@@ -26,13 +26,23 @@ def describe(page: Page, controller: Controller, best: tuple[str, np.ndarray] | 
         controller: the policy; unknown names are replaced by numbers.
         best: what to compare a gain matrix with: what it is, and the matrix (m, p).
     """
-    if controller.policy == "parameters":
+    if controller.outputs == "numbers":
         _named_numbers(page, controller)
         return
     p, m = controller.observation_size, controller.action_size
     observations = _names(controller.interface.observation_names, p, "observation")
     noun = "choice" if controller.discrete else "action"
     actions = _names(controller.interface.action_names, m, noun)
+    account = controller.record.account()
+    for what, content in account:
+        if what == "text":
+            page.text(content)
+        else:
+            page.table(*content)
+    if account:
+        page.text(f"Its actions are {clipped(controller.interface)}.")
+        _limits(page, controller, actions)
+        return
     if controller.policy == "linear_gaussian":
         _gain(page, controller, observations, actions, best)
     else:

@@ -22,7 +22,8 @@ from policysearch.core.explore import Layout
 from policysearch.core.initial import from_controller
 from policysearch.core.method import Method, State
 from policysearch.core.normalize import statistics
-from policysearch.core.policies import Parameters, Policy
+from policysearch.core.policies import Policy
+from policysearch.core.policies.registry import NUMBERS
 from policysearch.core.rng import Purpose
 from policysearch.core.rollouts import OK, Rollouts, saturated
 from policysearch.runners import DEFAULTS, Outcomes, Recording, Resources, motionless
@@ -52,16 +53,20 @@ def simulate(task: Task, policy: Policy, key: PRNGKeyArray, noise: Array | None)
     T = specification.horizon
     reset_key, noise_key = jax.random.split(key)
     start, disturbances = task.reset(reset_key), task.noise(noise_key)
+    memory, mode = policy.begin(jnp)
 
-    def stage(x: Any, inputs: tuple[Array | None, Any]) -> tuple[Any, tuple[Any, Array, Array, Array]]:
-        standard, w = inputs
+    def stage(before: Any, inputs: tuple[Array | None, Any]) -> tuple[Any, tuple[Any, Array, Array, Array]]:
+        (x, memory), (standard, w) = before, inputs
         observation = task.observe(x)
-        distribution = policy(observation)
-        u = distribution.mode() if standard is None else distribution.transform(standard)
+        if standard is None:
+            memory, u = mode(memory, observation)
+        else:
+            u = policy(observation).transform(standard)
         applied = clip(u, specification.action)
-        return task.step(x, applied, w), (x, observation, u, task.cost(x, applied))
+        return (task.step(x, applied, w), memory), (x, observation, u, task.cost(x, applied))
 
-    end, (states, observations, actions, costs) = jax.lax.scan(stage, start, (noise, disturbances), length=T)
+    begun, given = (start, memory), (noise, disturbances)
+    (end, _), (states, observations, actions, costs) = jax.lax.scan(stage, begun, given, length=T)
     weight = jnp.asarray(specification.discount, costs.dtype) ** jnp.arange(T)
     costs = (costs.at[-1].add(task.final_cost(end))) * weight
     # a state that is not finite fails the rollout even if its cost saturates
@@ -117,7 +122,7 @@ def total(task: Task | Function, policy: Policy, key: PRNGKeyArray) -> tuple[Arr
 
 
 def _plain(task: Function, policy: Policy, key: PRNGKeyArray) -> Array:
-    if not isinstance(policy, Parameters):
+    if policy.outputs != NUMBERS:
         raise TypeError(f"A cost g(θ) is evaluated at named numbers, not at a {type(policy).__name__}.")
     return task.cost(policy.vector(), key)
 

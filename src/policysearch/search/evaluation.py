@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from policysearch.core.controller import Controller
+from policysearch.core.policies.registry import ACTIONS, CHOICE, NUMBERS
 from policysearch.core.specification import Continuous, Discrete, Specification
 from policysearch.runners import Outcomes, Resources, Runner, runner
 
@@ -129,10 +130,10 @@ def evaluate(
 
 def fit(specification: Specification, controller: Controller) -> None:
     """Raise ValueError unless the policy's sizes match the task's."""
-    action, kind = specification.action, controller.description["policy"]
-    wanted = {"parameters"} if action is None else {"softmax"} if isinstance(action, Discrete) else None
-    if (wanted and kind not in wanted) or (isinstance(action, Continuous) and kind in ("softmax", "parameters")):
-        raise ValueError(f"A {kind} policy does not fit {specification.name}, whose actions are {action}.")
+    action = specification.action
+    wanted = NUMBERS if action is None else CHOICE if isinstance(action, Discrete) else ACTIONS
+    if controller.outputs != wanted:
+        raise ValueError(f"A {controller.policy} policy does not fit {specification.name}, whose actions are {action}.")
     if action is None:
         return
     p = specification.observation_size

@@ -26,7 +26,7 @@ from policysearch.core.specification import Specification
 from policysearch.methods import table
 from policysearch.methods.rule import default_budget, default_method
 from policysearch.methods.settings import ARS, METHODS, MethodSettings, method_settings
-from policysearch.methods.start import policy_of, problem
+from policysearch.methods.start import policy_of, problem, stochastic
 from policysearch.runs import snapshots
 from policysearch.search import advice
 from policysearch.search.evaluation import Evaluation, fit
@@ -79,7 +79,7 @@ class Loop:
         plant: Any = task if isinstance(task, Specification) else resolve(task)
         self.specification: Specification = getattr(plant, "specification", plant)
         self.seed = int(seed)
-        self.given = given = self._given(method)
+        self.given = given = self._given(method, policy)
         self.method_name = given.label() if isinstance(given, MethodSettings) else "composed"
         if getattr(plant, "survival_bonus", 0.0) is None:
             plant = plant.with_survival_bonus(plant.declared_bonus if isinstance(given, ARS) else 0.0)
@@ -123,9 +123,9 @@ class Loop:
         self._events: list[Event] = []
         advice.about_differences(self)
 
-    def _given(self, method: str | MethodSettings | Method | None) -> MethodSettings | Method:
+    def _given(self, method: str | MethodSettings | Method | None, policy: Any) -> MethodSettings | Method:
         if method is None:
-            method = default_method(self.specification)
+            method = default_method(self.specification, stochastic(policy))
         if isinstance(method, str):
             return method_settings(method, {})
         if not isinstance(method, (MethodSettings, Method)):

@@ -143,7 +143,7 @@ class OpenUpdate:
             number=self.first + index,
             update=jobs.update,
             index=index,
-            controller=controller,
+            controller=controller.fresh(),
             environment_seed=environment,
             noise=noise,
             attempt=self.records[index].attempt,

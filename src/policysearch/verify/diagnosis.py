@@ -23,7 +23,7 @@ from policysearch.core.direction import Euclidean, LeastSquares
 from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.core.initial import from_controller
 from policysearch.core.method import Method, State
-from policysearch.core.policies import Parameters, Policy
+from policysearch.core.policies import Policy
 from policysearch.core.rollouts import Rollouts
 from policysearch.core.specification import FAILED, LOST, Specification
 from policysearch.core.step import LearningRate
@@ -102,7 +102,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 def catalogue(specification: Specification, policy: Policy, rollouts: int) -> dict[tuple[str, str, str], Method]:
     """(estimator, variant, baseline) → a method with about so many rollouts, for every estimator that suits a task."""
     found: dict[tuple[str, str, str], Method] = {}
-    if specification.action is not None and not isinstance(policy, Parameters):
+    if specification.action is not None and policy.stochastic:
         noise = ActionNoise(rollouts)
         for baseline in ("none", "leave_one_out"):
             found["reinforce", "", baseline] = Method(noise, TotalCost(baseline), Euclidean(), UNUSED)

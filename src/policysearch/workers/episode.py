@@ -61,6 +61,7 @@ def run_rollout(
     Raises:
         Exception: anything the environment raises, unless a non-finite action caused it.
     """
+    controller.reset()
     inner, limit = _without_time_limit(env, horizon)
     seen = np.zeros((limit + 1, controller.observation_size))
     actions = np.zeros(limit, int) if controller.discrete else np.zeros((limit, controller.action_size))

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from policysearch.core.baselines._base import End, Predictor, Sample
-from policysearch.core.initial import random_layers
+from policysearch.core.policies.network import random_layers
 
 #: units of the hidden layers; rows of a step of the fit, passes over the stages that count, and most steps
 HIDDEN, ROWS, PASSES, MOST_STEPS = (64, 64), 128, 10, 400
