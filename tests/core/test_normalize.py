@@ -110,3 +110,8 @@ def test_a_single_observation_is_a_mean_without_a_spread():
 @pytest.mark.parametrize("scale", [1.1e-18, 0.9e18])
 def test_the_least_and_the_largest_scales_are_taken(scale):
     np.testing.assert_allclose(Scaling.fixed((scale, 1.0)).scale, [scale, 1.0], rtol=1e-4)
+
+
+def test_a_scaling_that_no_longer_runs_divides_by_one_where_nothing_varied():
+    frozen = Scaling(jnp.asarray(4.0), jnp.asarray([3.0, 3.0]), jnp.asarray([0.0, 16.0]))
+    assert frozen.scale.tolist() == [1.0, 2.0]

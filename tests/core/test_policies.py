@@ -381,3 +381,10 @@ def test_a_controller_says_what_is_searched_and_how(policies):
     assert (activations["relu network with fixed std"], activations["rbf"]) == ("relu", "sin")
     kinds = {each["policy"] for each in described.values()}
     assert kinds == {"linear_gaussian", "neural_gaussian", "softmax"}
+
+
+def test_only_numbers_that_a_search_may_change_are_leaves(policies):
+    """Sizes, names and kinds are part of the program instead."""
+    for name, policy in {"named": named(), **{name: make() for name, make in policies.items()}}.items():
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(policy)), name
+        assert hash(jax.tree.structure(policy)) == hash(jax.tree.structure(policy)), name
