@@ -1,6 +1,6 @@
 """Breaks the core of the package on purpose, one small change at a time, and counts the changes that no test sees.
 
-uv run --group mutation python benchmarks/mutants.py [MODULE ...] [--sample N] [--fresh]
+uv run --group mutation python benchmarks/mutants.py [MODULE ...] [--sample N] [--seed N] [--seconds S] [--fresh]
 
 Cosmic Ray makes the mutants and keeps the results; a copy of the sources in build/mutants is what is changed. A process
 that has imported JAX, but nothing of the package, is forked for each mutant, because importing JAX takes seconds. Tests
@@ -51,9 +51,11 @@ from cosmic_ray.work_db import WorkDB, use_db  # noqa: E402
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkResult  # noqa: E402
 
 SETTINGS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+#: folders of the modules
+ROOMS = ("core", "core/baselines", "methods", "verify")
 FLAGS = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "-m", "not slow", "-o", "addopts=--strict-markers"]
-#: seconds of the tests that a mutant is given at most, by their own duration; how much longer they may take
-MOST, PATIENCE = SETTINGS["seconds"], 6
+#: how many times longer than without a mutant tests may take
+PATIENCE = 6
 
 
 def forked(work: Callable[[], int], seconds: float) -> int:
@@ -94,17 +96,15 @@ def pytested(arguments: list[str], plugins: tuple[object, ...] = (), bytecode: b
 
 
 def module_file(module: str) -> Path:
-    """The file of a module of the core, in the copy."""
-    return next(
-        path for room in ("core", "methods") for path in (COPY / "src" / "policysearch" / room).glob(f"{module}.py")
-    )
+    """The file of a module, in the copy."""
+    return next(path for room in ROOMS if (path := COPY / "src" / "policysearch" / room / f"{module}.py").exists())
 
 
 class Covered:
     """Notes which test runs which lines of the core; compiles all anew for each, so that it runs what it rests on."""
 
     def __init__(self, file: Path):
-        core = [f"*/policysearch/*/{module}.py" for module in SETTINGS["guards"]]
+        core = [str(module_file(module)) for module in SETTINGS["guards"]]
         self.coverage = coverage.Coverage(data_file=str(file), include=core, config_file=False)
         self.coverage.start()
 
@@ -196,7 +196,7 @@ class Map:
             data = coverage.CoverageData(str(note.with_suffix(".coverage")))
             data.read()
             for file in data.measured_files():
-                lines = self.by_line.setdefault(Path(file).name, {})
+                lines = self.by_line.setdefault(file, {})
                 for line, contexts in data.contexts_by_lineno(file).items():
                     for context in contexts:
                         test, _, phase = context.partition("|")
@@ -206,9 +206,9 @@ class Map:
                             # what a fixture of the module has run is of all its tests
                             lines.setdefault(line, set()).update(here)
 
-    def of(self, module: str, lines: range) -> list[list[str]]:
-        """Tests that run one of the lines, in groups: the module's own file first, then the quickest files."""
-        known = self.by_line.get(f"{module}.py", {})
+    def of(self, module: str, lines: range, seconds: float) -> list[list[str]]:
+        """Tests that run one of the lines, the quickest that fit: the module's own file first, then the others."""
+        known = self.by_line.get(str(module_file(module)), {})
         found = set().union(*(known.get(line, set()) for line in lines))
         if not found:
             # run at import: all that ever touch the module
@@ -216,21 +216,24 @@ class Map:
         files: dict[str, list[str]] = {}
         for test in sorted(found & self.seconds.keys(), key=self.seconds.__getitem__):
             files.setdefault(test.partition("::")[0], []).append(test)
-        own = f"/test_{module}.py"
+        own = f"/test_{SETTINGS['guards'][module][0]}.py"
         order = sorted(
             files, key=lambda file: (not file.endswith(own), sum(map(self.seconds.__getitem__, files[file])))
         )
-        first = [test for file in order if file.endswith(own) for test in files[file]]
-        second, spent = [], 0.0
-        for test in (test for file in order if not file.endswith(own) for test in files[file]):
-            spent += self.seconds[test]
-            if spent < MOST:
-                second.append(test)
+        first, second, spent = [], [], 0.0
+        for file in order:
+            for test in files[file]:
+                spent += self.seconds[test]
+                if spent < seconds:
+                    (first if file.endswith(own) else second).append(test)
         return [group for group in (first, second) if group]
 
 
 class Left:
-    """Places of a module whose mutants say nothing: annotations, what an error says, marks of abstract methods."""
+    """Places of a module whose mutants say nothing: annotations, what an error says, marks of abstract methods.
+
+    And what keeps others from mistakes: the bare star before named arguments, and zip's `strict`.
+    """
 
     def __init__(self, source: str):
         self.spans: list[tuple[tuple[int, int], tuple[int, int]]] = []
@@ -244,6 +247,13 @@ class Left:
                 for part in filter(None, (node.returns, *node.decorator_list)):
                     if part is node.returns or ast.unparse(part) == "abc.abstractmethod":
                         self._span(part)
+            elif isinstance(node, ast.keyword) and node.arg == "strict":
+                self._span(node.value)
+            if isinstance(node, ast.FunctionDef | ast.Lambda) and node.args.kwonlyargs and not node.args.vararg:
+                named = node.args.kwonlyargs[0]
+                before = [node, *node.args.posonlyargs, *node.args.args, *node.args.defaults]
+                place = max((x.lineno, x.col_offset + 1) for x in before if x.lineno <= named.lineno)
+                self.spans.append((place, (named.lineno, named.col_offset)))
             if isinstance(node, ast.stmt):
                 body = getattr(node, "body", None)
                 end = body[0].lineno - 1 if isinstance(body, list) and body else node.end_lineno
@@ -265,7 +275,9 @@ class Left:
         return min(around, key=len, default=range(line, line + 1))
 
 
-def mutants(module: str, sample: int | None, database: WorkDB) -> Iterator[tuple[str, MutationSpec, str, str, str]]:
+def mutants(
+    module: str, sample: int | None, seed: int, database: WorkDB
+) -> Iterator[tuple[str, MutationSpec, str, str, str]]:
     """(job, mutation, mutated source, line before, line after) of those that say something, a seeded sample of them."""
     path = module_file(module)
     source = path.read_text()
@@ -277,7 +289,7 @@ def mutants(module: str, sample: int | None, database: WorkDB) -> Iterator[tuple
             chosen.append((item.job_id, mutation))
     chosen.sort(key=lambda pair: (pair[1].start_pos, pair[1].operator_name, pair[1].occurrence))
     # larger samples contain the smaller ones
-    random.Random(SETTINGS["seed"]).shuffle(chosen)
+    random.Random(seed).shuffle(chosen)
     chosen = chosen[:sample]
     for job, mutation in chosen:
         mutated = mutate_code(source, plugins.get_operator(mutation.operator_name)(), mutation.occurrence)
@@ -288,7 +300,7 @@ def mutants(module: str, sample: int | None, database: WorkDB) -> Iterator[tuple
         yield job, mutation, mutated, lines[differ[0]].strip(), new[differ[0]].strip()
 
 
-def explore(module: str, sample: int | None, fresh: bool) -> tuple[int, int, int, list[str]]:
+def explore(module: str, sample: int | None, seed: int, seconds: float, fresh: bool) -> tuple[int, int, int, list[str]]:
     """How many mutants there were, were killed and are known to change nothing; and the others in words."""
     path = module_file(module)
     source, original = path.read_text(), path.stat()
@@ -302,7 +314,7 @@ def explore(module: str, sample: int | None, fresh: bool) -> tuple[int, int, int
         if new:
             init([path], database, {})
         results = dict(database.results)
-        for job, mutation, mutated, before, after in mutants(module, sample, database):
+        for job, mutation, mutated, before, after in mutants(module, sample, seed, database):
             count += 1
             if any(row["before"] == before and after in row["after"] for row in known):
                 equivalent += 1
@@ -315,7 +327,7 @@ def explore(module: str, sample: int | None, fresh: bool) -> tuple[int, int, int
                     path.write_text(mutated)
                     # bytecode is told apart by whole seconds and size only
                     os.utime(path, (original.st_atime, original.st_mtime + 1000 + count))
-                    for group in map_.of(module, left.lines(mutation.start_pos[0])):
+                    for group in map_.of(module, left.lines(mutation.start_pos[0]), seconds):
                         expected = sum(map(map_.seconds.__getitem__, group))
                         code = forked(lambda group=group: pytested(group), 20 + PATIENCE * expected)
                         output = (COPY / "output.txt").read_text(errors="replace")[-2000:]
@@ -343,14 +355,16 @@ def explore(module: str, sample: int | None, fresh: bool) -> tuple[int, int, int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("modules", nargs="*", default=[], help="all of mutants.toml unless given")
-    parser.add_argument("--sample", type=int, help="so many mutants of a module at most, drawn with a fixed seed")
+    parser.add_argument("--sample", type=int, help="so many mutants of a module at most, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--seconds", type=float, default=SETTINGS["seconds"], help="of tests that each must pass")
     parser.add_argument("--fresh", action="store_true", help="test those again that were killed by an earlier run")
     given = parser.parse_args()
     copied()
     table, all_survivors = [], []
     for module in given.modules or SETTINGS["guards"]:
         mapped(module)
-        count, killed, equivalent, survivors = explore(module, given.sample, given.fresh)
+        count, killed, equivalent, survivors = explore(module, given.sample, given.seed, given.seconds, given.fresh)
         table.append((module, count, killed, equivalent, len(survivors)))
         all_survivors += survivors
     print("\n".join(all_survivors))

@@ -617,3 +617,236 @@ def test_only_tuned_numbers_are_leaves_so_that_others_are_the_same_program():
 def test_a_baseline_of_another_kind_of_cost_is_refused(credit, baseline, words):
     with pytest.raises(ValueError, match=words):
         credit(baseline)
+
+
+# what is reported, and the edges
+
+
+def reported(credit, given, horizon=1, state=None):
+    """What a credit reports, as floats, with its advantages."""
+    state = credit.init(horizon, 2) if state is None else state
+    a, _, info = whole(credit, *given, state)
+    return np.asarray(a), {name: float(value) for name, value in info.items()}
+
+
+@eqx.filter_jit
+def whole(credit, came, score, explore, state):
+    return credit(came, score, explore.layout(2), state)
+
+
+def test_the_reported_baseline_is_its_mean_over_what_counts():
+    explore = ParameterNoise(6, 0.1, two_sided=False)
+    given = totals(COSTS, explore, lost=[1])
+    kept = np.delete(COSTS, 1)
+    assert reported(TotalCost("mean"), given)[1] == {"baseline": pytest.approx(kept.mean())}
+    assert reported(TotalCost("leave_one_out"), given)[1] == {"baseline": pytest.approx(kept.mean())}
+    assert reported(TotalCost("none"), given)[1] == {"baseline": 0.0}
+    for credit in (TopPairs(), CentredRanks(), Elites(2)):
+        assert reported(credit, totals(COSTS, ParameterNoise(3, 0.1)))[1] == {"baseline": 0.0}
+
+
+def test_the_reported_baseline_of_costs_to_go_is_that_of_the_first_stage():
+    given = stages(4, 3)
+    expected = to_go(given[0].costs)
+    assert reported(CostToGo("per_stage_mean"), given)[1]["baseline"] == pytest.approx(expected[:, 0].mean())
+    assert reported(CostToGo("mean"), given)[1]["baseline"] == pytest.approx(expected.mean())
+    given = stages(12, 4)
+    a, info = reported(CostToGo("value"), given)
+    assert info["baseline"] == pytest.approx((to_go(given[0].costs) - a)[:, 0].mean())
+
+
+def test_a_mean_of_each_stage_is_that_of_the_rollouts_that_reached_it():
+    given = stages(4, 4, lengths=[4, 2, 1, 4])
+    a, _ = advantages(CostToGo("per_stage_mean"), given)
+    mask, costs = np.asarray(given[0].mask), to_go(given[0].costs)
+    expected = np.zeros((4, 4))
+    for k in range(4):
+        expected[mask[:, k], k] = costs[mask[:, k], k] - costs[mask[:, k], k].mean()
+    np.testing.assert_allclose(a, expected, atol=1e-12)
+    # where the others have ended there is nothing to compare with
+    left, _ = advantages(CostToGo("leave_one_out"), stages(3, 4, lengths=[4, 2, 1]))
+    assert np.all(left[0, 2:] != 0)
+    assert np.all(np.isfinite(left))
+
+
+def test_a_lost_rollout_is_in_no_mean_of_costs_to_go():
+    came, _, explore = stages(4, 3)
+    came = came._replace(outcome=jnp.asarray([0, 0, LOST, 0]))
+    given = came, PolicyScore.of(POLICY, came), explore
+    kept, costs = [0, 1, 3], to_go(came.costs)
+    for baseline, mean in (("mean", costs[kept].mean()), ("per_stage_mean", costs[kept].mean(0))):
+        a, _ = advantages(CostToGo(baseline), given)
+        np.testing.assert_allclose(a[kept], costs[kept] - mean, atol=1e-12)
+        assert np.all(a[2] == 0)
+
+
+def test_the_only_rollout_that_came_back_has_nothing_to_be_compared_with():
+    alone = totals(COSTS, SINGLE, lost=[0, 1, 2, 4, 5])
+    for credit in (TotalCost("leave_one_out"), TotalCost("mean"), CentredRanks()):
+        assert np.all(advantages(credit, alone)[0] == 0), credit
+    # a number from elsewhere is compared with it
+    a, _ = advantages(TotalCost("none"), alone)
+    assert a.tolist() == [0, 0, 0, 1.0, 0, 0]
+
+
+@pytest.mark.parametrize("baseline", ["leave_one_out", "none"])
+def test_divided_costs_to_go_are_those_by_the_spread_of_the_stages_that_count(baseline):
+    given = stages(5, 4, lengths=[4, 2, 1, 4, 3])
+    mask = np.asarray(given[0].mask)
+    plain, _ = advantages(CostToGo(baseline), given)
+    divided, _ = advantages(CostToGo(baseline, normalise=True), given)
+    np.testing.assert_allclose(divided, plain / plain[mask].std(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("per_stage", [False, True])
+def test_differences_of_a_few_last_digits_are_rounding_and_larger_ones_are_not(per_stage):
+    """Of n costs of which one is higher by h the spread is h √(n − 1)/n; four last digits are rounding."""
+    n, eps, costs = 6, np.finfo(float).eps, np.full(6, -8.0)
+    for last_digits, differ in ((0, False), (9, False), (13, True)):
+        one = costs.copy()
+        one[2] += last_digits * eps * 8.0
+        if per_stage:
+            came, score, explore = stages(n, 1)
+            a, _ = advantages(CostToGo("none"), (came._replace(costs=jnp.asarray(one)[:, None]), score, explore))
+            assert np.any(a != 0) == differ, last_digits
+        else:
+            a, _ = advantages(TotalCost("none"), totals(one, SINGLE))
+            divided, _ = advantages(TotalCost("mean", normalise=True), totals(one, SINGLE))
+            best, _ = advantages(TopPairs(), totals(one, ParameterNoise(3, 0.1)))
+            for each in (a, divided, best):
+                assert np.any(each != 0) == differ, last_digits
+
+
+def test_best_pairs_are_all_by_default_and_weigh_as_many_as_there_are():
+    explore = ParameterNoise(3, 0.1)
+    every, _ = advantages(TopPairs(), totals(COSTS, explore))
+    np.testing.assert_allclose(every, COSTS / COSTS.std(), rtol=1e-12)
+    np.testing.assert_array_equal(advantages(TopPairs(7), totals(COSTS, explore))[0], every)
+    one, _ = advantages(TopPairs(1), totals([5.0, 9.0, 3.0, 1.0, 4.0, 1.5], explore))
+    np.testing.assert_allclose(one, [0, 0, 3 * 3.0, 3 * 1.0, 0, 0], rtol=1e-12)
+    # shares are of the trials that count
+    lost, _ = advantages(TopPairs(1), totals([5.0, 9.0, 3.0, 1.0, 4.0, 1.5], explore, lost=[5]))
+    np.testing.assert_allclose(lost, [0, 0, 2 * 3.0, 2 * 1.0, 0, 0], rtol=1e-12)
+    assert np.all(advantages(TopPairs(1), totals(COSTS, explore, lost=[0, 2, 4]))[0] == 0)
+
+
+def test_elites_are_the_best_that_came_back_and_weigh_alike():
+    a, _ = advantages(Elites(2), totals(COSTS, SINGLE))
+    assert a.tolist() == [0, -3, 0, -3, 0, 0]
+    a, _ = advantages(Elites(2), totals(COSTS, SINGLE, lost=[1]))
+    assert a.tolist() == [-2.5, 0, 0, -2.5, 0, 0]
+    a, _ = advantages(Elites(9), totals(COSTS, SINGLE, lost=[1]))
+    assert a.tolist() == [-1, 0, -1, -1, -1, -1]
+    assert np.all(advantages(Elites(2), totals(COSTS, SINGLE, lost=range(6)))[0] == 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: TopPairs(0), "top is 0"),
+        (lambda: Elites(0), "count is 0"),
+        (lambda: CostToGo(discounting=(0.9,)), "give \\(γ, λ\\)"),
+        (lambda: CostToGo(discounting=(0.9, 1.0, 1.0)), "give \\(γ, λ\\)"),
+        (lambda: CostToGo("value", discounting=(0.9, 1.5)), "λ is 1.5"),
+        (lambda: CostToGo("value", discounting=(0.0, 0.9)), "γ is 0.0"),
+        (lambda: CostToGo("value", bootstrap=True), "bootstrap with baseline 'value' and discounting None"),
+        (lambda: CostToGo(saturation=(0.0, np.zeros(1), np.ones(1))), "weight of saturation is 0.0"),
+        (lambda: TotalCost(Running(0.0)), "rate is 0.0"),
+        (lambda: TotalCost(Running(1.5)), "rate is 1.5"),
+        (lambda: TotalCost(LeastVariance(1.5)), "rate is 1.5"),
+    ],
+)
+def test_credits_that_make_no_sense_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_credits_at_the_edge_of_what_makes_sense_are_taken():
+    assert TopPairs(1).top == Elites(1).count == 1
+    assert TopPairs().top is None
+    assert CostToGo("mean", discounting=(0.9, 1.0)).per_stage
+    assert CostToGo("value", discounting=(1.0, 1.0), bootstrap=True).bootstrap
+    for rate in (1e-3, 1.0):
+        assert float(Running(rate).rate) == pytest.approx(rate)
+    assert not any(credit.per_stage for credit in (TotalCost(), TopPairs(), Elites(1), CentredRanks()))
+    plain = TotalCost(), CostToGo()
+    assert all(credit.baseline.name == "leave_one_out" and not credit.normalise for credit in plain)
+
+
+def test_baselines_forget_at_the_rate_of_a_tenth_unless_told():
+    assert float(Running().rate) == float(LeastVariance().rate) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", ["mean", "leave_one_out", "per_stage_mean"])
+def test_a_mean_of_one_sample_is_refused_by_its_name(name):
+    baseline = CostToGo(name).baseline
+    words = f"Baseline {name!r} of a single sample"
+    assert baseline.refuse(ActionNoise(1)).startswith(words)
+    assert baseline.refuse(ParameterNoise(1, 0.1)).startswith(words)
+    assert baseline.refuse(ActionNoise(2)) == baseline.refuse(ParameterNoise(2, 0.1)) == ""
+
+
+def test_trials_of_theta_are_what_a_reference_needs():
+    baseline = TotalCost("reference").baseline
+    for explore in (
+        Coordinates(0.1, central=False),
+        ParameterNoise(2, 0.1, reference="one"),
+        ParameterNoise(2, 0.1, reference="each"),
+    ):
+        assert baseline.refuse(explore) == ""
+    for explore in (Coordinates(0.1), ParameterNoise(2, 0.1), ActionNoise(2)):
+        assert baseline.refuse(explore).startswith("A reference baseline needs trials of θ")
+
+
+def test_a_pair_whose_own_trial_of_theta_was_lost_is_compared_with_the_mean_of_the_others():
+    explore = ParameterNoise(3, 0.1, two_sided=False, reference="each")
+    came = totals(COSTS, explore, lost=[])[0]
+    layout = explore.layout(2)
+    score = totals(COSTS, explore)[1]
+    lost = came._replace(outcome=came.outcome.at[1].set(LOST))  # told to the baseline alone: the pair itself counts
+    a, _, _ = TotalCost("reference")(lost, score, layout, ((), ()))
+    np.testing.assert_allclose(a, [3.0 - (1.0 + 9.0) / 2, 0, 4.0 - 1.0, 0, 5.0 - 9.0, 0])
+
+
+def test_without_pairs_what_was_taken_off_the_costs_is_part_of_them():
+    """In pairs it cancels in the sum; a baseline of zero stays zero."""
+    for explore, off in ((SINGLE, 7.0), (ParameterNoise(3, 0.1), 0.0)):
+        came, score, _ = totals(COSTS, explore)
+        a, _ = advantages(TotalCost("none"), (came._replace(level=jnp.asarray([7.0])), score, explore))
+        np.testing.assert_allclose(a, COSTS + off, rtol=1e-12)
+
+
+def test_least_variance_of_pairs_leaves_out_the_whole_pair():
+    """Partners' rows cancel in what they share: a pair's row is the difference of its two."""
+    given = totals(COSTS, ParameterNoise(3, 0.1, reference="none"))
+    given = (given[0]._replace(costs=given[0].costs.at[2:].add(1.0)), *given[1:])
+    a, _ = advantages(TotalCost("least_variance"), given)
+    # each pair's rows add up to zero, so that there is nothing to weigh by
+    np.testing.assert_allclose(a, np.asarray(given[0].costs)[:, 0], atol=1e-9)
+
+
+def test_least_variance_of_totals_remembers_earlier_updates_at_its_rate():
+    credit, rate = TotalCost(LeastVariance(0.3)), 0.3
+    first, second = totals(COSTS, SINGLE), totals(COSTS[::-1] + 2.0, SINGLE)
+    _, state = advantages(credit, first)
+    a, state = advantages(credit, second, state)
+    square = (np.asarray(first[1].dense()) ** 2).sum(1)
+    costs = np.asarray(second[0].costs)[:, 0]
+    before = np.array([(square * COSTS).sum(), square.sum()])
+    for i in range(6):
+        others = np.delete(np.arange(6), i)
+        numerator = (square[others] * costs[others]).sum() + before[0]
+        assert a[i] == pytest.approx(costs[i] - numerator / (square[others].sum() + before[1]), rel=1e-9)
+    memory, _ = state
+    assert float(memory.numerator) == pytest.approx((1 - rate) * before[0] + (square * costs).sum(), rel=1e-9)
+    assert float(memory.denominator) == pytest.approx((1 - rate) * before[1] + square.sum(), rel=1e-9)
+
+
+def test_least_variance_of_a_shorter_batch_leaves_later_stages_alone():
+    credit = CostToGo(LeastVariance(0.3))
+    _, state = advantages(credit, stages(5, 4), horizon=4)
+    _, after = advantages(credit, stages(5, 2, seed=1), state)
+    np.testing.assert_array_equal(after.numerator[2:], state.numerator[2:])
+    np.testing.assert_array_equal(after.denominator[2:], state.denominator[2:])
+    assert np.all(after.denominator[:2] != state.denominator[:2])
+    assert len(after.numerator) == len(after.denominator) == 4

@@ -98,6 +98,7 @@ def test_named_numbers_have_no_actions_to_sample():
 
 #: compiled once for each method
 tell = eqx.filter_jit(lambda method, state, offsets, rollouts: method.tell(state, offsets, rollouts))
+estimated = eqx.filter_jit(lambda method, state, offsets, rollouts: method.estimate(state, offsets, rollouts))
 T, P = 3, 2
 POLICY = LinearGaussian([[-0.5, 0.3]], bias=[0.1], std=0.4, learned_std=True)
 START = {name: Method(*parts).init(POLICY, T) for name, parts in LEGAL.items()}
@@ -237,3 +238,194 @@ def test_a_std_is_reported_where_it_is_learned(name):
     else:
         assert float(info["std"]) == pytest.approx(float(jnp.exp(after.policy.parameters["log_std"][0])))
         assert float(info["std"]) != pytest.approx(0.4, rel=1e-6)
+
+
+# what is reported, and limits
+
+
+def plain(n=6, **options):
+    """REINFORCE without a baseline: everything that it reports follows from the costs by hand."""
+    return Method(ActionNoise(n), TotalCost("none"), Euclidean(), LearningRate(0.1), **options)
+
+
+def test_the_reported_cost_is_the_mean_of_what_counts_with_its_standard_error():
+    """By the unbiased variance; one of six trials was lost, one failed at a stated cost."""
+    method = plain(failure_cost=9.0)
+    costs = np.asarray([[1, 2, 3], [0, 0, 1], [5, 5, 5], [1, 0, 0], [2, 2, 2], [4, 0, 0]], np.float32)
+    _, info = tell(method, method.init(POLICY, T), *batch(method, costs, [OK, OK, LOST, OK, FAILED, OK]))
+    counted = np.array([6.0, 1.0, 1.0, 9.0, 4.0])
+    assert float(info["cost"]) == pytest.approx(counted.mean(), rel=1e-6)
+    assert float(info["cost_sem"]) == pytest.approx(counted.std(ddof=1) / np.sqrt(5), rel=1e-6)
+    assert (int(info["failed"]), int(info["lost"]), int(info["skipped"])) == (1, 1, 0)
+    _, alone = tell(method, method.init(POLICY, T), *batch(method, costs, [OK] + [LOST] * 5))
+    assert float(alone["cost_sem"]) == 0
+
+
+def test_the_reported_quality_is_that_of_the_gradient_in_numbers_of_rollouts():
+    method, n = plain(40), 40
+    costs = 3.0 + np.random.default_rng(2).normal(size=(n, T))
+    offsets, came = batch(method, costs, [OK] * n)
+    state = method.init(POLICY, T)
+    groups = np.asarray(estimated(method, state, offsets, came).groups, float)
+    _, info = tell(method, state, offsets, came)
+    assert len(groups) > 2
+    noise = groups.var(0, ddof=1).sum() / len(groups)
+    snr = (groups.mean(0) ** 2).sum() / noise - 1
+    lengths = np.linalg.norm(groups, axis=1)
+    assert float(info["snr"]) == pytest.approx(snr, rel=1e-4)
+    assert float(info["gradient_norm"]) == pytest.approx(np.linalg.norm(groups.mean(0)), rel=1e-5)
+    assert float(info["gradient_error"]) == pytest.approx(np.sqrt(noise), rel=1e-5)
+    assert float(info["effective_rollouts"]) == pytest.approx(n * lengths.mean() ** 2 / (lengths**2).mean(), rel=1e-5)
+    # with costs that are noise about zero alone there is no such number
+    _, nothing = tell(method, state, *batch(method, np.zeros((n, T)), [OK] * n))
+    assert np.isnan(nothing["needed_rollouts"])
+
+
+def test_a_gradient_that_is_clear_needs_fewer_rollouts_than_it_had():
+    """Costs that are the scores themselves."""
+    method = plain(40)
+    state = method.init(POLICY, T)
+    _, came = batch(method, np.zeros((40, T)), [OK] * 40)
+    towards = estimated(method, state, None, came).score.mv(jnp.ones(POLICY.theta().size))
+    _, info = tell(method, state, None, came._replace(costs=towards))
+    assert float(info["snr"]) > 1
+    assert float(info["needed_rollouts"]) == pytest.approx(40 / float(info["snr"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("largest", [1e-3, np.array([1.0, 1e-3, 1.0, 1.0])])
+def test_a_step_that_is_too_long_is_shortened_as_a_whole(largest):
+    free = plain()
+    costs = 100.0 + np.random.default_rng(3).normal(size=(6, T))
+    state, given = free.init(POLICY, T), batch(free, costs, [OK] * 6)
+    (far, free_info), (near, info) = (tell(method, state, *given) for method in (free, plain(largest_step=largest)))
+    long, short = (np.asarray(after.policy.theta() - POLICY.theta()) for after in (far, near))
+    excess = np.max(np.abs(long) / largest)
+    assert excess > 2
+    np.testing.assert_allclose(short, long / excess, rtol=1e-3, atol=1e-6)
+    assert (int(free_info["limited"]), int(info["limited"])) == (0, 1)
+    assert float(info["step_norm"]) == pytest.approx(np.linalg.norm(short), rel=1e-3)
+    assert float(free_info["step_norm"]) == pytest.approx(np.linalg.norm(long), rel=1e-5)
+
+
+def test_a_step_within_its_limit_is_left_alone():
+    costs, method = np.random.default_rng(3).normal(size=(6, T)), plain()
+    state, given = method.init(POLICY, T), batch(method, costs, [OK] * 6)
+    free, _ = tell(method, state, *given)
+    longest = float(jnp.max(jnp.abs(free.policy.theta() - POLICY.theta())))
+    limited, info = tell(plain(largest_step=1.01 * longest), state, *given)
+    assert np.array_equal(limited.policy.theta(), free.policy.theta())
+    assert int(info["limited"]) == 0
+
+
+def test_an_update_that_is_skipped_moves_nothing_and_says_so():
+    method = plain()
+    state = method.init(POLICY, T)
+    after, info = tell(method, state, *batch(method, np.zeros((6, T)), [LOST] * 6))
+    assert (int(info["skipped"]), float(info["step_norm"])) == (1, 0.0)
+    assert (int(state.update), int(after.update)) == (0, 1)
+
+
+# a learned spread
+
+LEARNED = Method(
+    ParameterNoise(4, [0.1, 0.2, 0.4], learned=True),
+    TotalCost("leave_one_out", normalise=True),
+    Natural(fisher="analytic"),
+    LearningRate(np.repeat([0.2, 0.1], 3)),
+)
+
+
+def test_a_learned_spread_moves_with_the_parameters_and_its_geometric_mean_is_reported():
+    state = LEARNED.init(POLICY, T)
+    np.testing.assert_allclose(jnp.exp(state.explore), [0.1, 0.2, 0.4], rtol=1e-6)
+    costs = np.random.default_rng(1).normal(size=(MOST, T))
+    offsets, came = batch(LEARNED, costs, [OK] * MOST)
+    after, info = tell(LEARNED, state, offsets, came)
+    # along the natural direction of a normal distribution, a β for θ and (β²/σ² − 1)/2 for log σ
+    a = np.asarray(estimated(LEARNED, state, offsets, came).advantages, float)
+    beta, std = np.asarray(offsets, float), np.array([0.1, 0.2, 0.4])
+    np.testing.assert_allclose(
+        after.policy.theta("parameter"), POLICY.theta("parameter") - 0.2 * a @ beta / 8, rtol=1e-4
+    )
+    moved = np.log(std) - 0.1 * a @ ((beta / std) ** 2 - 1) / 2 / 8
+    np.testing.assert_allclose(after.explore, moved, rtol=1e-4)
+    assert float(info["std"]) == pytest.approx(np.exp(moved.mean()), rel=1e-4)
+    # the quality is that of the parameters alone
+    gradient = (a @ beta / std**2) / 8
+    assert float(info["gradient_norm"]) == pytest.approx(np.linalg.norm(gradient), rel=1e-4)
+
+
+def test_a_learned_spread_is_kept_if_nothing_came_back():
+    state = LEARNED.init(POLICY, T)
+    after, info = tell(LEARNED, state, *batch(LEARNED, np.zeros((MOST, T)), [LOST] * MOST))
+    assert int(info["skipped"]) == 1
+    assert np.array_equal(after.explore, state.explore)
+
+
+def test_a_spread_that_is_fixed_is_no_state():
+    method = Method(*LEGAL["ars"])
+    assert method.init(POLICY, T).explore == ()
+
+
+# offsets, sizes and scaling
+
+
+def test_partners_get_opposite_offsets_and_a_reference_none():
+    for method, sign in (
+        (Method(*LEGAL["ars"]), [1, -1] * 4),
+        (Method(*LEGAL["one-sided with reference"]), [1, 0] * 4),
+    ):
+        layout, z = method.layout(POLICY), np.random.default_rng(0).normal(size=(4, 3))
+        offsets = method.offsets(method.init(POLICY, T), jnp.asarray(z, jnp.float32), layout)
+        np.testing.assert_allclose(offsets, 0.1 * np.array(sign)[:, None] * np.repeat(z, 2, 0), rtol=1e-6)
+
+
+def test_only_a_method_by_stages_changes_its_size():
+    fixed = plain()
+    assert fixed.sized(50.0) is fixed
+    by_stages = Method(ActionNoise(4, 640, 4), TotalCost("none"), Euclidean(), LearningRate(0.1))
+    assert by_stages.sized(160.0).layout(POLICY).size == 4
+    longer = by_stages.sized(10.0)
+    assert longer.layout(POLICY).size == 64
+    assert longer.credit is by_stages.credit
+
+
+def test_another_scaling_moves_the_policy_in_parameter_space_only(sampled):
+    """A step in action space is as long as its KL says; the scaling must not add to it."""
+    policy = LinearGaussian([[-0.5, 0.3]], bias=[0.1], std=0.4, scaling=Scaling.follow(2))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2)))
+    came = sampled(policy, 4, T, p=2)
+    came = came._replace(costs=jnp.ones((4, T)))  # nothing to learn but the scaling
+    method = Method(*LEGAL["natural gradient"])
+    after, _ = tell(method, method.init(policy, T), None, came)
+    assert not np.allclose(after.policy.scaling.scale, 1.0, rtol=1e-2)
+    np.testing.assert_allclose(after.policy.mode(x), policy.mode(x), rtol=1e-4, atol=1e-5)
+    method = Method(*LEGAL["ars"])
+    offsets, came = batch(method, np.ones((MOST, T)), [OK] * MOST, policy)
+    statistics = (jnp.asarray(5.0), jnp.asarray([1.0, 2.0]), jnp.asarray([45.0, 20.0]))
+    after, _ = tell(method, method.init(policy, T), offsets, came._replace(statistics=statistics))
+    assert np.array_equal(after.policy.gain, policy.gain)
+    expected = (np.asarray(x) - [1.0, 2.0]) / [3.0, 2.0] @ np.asarray(policy.gain).T + 0.1
+    np.testing.assert_allclose(after.policy.mode(x), expected, rtol=1e-4)
+
+
+def test_a_scaling_learns_nothing_from_lost_rollouts_or_without_observations(sampled):
+    policy = LinearGaussian([[-0.5, 0.3]], bias=[0.1], std=0.4, scaling=Scaling.follow(2))
+    method = Method(*LEGAL["natural gradient"])
+    came = sampled(policy, 4, T, p=2)
+    after, _ = tell(method, method.init(policy, T), None, came._replace(outcome=jnp.asarray([OK, LOST, OK, OK])))
+    seen = np.delete(np.asarray(came.observations), 1, axis=0).reshape(-1, 2)
+    assert float(after.policy.scaling.count) == len(seen)
+    np.testing.assert_allclose(after.policy.scaling.mean, seen.mean(0), rtol=1e-5)
+    ars = Method(*LEGAL["ars"])
+    after, _ = tell(ars, ars.init(policy, T), *batch(ars, np.arange(24).reshape(MOST, T), [OK] * MOST, policy))
+    assert float(after.policy.scaling.count) == 0
+
+
+@pytest.mark.parametrize("name", ["natural gradient", "ars", "one sampled rollout"])
+def test_a_second_update_is_the_same_program(name):
+    """Numbers of the first state are as strongly typed as those of the next."""
+    method, state = Method(*LEGAL[name]), START[name]
+    after, _ = tell(method, state, *batch(method, np.arange(MOST * T).reshape(MOST, T), [OK] * MOST))
+    kinds = [[(x.dtype, x.shape, x.weak_type) for x in jax.tree.leaves(each)] for each in (state, after)]
+    assert kinds[0] == kinds[1]

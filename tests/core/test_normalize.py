@@ -65,6 +65,7 @@ def test_statistics_that_are_empty_or_not_finite_are_not_merged(bad):
         after = scaling.merge(*other)
         assert np.array_equal(after.mean, scaling.mean)
         assert float(after.count) == float(scaling.count)
+        assert np.array_equal(after.m2, scaling.m2)
 
 
 def test_a_fixed_scaling_never_moves_and_divides_by_what_was_given():
@@ -82,3 +83,35 @@ def test_a_fixed_scale_is_kept_however_small_or_large(scale):
 def test_scales_that_cannot_divide_are_refused(scale):
     with pytest.raises(ValueError, match="must lie between"):
         Scaling.fixed(scale)
+
+
+def test_a_running_scaling_is_centred_unless_told_otherwise():
+    scaling = Scaling.follow(2).merge(*everything(DATA))
+    np.testing.assert_allclose(scaling.shift, DATA.reshape(-1, 2).mean(0), rtol=1e-5)
+    assert Scaling.follow(2, centred=False).merge(*everything(DATA)).shift.tolist() == [0, 0]
+    assert Scaling.fixed((2.0,)).shift.tolist() == [0]
+    assert not Scaling.fixed((2.0,)).running
+
+
+@pytest.mark.parametrize(("spread", "divisor"), [(0.5, 0.5), (1e-5, 1e-5), (1e-7, 1.0)])
+def test_what_varies_by_less_than_a_millionth_is_not_divided_by(spread, divisor):
+    scaling = Scaling.follow(1).merge(jnp.asarray(4.0), jnp.zeros(1), jnp.asarray([4 * spread**2]))
+    np.testing.assert_allclose(scaling.scale, [divisor], rtol=1e-5)
+
+
+def test_a_single_observation_is_a_mean_without_a_spread():
+    one = DATA[:1, :1]
+    scaling = Scaling.follow(2).merge(*everything(one))
+    assert float(scaling.count) == 1
+    np.testing.assert_allclose(scaling.shift, one[0, 0], rtol=1e-6)
+    assert scaling.scale.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("scale", [1.1e-18, 0.9e18])
+def test_the_least_and_the_largest_scales_are_taken(scale):
+    np.testing.assert_allclose(Scaling.fixed((scale, 1.0)).scale, [scale, 1.0], rtol=1e-4)
+
+
+def test_a_scaling_that_no_longer_runs_divides_by_one_where_nothing_varied():
+    frozen = Scaling(jnp.asarray(4.0), jnp.asarray([3.0, 3.0]), jnp.asarray([0.0, 16.0]))
+    assert frozen.scale.tolist() == [1.0, 2.0]

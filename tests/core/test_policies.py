@@ -215,3 +215,176 @@ def test_every_policy_is_a_policy_and_offers_samples_at_any_batch_shape(policy):
     sample = policy.sample(jnp.zeros((2, 5, 3)), jax.random.key(0))
     assert sample.shape[:2] == (2, 5)
     assert policy.log_prob(jnp.zeros((2, 5, 3)), sample).shape == (2, 5)
+
+
+# what else a policy says of itself
+
+
+def test_another_scaling_with_the_same_actions(policies):
+    """The first layer takes up the change: of gains, masked ones, fixed features and layers of choices."""
+    x = jnp.asarray(OBSERVATIONS)
+    other = Scaling(jnp.asarray(1.0), jnp.asarray([1.0, -2.0, 0.5]), jnp.asarray([4.0, 0.25, 9.0]))
+    made = {name: make() for name, make in policies.items()}
+    mask = [[True, False, True], [False, True, False]]
+    made["masked with bias"] = LinearGaussian([[-0.5, 0, 0.1], [0, -0.7, 0]], mask=mask, bias=[0.1, 0.2])
+    for name, policy in made.items():
+        first = policy.controller().constants | policy.controller().parameters
+        if "bias" in first or "bias_0" in first:
+            moved = policy.rescaled(other)
+            assert np.array_equal(moved.scaling.shift, other.shift), name
+            before, after = policy(x), moved(x)
+            if isinstance(policy, Softmax):
+                np.testing.assert_allclose(after.logits, before.logits, rtol=1e-4, atol=1e-5, err_msg=name)
+            else:
+                np.testing.assert_allclose(after.mode(), before.mode(), rtol=1e-4, atol=1e-5, err_msg=name)
+    # without a constant only the change of scale is taken up
+    flat = LinearGaussian([[1.0, 2.0, 3.0]]).rescaled(other)
+    np.testing.assert_allclose(flat.gain, [[2.0, 1.0, 9.0]])
+    assert "bias" not in flat.parameters
+    assert named().rescaled(other).scaling is None
+
+
+def test_a_policy_keeps_its_scaling_if_none_is_given(policies):
+    policy = policies["linear with learned std, scaled"]()
+    assert policy.with_scaling(None) is policy
+    other = Scaling.fixed((1.0, 2.0, 3.0))
+    assert policy.with_scaling(other).scaling.scale.tolist() == [1.0, 2.0, 3.0]
+    assert np.array_equal(policy.with_scaling(other).theta(), policy.theta())
+
+
+def test_entries_of_theta_are_named_by_their_place():
+    policy = LinearGaussian([[1.0, 2.0], [3.0, 4.0]], bias=[5.0, 6.0], std=0.5, learned_std=True)
+    names = ["bias[0]", "bias[1]", "gain[0,0]", "gain[0,1]", "gain[1,0]", "gain[1,1]"]
+    assert policy.parameter_names() == [*names, "log_std[0]", "log_std[1]"]
+    assert policy.parameter_names("parameter") == names
+    np.testing.assert_allclose(policy.theta("parameter"), [5, 6, 1, 2, 3, 4])
+    assert policy.searched("parameter") == ("bias", "gain")
+
+
+def test_policies_by_default():
+    x = jnp.asarray([2.0, 4.0])
+    linear = LinearGaussian([[1.0, 0.5]])
+    np.testing.assert_allclose(jnp.exp(linear.log_std), [0.3], rtol=1e-6)
+    assert linear.searched("action") == ("gain",)
+    assert linear.mode(x).tolist() == [4.0]
+    assert linear.mask is None
+    network = NeuralGaussian([(np.asarray([[1.0, 0.5]]), np.zeros(1))])
+    np.testing.assert_allclose(jnp.exp(network.log_std), [0.3], rtol=1e-6)
+    assert network.searched("action") == ("bias_0", "log_std", "weight_0")
+    assert network.mode(x).tolist() == [4.0]
+    assert (network.activation, network.depth, network.constants) == ("tanh", 1, {})
+    softmax = Softmax([(np.asarray([[1.0, 0.5]]), None)])
+    assert softmax(x).logits.tolist() == [4.0]
+    assert (softmax.activation, softmax.searched("action")) == ("tanh", ("weight_0",))
+
+
+def test_a_network_is_its_layers_with_the_activation_between_them():
+    rng = np.random.default_rng(1)
+    layers = [(rng.normal(size=s), rng.normal(size=s[0])) for s in ((4, 3), (5, 4), (2, 5))]
+    for activation, function in (("tanh", np.tanh), ("relu", lambda v: np.maximum(v, 0)), ("sin", np.sin)):
+        values = OBSERVATIONS
+        for W, b in layers[:-1]:
+            values = function(values @ W.T + b)
+        expected = values @ layers[-1][0].T + layers[-1][1]
+        for frozen in (0, 2):
+            policy = NeuralGaussian(layers, activation=activation, frozen=frozen)
+            np.testing.assert_allclose(policy.mode(jnp.asarray(OBSERVATIONS)), expected, rtol=1e-4, atol=1e-4)
+            assert sorted(policy.constants) == [f"{n}_{i}" for n in ("bias", "weight") for i in range(frozen)]
+        logits = Softmax(layers, activation=activation)(jnp.asarray(OBSERVATIONS)).logits
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_one_number_serves_all_actions_for_a_bias_and_a_std():
+    policy = LinearGaussian(np.zeros((2, 3)), bias=0.5, std=0.2)
+    np.testing.assert_allclose(policy.mode(jnp.ones(3)), [0.5, 0.5])
+    np.testing.assert_allclose(jnp.exp(policy.log_std), [0.2, 0.2], rtol=1e-6)
+    gain, bias = LinearGaussian(np.ones((2, 3))).physical_gain()
+    assert (gain.tolist(), bias.tolist()) == (np.ones((2, 3)).tolist(), [0, 0])
+
+
+LAYERS = [(np.zeros((4, 3)), np.zeros(4)), (np.zeros((2, 4)), np.zeros(2))]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: NeuralGaussian(LAYERS, frozen=2), "frozen is 2; of 2 layers, 0 to 1 can be fixed"),
+        (lambda: NeuralGaussian(LAYERS, frozen=-1), "frozen is -1"),
+        (lambda: NeuralGaussian(LAYERS, std=-0.1), "std must be positive"),
+        (lambda: NeuralGaussian(LAYERS, std=[0.1, np.inf]), "std must be positive"),
+        (lambda: LinearGaussian([[[1.0]]]), "finite \\(m, p\\) matrix"),
+        (lambda: LinearGaussian([[1.0], [np.inf]]), "finite \\(m, p\\) matrix"),
+        (lambda: LinearGaussian([[0.0, -1.0]], mask=[[True, False]]), "not zero where the mask"),
+    ],
+)
+def test_policies_at_the_wrong_side_of_an_edge_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_policies_at_the_right_side_of_an_edge_are_taken():
+    assert NeuralGaussian(LAYERS, frozen=1).searched("parameter") == ("bias_1", "weight_1")
+    assert LinearGaussian([[1.0, 0.0]], mask=[[True, False]]).theta().tolist() == [1.0]
+    assert Parameters(["a"], [5.0], bounds={"a": (0.0, 5.0)}).values() == {"a": 5.0}
+
+
+def test_named_numbers_by_default():
+    policy = Parameters(["a", "b"], [1.0, 2.0])
+    assert policy.theta().tolist() == [0, 0]
+    assert policy.with_theta(jnp.asarray([1e6, -1e6])).vector().tolist() == [1e6 + 1, -1e6 + 2]
+    one = Parameters(["a", "b"], 3.0, scale=2.0).with_theta(jnp.asarray([1.0, -1.0]))
+    assert one.values() == {"a": 5.0, "b": 1.0}
+    half = Parameters(["a", "b"], 1.0, bounds={"b": (-np.inf, 2.0)}).with_theta(jnp.asarray([9.0, 9.0]))
+    assert half.values() == {"a": 10.0, "b": 2.0}
+
+
+def test_the_longest_step_is_said_in_the_numbers_own_units():
+    assert LinearGaussian([[1.0]]).step_units(0.5) == named().step_units(0.5) == 0.5
+    assert LinearGaussian([[1.0]]).step_units(2).dtype == float
+    units = named().step_units({"kd": 0.1, "tau": 1.5})
+    np.testing.assert_allclose(units, [np.inf, 0.1 / 0.05, np.log(1.5) / 1.0], rtol=1e-6)
+    np.testing.assert_allclose(named().step_units({"kp": 1}), [2.0, np.inf, np.inf])
+    log = Parameters(["a"], [1.0], scale=[0.5], log=["a"])
+    np.testing.assert_allclose(log.step_units({"a": 2.0}), [np.log(2) / 0.5])
+
+
+@pytest.mark.parametrize(
+    ("largest", "words"),
+    [
+        (0.0, "largest_step is 0.0; it must be a number above 0"),
+        (-1.0, "a number above 0"),
+        (np.inf, "a number above 0"),
+        ({"k": 1.0}, "no parameter is named 'k'; the names are kp, kd, tau"),
+        ({"kp": 0.0}, "largest_step of kp is 0.0; it must be an amount above 0"),
+        ({"kp": np.inf}, "an amount above 0"),
+        ({"tau": 1.0}, "largest_step of tau is 1.0; it must be a factor above 1"),
+    ],
+)
+def test_a_longest_step_that_means_nothing_is_refused(largest, words):
+    with pytest.raises(ValueError, match=words):
+        named().step_units(largest)
+
+
+def test_numbers_at_the_limits_of_the_precision_are_taken():
+    tiny, huge = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    policy = Parameters(["a", "b", "c"], [tiny, huge, 0.0], scale=[tiny, 1.0, 1.0])
+    assert policy.values() == {"a": tiny, "b": huge, "c": 0.0}
+
+
+def test_a_controller_says_what_is_searched_and_how(policies):
+    """What is searched on a rig is perturbed, so that log_std is not among it."""
+    described = {name: make().controller().description for name, make in policies.items()}
+    assert described["network"]["searched"] == ["bias_0", "bias_1", "weight_0", "weight_1"]
+    assert described["rbf"]["searched"] == ["bias_1", "weight_1"]
+    assert described["structured"]["searched"] == ["gain"]
+    activations = {name: each.get("activation") for name, each in described.items()}
+    assert (activations["relu network with fixed std"], activations["rbf"]) == ("relu", "sin")
+    kinds = {each["policy"] for each in described.values()}
+    assert kinds == {"linear_gaussian", "neural_gaussian", "softmax"}
+
+
+def test_only_numbers_that_a_search_may_change_are_leaves(policies):
+    """Sizes, names and kinds are part of the program instead."""
+    for name, policy in {"named": named(), **{name: make() for name, make in policies.items()}}.items():
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(policy)), name
+        assert hash(jax.tree.structure(policy)) == hash(jax.tree.structure(policy)), name

@@ -139,3 +139,77 @@ def test_an_advantage_that_leans_on_the_value_gives_the_gradient_of_the_discount
         found.append(float(policy.theta()[0] - after.policy.theta()[0]))
     assert np.mean(found) == pytest.approx(exact, abs=3 * np.std(found) / np.sqrt(batches))
     assert np.std(found) / np.sqrt(batches) < 0.05 * exact
+
+
+def test_features_are_products_of_at_most_sixteen_observations():
+    o = np.random.default_rng(0).normal(size=(3, 16))
+    got = np.asarray(value.features(jnp.asarray(o)))
+    pairs = [o[:, i] * o[:, j] for i in range(16) for j in range(i, 16)]
+    np.testing.assert_allclose(got, np.column_stack([np.ones(3), o, *pairs]), rtol=1e-5)
+    o = np.random.default_rng(0).normal(size=(3, 17))
+    np.testing.assert_allclose(value.features(jnp.asarray(o)), np.column_stack([np.ones(3), o, o**2]), rtol=1e-5)
+
+
+def test_observations_far_out_are_taken_as_ten_deviations():
+    far = jnp.asarray([[12.0, -1e6], [10.0, -10.0]])
+    np.testing.assert_array_equal(*value.features(far))
+    assert float(value.features(jnp.asarray([9.5]))[1]) == 9.5
+    assert float(value.features(jnp.asarray([-9.5]))[1]) == -9.5
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_level_that_all_costs_share_is_predicted_almost_exactly():
+    """The ridge takes 1e-4 of what differs and a thousandth of that from the level."""
+    observations, truth, fold = batch(n=12)
+    constant = FIT(observations, np.full(truth.shape, 1e4), jnp.ones(truth.shape), fold)
+    np.testing.assert_allclose(constant, 1e4, rtol=1e-6)
+    level = FIT(observations, truth + 1e4, jnp.ones(truth.shape), fold)
+    np.testing.assert_allclose(level - FIT(observations, truth, jnp.ones(truth.shape), fold), 1e4, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+def test_predictions_are_the_ridge_regression_on_the_other_folds():
+    """By the normal equations of each fold in NumPy, with features in units of their root mean square."""
+    rng = np.random.default_rng(1)
+    n, T = 11, 4
+    observations, to_go = rng.normal(size=(n, T, 2)) * [1.0, 3.0], rng.normal(size=(n, T))
+    weight, fold = (np.arange(T) < rng.integers(1, T + 1, n)[:, None]).astype(float), np.arange(n) % value.FOLDS
+    got = np.asarray(FIT(observations, to_go, weight, fold))
+    time = np.broadcast_to(np.linspace(0, 1, T)[:, None], (n, T, 1))
+    a, b = observations[..., :1], observations[..., 1:]
+    F = np.concatenate([np.ones((n, T, 1)), a, b, a * a, a * b, b * b, time, time**2, time**3], -1)
+    for k in range(value.FOLDS):
+        rows, y = F[fold != k][weight[fold != k] > 0], to_go[fold != k][weight[fold != k] > 0]
+        unit = np.sqrt((rows**2).mean(0))
+        ridge = np.eye(9) * 1e-4 * len(rows)
+        ridge[0, 0] *= 1e-3
+        w = np.linalg.solve((rows / unit).T @ (rows / unit) + ridge, (rows / unit).T @ y) / unit
+        np.testing.assert_allclose(got[fold == k], F[fold == k] @ w, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_value_beyond_the_horizon_solves_its_two_stage_least_squares():
+    """Rollouts of several lengths, of which some ended by themselves; by the textbook's projections in NumPy."""
+    rng = np.random.default_rng(2)
+    n, T, gamma = 23, 5, 0.8
+    lengths, cut = rng.integers(2, T + 1, n), (np.arange(n) % 3 > 0).astype(float)
+    observations, last = rng.normal(size=(n, T, 1)), rng.normal(size=(n, 1))
+    weight, to_go, fold = (np.arange(T) < lengths[:, None]).astype(float), rng.normal(size=(n, T)), np.arange(n) % 5
+    end = End(jnp.asarray(last), jnp.asarray(cut), jnp.asarray(gamma))
+    got, after = (np.asarray(x) for x in jax.jit(fitted)(observations, to_go, jnp.asarray(weight), fold, end))
+    phi, phi_last = (
+        np.concatenate([observations**j for j in range(3)], -1),
+        np.concatenate([last**j for j in range(3)], -1),
+    )
+    rest = cut[:, None] * gamma ** (lengths[:, None] - np.arange(T))
+    rows = phi - rest[..., None] * phi_last[:, None]
+    for k in range(5):
+        chosen = (weight > 0) & (fold != k)[:, None]
+        Z, X, y = phi[chosen], rows[chosen], to_go[chosen]
+        unit = np.sqrt((Z**2).mean(0))
+        Z, X = Z / unit, X / unit
+        ridge = np.diag([1e-3, 1, 1]) * 1e-4 * len(Z)
+        explained = np.linalg.solve(Z.T @ Z + ridge, Z.T @ X)
+        w = np.linalg.solve((Z.T @ X).T @ explained + ridge, explained.T @ (Z.T @ y)) / unit
+        np.testing.assert_allclose(got[fold == k], phi[fold == k] @ w, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(after[fold == k], cut[fold == k] * (phi_last[fold == k] @ w), rtol=1e-6, atol=1e-8)

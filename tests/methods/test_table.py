@@ -3,11 +3,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from policysearch.core.credit import TopPairs
+from policysearch.core.credit import CostToGo, Elites, TopPairs, TotalCost
+from policysearch.core.direction import Euclidean, LeastSquares, Natural
+from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
 from policysearch.core.policies import LinearGaussian
 from policysearch.core.rollouts import Rollouts
 from policysearch.core.specification import Continuous, Discrete, Specification
-from policysearch.core.step import KLStep, LearningRate
+from policysearch.core.step import KLStep, LearningRate, Refit
 from policysearch.methods import settings
 from policysearch.methods.rule import Problem
 from policysearch.methods.table import build
@@ -147,3 +149,156 @@ def test_a_policy_that_asks_for_more_than_it_gets_is_pulled_back_by_the_charge_a
         moved[weight] = float(state.policy.gain[0, 0])
     assert moved[0.0] == 5.0
     assert moved[0.1] < 4.9
+
+
+# each method, part by part
+
+
+def kinds(method):
+    return tuple(type(part) for part in (method.explore, method.credit, method.direction, method.step))
+
+
+def baselines(method):
+    return method.credit.baseline.name
+
+
+@pytest.mark.parametrize("central", [True, False])
+def test_finite_differences_part_by_part(central):
+    method = build(settings.FiniteDifferences(step=0.2, central=central, repeats=3, trust=0.5), problem())
+    assert kinds(method) == (Coordinates, TotalCost, LeastSquares, LearningRate)
+    assert method.layout(LinearGaussian([[0.0] * 4])).size == 3 * (8 if central else 5)
+    assert float(method.explore.step) == pytest.approx(0.2)
+    assert method.explore.common
+    assert (baselines(method), method.credit.normalise) == ("none" if central else "reference", True)
+    assert float(method.step.rate) == pytest.approx(0.5 * 0.2**2)
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_weight_perturbation_part_by_part(two_sided):
+    given = settings.WeightPerturbation(rollouts=6, std=0.2, shape="sphere", two_sided=two_sided, step=0.5)
+    method = build(given, problem())
+    assert kinds(method) == (ParameterNoise, TotalCost, Euclidean, LearningRate)
+    layout = method.layout(LinearGaussian([[0.0] * 4]))
+    assert (layout.size, layout.perturbations, layout.reference.any()) == (6, 3 if two_sided else 6, False)
+    explore = method.explore
+    assert (float(explore.std), explore.shape, explore.common) == (pytest.approx(0.2), "sphere", True)
+    assert (baselines(method), method.credit.normalise) == ("none" if two_sided else "leave_one_out", True)
+    assert float(method.step.rate) == pytest.approx(0.5 * 0.2**2)
+    apart = build(settings.WeightPerturbation(common_random_numbers=False), problem())
+    assert not apart.explore.common
+
+
+def test_a_reference_for_each_perturbation_takes_a_seed_that_repeats():
+    given = settings.WeightPerturbation(rollouts=3, two_sided=False, baseline="reference")
+    assert build(given, problem()).explore.reference == "each"
+    for changes in ({"deterministic": True}, {"repeatable": False}):
+        assert build(given, problem(**changes)).explore.reference == "one"
+    assert build(settings.WeightPerturbation(), problem()).explore.reference == "none"
+
+
+def test_ars_part_by_part():
+    method = build(settings.ARS(directions=5, top=5, std=0.1, shape="rademacher"), problem())
+    assert kinds(method) == (ParameterNoise, TopPairs, Euclidean, LearningRate)
+    explore = method.explore
+    assert (explore.directions, explore.two_sided, explore.shape, explore.learned) == (5, True, "rademacher", False)
+    assert explore.reference == "none"
+
+
+def test_pgpe_part_by_part():
+    method = build(settings.PGPE(directions=5, std=0.1, step=0.7, std_step=0.2), problem())
+    assert kinds(method) == (ParameterNoise, TotalCost, Natural, LearningRate)
+    explore = method.explore
+    assert (explore.directions, explore.two_sided, explore.learned, explore.common) == (5, True, True, True)
+    assert (explore.shape, method.direction.fisher) == ("gaussian", "analytic")
+    assert (baselines(method), method.credit.normalise) == ("leave_one_out", True)
+    np.testing.assert_allclose(method.step.rate, [0.7] * 4 + [0.2] * 4, rtol=1e-6)
+    still = build(settings.PGPE(std_step=0.0), problem())
+    np.testing.assert_allclose(still.step.rate, [1.0] * 4 + [0.0] * 4, atol=1e-20)
+
+
+def test_cem_part_by_part():
+    method = build(
+        settings.CEM(rollouts=20, elites=0.25, std=0.1, smoothing=0.3, extra=0.4, extra_updates=7), problem()
+    )
+    assert kinds(method) == (ParameterNoise, Elites, Natural, Refit)
+    explore = method.explore
+    assert (explore.directions, explore.two_sided, explore.learned, explore.shape) == (20, False, True, "gaussian")
+    assert (method.credit.count, method.direction.fisher) == (5, "analytic")
+    numbers = [float(x) for x in (method.step.smoothing, method.step.extra, method.step.updates)]
+    assert numbers == pytest.approx([0.3, 0.4, 7])
+    # of one alone there is no spread
+    for elites, count in ((0.01, 2), (0.2, 4), (0.13, 3)):
+        assert build(settings.CEM(rollouts=20, elites=elites), problem()).credit.count == count
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("reinforce", (ActionNoise, TotalCost, Euclidean, KLStep)),
+        ("gpomdp", (ActionNoise, CostToGo, Euclidean, KLStep)),
+        ("natural_gradient", (ActionNoise, CostToGo, Natural, KLStep)),
+        ("trpo", (ActionNoise, CostToGo, Natural, KLStep)),
+        ("enac", (ActionNoise, TotalCost, Natural, KLStep)),
+    ],
+)
+def test_methods_of_sampled_actions_part_by_part(name, parts):
+    method = build(settings.method_settings(name, {"rollouts": 7, "kl": 0.02, "settle": 30}), problem())
+    assert kinds(method) == parts
+    assert method.layout(LinearGaussian([[0.0] * 4])).size == 7
+    step = method.step
+    assert (float(step.kl), float(step.settle)) == (pytest.approx(0.02), 30)
+    assert (step.memory, step.line_search) == (0.8, name == "trpo")
+    assert getattr(method.direction, "intercept", False) == (name == "enac")
+    # without them the steps neither settle nor shrink
+    plain = build(settings.method_settings(name, {"shrink": False}), problem()).step
+    assert (plain.memory, float(plain.settle), float(plain.rate)) == (None, np.inf, np.inf)
+
+
+def test_settings_of_a_natural_direction_reach_it():
+    given = {"cutoff": 1e-3, "damping": 0.2}
+    natural = build(settings.NaturalGradient(**given, solver="sample", fisher="empirical"), problem()).direction
+    assert (natural.cutoff, float(natural.damping)) == (1e-3, pytest.approx(0.2))
+    assert (natural.solver, natural.fisher, natural.intercept) == ("sample", "empirical", False)
+    episodic = build(settings.ENAC(**given), problem())
+    assert (episodic.direction.cutoff, float(episodic.direction.damping)) == (1e-3, pytest.approx(0.2))
+    assert baselines(episodic) == "leave_one_out"
+    assert baselines(build(settings.Reinforce(baseline="mean"), problem())) == "mean"
+
+
+def test_an_update_by_stages_has_the_rollouts_that_take_them():
+    """Rollouts of a plant last to the horizon: 400 stages are 40 of 10; fewest 4, most 64."""
+    explore = build(settings.GPOMDP(stages=400), problem()).explore
+    assert (explore.stages, explore.least, explore.rollouts) == (400, 40, 40)
+    assert explore.sized(2.0).rollouts == 40
+    assert build(settings.GPOMDP(stages=10), problem()).explore.rollouts == 4
+    assert build(settings.GPOMDP(stages=401), problem()).explore.rollouts == 41
+    assert build(settings.GPOMDP(stages=10_000), problem()).explore.rollouts == 64
+    with pytest.raises(ValueError, match="rollouts is 5 and stages is 400; set one of them"):
+        build(settings.GPOMDP(rollouts=5, stages=400), problem())
+
+
+def test_advantages_look_as_far_ahead_as_they_are_told():
+    def credit(**given):
+        return build(settings.GPOMDP(**given), problem()).credit
+
+    assert credit(baseline="value").discounting is None
+    assert credit(baseline="mean").discounting is None
+    for given, pair in (
+        ({"discount": 0.9, "gae_lambda": 1.0}, (0.9, 1.0)),
+        ({"discount": 1.0, "gae_lambda": 0.8}, (1.0, 0.8)),
+        ({"discount": 1.0, "gae_lambda": 1.0, "bootstrap": True}, (1.0, 1.0)),
+    ):
+        found = credit(baseline="value", **given)
+        assert [float(x) for x in found.discounting] == pytest.approx(pair)
+        assert found.bootstrap == given.get("bootstrap", False)
+    assert [float(x) for x in credit(baseline="mean", discount=0.9).discounting] == pytest.approx([0.9, 1.0])
+    with pytest.raises(
+        ValueError, match=r"gae_lambda is 0\.8 with baseline mean; it needs the baseline value or network"
+    ):
+        credit(baseline="mean", gae_lambda=0.8)
+
+
+def test_a_line_search_has_no_step_to_shorten_beside_a_learning_rate():
+    with pytest.raises(ValueError, match="learning_rate leaves nothing to shorten"):
+        build(settings.TRPO(learning_rate=0.1), problem())
+    assert build(settings.NaturalGradient(learning_rate=0.1), problem()).step.rate == pytest.approx(0.1)

@@ -355,7 +355,8 @@ class CentredRanks(Credit):
         equal = (total[None, :] == total[:, None]) & counted[None, :]
         rank = below.sum(1) + (equal.sum(1) - 1) / 2
         a = rank / jnp.maximum(counted.sum() - 1, 1) - 0.5
-        return jnp.where(counted, a, 0.0), state, {"baseline": jnp.zeros(())}
+        # a single one has nothing to be compared with
+        return jnp.where(counted & (counted.sum() > 1), a, 0.0), state, {"baseline": jnp.zeros(())}
 
 
 def _discounted(values: Float[Array, "n T"], discount: ArrayLike) -> Float[Array, "n T"]:
