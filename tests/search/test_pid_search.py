@@ -3,6 +3,7 @@
 import json
 import math
 
+import gymnasium
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from policysearch.core.rng import Purpose
 from policysearch.core.specification import Continuous, Specification
 from policysearch.runners import native
 from policysearch.runners.pool import Workers
+from policysearch.workers.episode import run_rollout
 
 
 def gains():
@@ -43,11 +45,13 @@ def test_a_search_on_a_plant_finds_gains_that_solve_it():
 def test_a_worker_starts_each_rollout_without_the_memory_of_the_last():
     task = resolve("Pendulum-v1", horizon=30)
     policy = PID(5.0, 3.0, 1.0, observation=1).fitted(task.specification).with_interface(task.specification.interface)
+    controller = policy.controller()
+    with gymnasium.make("Pendulum-v1") as env:
+        alone, again = (run_rollout(env, controller, 7, horizon=30).total for _ in range(2))
+        controller.mode([0.0, 1.0, 0.0])
+        assert alone == again == run_rollout(env, controller, 7, horizon=30).total
     with Workers(task, 1) as workers:
-        first, again = (workers.evaluate(policy.controller(), 3, 4).totals for _ in range(2))
-        alone = workers.evaluate(policy.controller(), 3, 1).totals
-    assert np.array_equal(first, again)
-    assert np.array_equal(first[:1], alone)
+        assert np.array_equal(*(workers.evaluate(controller, 3, 4).totals for _ in range(2)))
 
 
 @pytest.mark.slow
