@@ -49,11 +49,12 @@ def textbook(kp, ki, kd, lag, h, errors, low, high):
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_law_is_that_of_the_textbook_with_its_limits():
+@pytest.mark.parametrize("gains", [(1.5, 0.4, 0.2), (0.1, 5.0, 0.2)], ids=["usual", "integral time below a step"])
+def test_the_law_is_that_of_the_textbook_with_its_limits(gains):
     errors = np.cumsum(np.random.default_rng(0).normal(size=200))
-    pid = controller(1.5, 0.4, 0.2, error="position", filter=0.3)
+    pid = controller(*gains, error="position", filter=0.3)
     given = np.stack([errors, np.zeros(200)], 1)
-    expected = textbook(1.5, 0.4, 0.2, 0.3, 0.1, errors, -1.0, 2.0)
+    expected = textbook(*gains, 0.3, 0.1, errors, -1.0, 2.0)
     assert np.sum((expected < -1) | (expected > 2)) > 50
     np.testing.assert_allclose([pid.mode(o, clip=False)[0] for o in given], expected, rtol=1e-12, atol=1e-12)
     pid.reset()
@@ -120,7 +121,9 @@ def test_a_batch_is_refused_because_it_has_no_order():
 
 def test_a_held_action_lasts_as_long_as_several_time_steps():
     held, slow = controller(1.0, 1.0, hold=5, filter=0.2), controller(1.0, 1.0, dt=0.5, filter=0.2)
-    assert [held.mode([1.0, 0.0]) for _ in range(4)] == [slow.mode([1.0, 0.0]) for _ in range(4)]
+    outputs = [held.mode([-0.3, 0.0]).item() for _ in range(4)]
+    assert outputs == [slow.mode([-0.3, 0.0]).item() for _ in range(4)]
+    assert outputs == pytest.approx([0.3, 0.45, 0.6, 0.75])
 
 
 def test_errors_are_of_the_observation_that_is_named():

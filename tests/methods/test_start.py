@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch.core.policies import LinearGaussian, NeuralGaussian, Softmax
+from policysearch.core.policies import LinearGaussian, NeuralGaussian, Softmax, linear_gaussian, neural_gaussian
 from policysearch.core.settings import PolicySettings
 from policysearch.core.specification import Continuous, Discrete, Specification
 from policysearch.methods import rule, start
@@ -78,11 +78,11 @@ def test_policies_start_at_the_centre_of_the_action_range_with_noise_in_its_unit
     linear = start.default_policy(rig(), PolicySettings())
     assert isinstance(linear, LinearGaussian)
     np.testing.assert_allclose(linear.mode(jnp.ones(3)), [1.0])
-    np.testing.assert_allclose(np.exp(linear.log_std), [start.LINEAR_STD * 3.0], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(linear.log_std), [linear_gaussian.STD * 3.0], rtol=1e-6)
     network = start.default_policy(rig(), PolicySettings(kind="network", hidden=(4,)))
     assert isinstance(network, NeuralGaussian)
     assert abs(float(network.mode(jnp.ones(3))[0]) - 1.0) < 0.1 * 3.0
-    np.testing.assert_allclose(np.exp(network.log_std), [start.NETWORK_STD * 3.0], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(network.log_std), [neural_gaussian.NETWORK_STD * 3.0], rtol=1e-6)
     assert "log_std" in network.parameters
 
 

@@ -55,6 +55,11 @@ def test_rig_example_lowers_the_cost_and_meets_both_kinds_of_trouble(tmp_path):
     assert int(counts[3]) > 0
 
 
+def test_pid_example_lowers_the_cost_of_a_motor_with_unknown_loads(tmp_path):
+    before, after = re.search(r"cost ([\d.]+) → ([\d.]+)", output("tune_pid.py", tmp_path)).groups()
+    assert float(after) < 0.1 * float(before)
+
+
 def test_a_search_whose_driver_is_killed_on_a_rig_that_fails_ends_as_if_nothing_had_happened(tmp_path):
     text = output("rig.py", tmp_path)
     assert text.count("killed the driver") == 3

@@ -30,7 +30,9 @@ from pathlib import Path
 kind, good, *files = sys.argv[1:]
 if kind == "policy":
     from policysearch.core.controller import Controller
+    from policysearch.core.policies import registry
     read = Controller.load
+    registry.kinds()  # the package's own code of a kind is imported when it is first met
 else:
     from policysearch import LinearGaussian
     from policysearch.core.initial import start

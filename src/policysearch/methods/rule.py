@@ -126,11 +126,13 @@ class Problem(NamedTuple):
 
 
 def default_method(specification: Specification, stochastic: bool = True) -> str:
-    """Weight perturbation for g(θ) and policies whose actions have no distribution, which are not `stochastic`; `trpo`
-    for simulators and plants that need a network; else a natural gradient.
+    """Weight perturbation for g(θ); ARS for policies whose actions have no distribution, which are not `stochastic`;
+    `trpo` for simulators and plants that need a network; else a natural gradient.
     """
-    if specification.action is None or not stochastic:
+    if specification.action is None:
         return "weight_perturbation"
+    if not stochastic:
+        return "ars"
     return "trpo" if specification.policy != "linear" else "natural_gradient"
 
 

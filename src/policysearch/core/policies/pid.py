@@ -109,7 +109,9 @@ class PID(Policy):
         log = [name for name, gain in zip(names, initial, strict=True) if gain > 0]
         usual = [1.0 if gain >= 0 else -gain for gain in initial.tolist()]
         scales = [given.get(name, own) for name, own in zip(names, usual, strict=True)]
-        free = [name not in fixed and (gain != 0 or name in given) for name, gain in zip(names, initial, strict=True)]
+        free = [
+            name not in fixed and bool(gain != 0 or name in given) for name, gain in zip(names, initial, strict=True)
+        ]
         if not any(free):
             raise ValueError("No gain is left to search: all are 0 or fixed. Give one, or `scale` for one that is 0.")
         constants = named_numbers.constants(names, initial, bounds, scales, log)
@@ -155,11 +157,7 @@ class PID(Policy):
                 f"{name} has {action.size} actions and the PID has {self._loops} loops; give a gain for each action, "
                 f"such as kp={[1.0] * action.size}."
             )
-        if specification.dt is None:
-            raise ValueError(
-                f"{name} does not say its time step, which a PID needs: give dt in seconds, as Specification(…, "
-                "dt=0.01) or as dt of your plant."
-            )
+        _timed(specification)
         interface = specification.interface
         connected = self._connected(specification.observation_size, specification.observation_names, interface)
         return connected._with(interface=interface)
@@ -321,15 +319,16 @@ class PID(Policy):
         Without gains, kp moves the action by half its range at an error as large as the observation typically is, the
         integral time is a quarter of a rollout, and the derivative time a quarter of that.
         """
+        _timed(specification)
         action: Any = specification.action
         m, p, names = action.size, specification.observation_size, specification.observation_names
         given = settings.observation or tuple(map(str, range(m)))
         signals = [int(word) if word.isdigit() else word for word in given]
         gains = {name: getattr(settings, name) for name in GAINS}
-        if all(gain is None for gain in gains.values()) and specification.dt is not None:
+        if all(gain is None for gain in gains.values()):
             scales = specification.observation_scale or (1.0,) * p
             typical = np.array([scales[place(signal, p, names)] for signal in listed("observation", signals, m)])
-            integral = INTEGRAL_SHARE * specification.horizon * specification.dt
+            integral = INTEGRAL_SHARE * specification.horizon * (specification.dt or 0.0)
             kp = np.asarray(action.half_range) / typical
             gains = {"kp": kp, "ki": kp / integral, "kd": kp * integral * DERIVATIVE_SHARE}
         return cls(
@@ -371,3 +370,12 @@ class PID(Policy):
         )
         parts.append(("table", (["action", "e", "Ti", "Td", "tf"], rows, caption)))
         return parts
+
+
+def _timed(specification: Specification) -> None:
+    """Raise ValueError unless the task has a time step."""
+    if specification.dt is None:
+        raise ValueError(
+            f"{specification.name} does not say its time step, which a PID needs: give dt in seconds, as "
+            "Specification(…, dt=0.01), or as an attribute dt of your plant or environment."
+        )
