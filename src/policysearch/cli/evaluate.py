@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from policysearch.cli import shared
+from policysearch.core.plain import Plain
 from policysearch.tasks import BUILT_IN
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def main(given: list[str]) -> int:
     return 0
 
 
-def _spread(result: dict[str, Any]) -> list[str]:
+def _spread(result: Plain) -> list[str]:
     """How the rollouts differ, in lines; no lines for a single rollout."""
     if result["rollouts"] - result["failed"] < 2:
         return []

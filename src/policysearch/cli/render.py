@@ -12,6 +12,7 @@ from typing import Any
 
 from policysearch.cli import shared
 from policysearch.cli.evaluate import reference
+from policysearch.core.plain import Plain
 from policysearch.tasks import BUILT_IN
 
 
@@ -71,7 +72,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def drawable(name: str, options: dict[str, Any]) -> Any:
+def drawable(name: str, options: Plain) -> Any:
     """A run's task, with MuJoCo told how to draw before it is imported."""
     if name in BUILT_IN:
         shared.prepare_jax()

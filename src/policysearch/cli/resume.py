@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from policysearch.cli import shared
+from policysearch.core.plain import Plain
 from policysearch.core.settings import Budget
 from policysearch.runs.journal import Journal
 from policysearch.runs.reader import Run, open_run
@@ -89,7 +90,7 @@ def _search(run: Run, budget: str | None, workers: int | None) -> Any:
     return search
 
 
-def _place(known: dict[str, Any]) -> str:
+def _place(known: Plain) -> str:
     """The task's name; a file is looked for where the run was started."""
     file, colon, attribute = known["task"].rpartition(":")
     return str(Path(known["directory"], file)) + colon + attribute if file.endswith(".py") else known["task"]

@@ -10,10 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from policysearch.cli import shared, stage_costs
 from policysearch.core import grammar
+from policysearch.core.plain import Plain
 from policysearch.core.settings import Budget, unknown
 from policysearch.methods import flags
 from policysearch.methods.settings import METHODS, method_settings, unknown_method
@@ -113,7 +114,7 @@ def tell(given: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the record of a finished update as JSON")
     arguments = parser.parsed(given, NO_LOG)
     number = shared.number("TRIAL", arguments.trial, int)
-    told: dict[str, Any] = {name: getattr(arguments, name) for name in ("failed", "safety_stop", "lost", "abandoned")}
+    told: Plain = {name: getattr(arguments, name) for name in ("failed", "safety_stop", "lost", "abandoned")}
     told["cost"] = shared.number("--cost", arguments.cost, float)
     if arguments.rollout is not None:
         told["cost"] = stage_costs.total(Path(arguments.rollout))
@@ -150,7 +151,7 @@ def status(given: list[str]) -> int:
     return 0
 
 
-def summary(run: Run) -> dict[str, Any]:
+def summary(run: Run) -> Plain:
     """Where a search stands, as JSON-able values.
 
     Raises:
@@ -175,7 +176,7 @@ def summary(run: Run) -> dict[str, Any]:
         damage = str(error)
     trials = run.trials.values()
     last = run.records[-1] if run.records else {}
-    measured: dict[str, Any] = {}
+    measured: Plain = {}
     for record in run.records:
         measured |= {name: value for name, value in record.items() if name in _MEASURED}
     return {
@@ -218,7 +219,7 @@ def _values(run: Run, update: float | None) -> dict[str, float] | None:
     return policy.values() if policy.policy == "parameters" else None
 
 
-def described(found: dict[str, Any]) -> str:
+def described(found: Plain) -> str:
     """A summary for people to read."""
     trials = ", ".join(f"{count} {status}" for status, count in found["trials"].items()) or "none"
     lines = [f"{found['folder']}: {found['method']}, {found['updates']} updates, budget {found['budget']}"]
@@ -261,7 +262,7 @@ def described(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cost(found: dict[str, Any], name: str) -> str:
+def _cost(found: Plain, name: str) -> str:
     error = found[f"{name}_error"]
     return f"{found[name]:.6g}" + (f" ± {error:.2g}" if error is not None and math.isfinite(error) else "")
 
@@ -345,7 +346,7 @@ def _next(search: Search, client: str) -> Trial:
     return search.ask(client)
 
 
-def _described(trial: Trial) -> dict[str, Any]:
+def _described(trial: Trial) -> Plain:
     return {
         "trial": trial.number,
         "update": trial.update,
@@ -357,7 +358,7 @@ def _described(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: str) -> bool:
+def _leave(folder: Path, number: int, told: Plain, retry: bool, notes: str) -> bool:
     """Leave a result for the process that owns the run; False if it has been told already.
 
     Raises:

@@ -21,6 +21,7 @@ from policysearch.cli.keeper import GRACE_SECONDS, Conduct, Ended, Keeper
 from policysearch.cli.rig import described, summary
 from policysearch.cli.trial_process import RIG_EXIT, finish_previous, forbids, run_trial
 from policysearch.core.grammar import filled
+from policysearch.core.plain import Plain
 from policysearch.core.settings import Budget
 from policysearch.runs.reader import Run, open_run
 
@@ -102,7 +103,7 @@ def _described(trial: Trial) -> str:
     return f"trial {trial.number}{attempt}{purpose}: {values}"
 
 
-def _outcome(told: dict[str, Any], ended: Ended) -> str:
+def _outcome(told: Plain, ended: Ended) -> str:
     """The outcome of a trial, briefly."""
     ((name, value),) = told.items()
     words = f"cost {value:.6g}" if name == "cost" else f"{name.replace('_', ' ')}, {value}"

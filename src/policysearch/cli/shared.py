@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import msgspec
 
 from policysearch.core import grammar
+from policysearch.core.plain import Plain
 from policysearch.methods import flags
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def shown(folder: str | Path, directory: Path) -> str:
     return str(folder).removeprefix(f"{directory}/") if directory != Path("/") else str(folder)
 
 
-def task(name: str, options: dict[str, Any], timeout: float | None = None) -> Any:
+def task(name: str, options: Plain, timeout: float | None = None) -> Any:
     """The task a user named, with another horizon or survival bonus on request.
 
     Args:
@@ -207,7 +208,7 @@ def as_json(value: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
-def outcome(result: dict[str, Any]) -> list[str]:
+def outcome(result: Plain) -> list[str]:
     """Cost or return, and whether it solves the task, in lines."""
     from policysearch.search.progress import quantity
 

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from policysearch.cli import interruption, shared
+from policysearch.core.plain import Plain
 from policysearch.core.settings import Budget, PolicySettings, checked
 from policysearch.methods import flags
 from policysearch.methods.presets import preset
@@ -174,7 +175,7 @@ def _method(arguments: argparse.Namespace, name: str) -> MethodSettings:
     return method_settings(name, flags.given(arguments, METHODS[name]))
 
 
-def _task_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def _task_options(arguments: argparse.Namespace) -> Plain:
     names = ("horizon", "survival_bonus")
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
@@ -211,7 +212,7 @@ def _search(arguments: argparse.Namespace) -> Search:
     )
 
 
-def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, Any]:
+def _configuration(arguments: argparse.Namespace, search: Search) -> Plain:
     """Everything needed to repeat the run or to resume it."""
     from policysearch.core.identity import described
     from policysearch.methods.settings import plain
@@ -244,7 +245,7 @@ def _run(
     arguments: argparse.Namespace,
     scalars: TensorBoard | None,
     requests: list[int],
-) -> dict[str, Any]:
+) -> Plain:
     """Run a search with progress and Ctrl-C; save everything; what to report."""
     from policysearch.search.progress import Progress
 
@@ -349,7 +350,7 @@ def _refuse_existing(folder: Path, directory: Path) -> None:
         raise FileExistsError(f"{error}\n{remedy}.") from None
 
 
-def _advice(result: dict[str, Any], folder: str) -> list[str]:
+def _advice(result: Plain, folder: str) -> list[str]:
     """What to try if the criterion is not met at the end."""
     if result["solved"] is not False or result["reason"] == "interrupted":
         return []
@@ -358,7 +359,7 @@ def _advice(result: dict[str, Any], folder: str) -> list[str]:
     return [f"to get there: policysearch resume {folder} --budget {twice}, or another --seed"]
 
 
-def _block(result: dict[str, Any], directory: Path) -> str:
+def _block(result: Plain, directory: Path) -> str:
     """The result for people to read."""
     from policysearch.search.progress import duration
 

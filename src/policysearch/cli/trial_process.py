@@ -12,11 +12,11 @@ import shlex
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from policysearch.cli import supervisor
 from policysearch.cli.interruption import Held
 from policysearch.cli.keeper import Ended, Keeper
+from policysearch.core.plain import Plain
 
 #: exit code of a trial that the rig lost: EX_TEMPFAIL of sysexits.h
 RIG_EXIT = 75
@@ -30,7 +30,7 @@ _QUOTED = 200
 
 def run_trial(
     command: Sequence[str], keeper: Keeper | None = None, number: int = 0, held: Held | None = None
-) -> tuple[dict[str, Any], Ended]:
+) -> tuple[Plain, Ended]:
     """Run a command to its end, and return the outcome.
 
     The command is what is waited for, not its output: processes that it leaves behind are ended, and what they print

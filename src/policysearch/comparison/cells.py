@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from policysearch.core import files
+from policysearch.core.plain import Plain
 from policysearch.core.settings import PolicySettings
 from policysearch.runs import renamed
 
@@ -97,7 +98,7 @@ def append(folder: Path, cells: Iterable[Cell]) -> None:
         os.fsync(file.fileno())
 
 
-def configuration(folder: Path) -> dict[str, Any]:
+def configuration(folder: Path) -> Plain:
     """What `begin` kept of a comparison.
 
     Raises:
@@ -108,7 +109,7 @@ def configuration(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no comparison ({CONFIGURATION} is missing).")
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        content = msgspec.json.decode(path.read_bytes(), type=Plain)
     except msgspec.DecodeError as error:
         raise ValueError(f"{path} is damaged: {error}.") from None
     for name in ("conditions", "methods", "about"):

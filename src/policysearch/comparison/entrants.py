@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from policysearch.core.plain import Plain
 from policysearch.core.settings import check_names, unknown
 from policysearch.methods.settings import METHODS, RIVALS, MethodSettings
 
@@ -61,7 +62,7 @@ def parse(text: str) -> MethodSettings | str:
         raise ValueError(f"{text!r}: {error}.") from None
 
 
-def named(methods: str | Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+def named(methods: str | Sequence[Any] | Mapping[str, Any]) -> Plain:
     """Entrants by the label that tables and pictures show.
 
     Args:

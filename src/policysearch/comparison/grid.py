@@ -19,6 +19,7 @@ from policysearch.comparison.cells import Cell
 from policysearch.comparison.entrants import named
 from policysearch.comparison.running import AT_THE_END, POINTS, Conditions, rival_policy, run
 from policysearch.comparison.summary import Comparison
+from policysearch.core.plain import Plain
 from policysearch.core.policies import Policy
 from policysearch.core.settings import Budget, PolicySettings
 from policysearch.core.specification import Specification
@@ -105,8 +106,8 @@ def compare(
         raise ValueError(f"A budget of {common} is not the same for all; give rollouts (2000) or stages (2e6stages).")
     if threshold is not None and not np.isfinite(threshold):
         raise ValueError(f"threshold is {threshold}; it must be finite.")
-    settings: dict[str, Any] = {}
-    chosen: dict[str, Any] = {}
+    settings: Plain = {}
+    chosen: Plain = {}
     for label, entrant in entrants.items():  # what does not fit is refused before anything runs
         if isinstance(entrant, str):
             rivals.prepare(entrant)

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from policysearch.core.plain import Plain
+
 #: largest array kept entry by entry; of a larger one a SHA-256 is kept
 MOST_ENTRIES = 64
 
@@ -23,8 +25,6 @@ MOST_ENTRIES = 64
 LIBRARIES = ("policysearch", "optax", "jax", "equinox")
 #: global variables that a function reads and that count
 NUMBERS = (bool, int, float, str, np.ndarray, jax.Array)
-
-Plain = dict[str, Any]
 
 
 def described(thing: Any) -> Plain:
@@ -97,7 +97,7 @@ def _parts(parts: Mapping[str, Any], inside: str, found: Plain, above: list[Any]
         _walk(part, inside + name, found, [*above, whole])
 
 
-def _fields(thing: Any) -> dict[str, Any]:
+def _fields(thing: Any) -> Plain:
     """The parts of anything else, by name."""
     if hasattr(thing, "_fields"):
         return {name: getattr(thing, name) for name in thing._fields}

@@ -18,6 +18,7 @@ import numpy as np
 from policysearch.core import controller_file, grammar
 from policysearch.core.controller import Controller
 from policysearch.core.normalize import Scaling
+from policysearch.core.plain import Plain
 from policysearch.core.policies import LinearGaussian, NeuralGaussian, Parameters, Policy, Softmax
 
 #: bytes of a JSON file with initial values
@@ -109,7 +110,7 @@ def start(policy: Policy, initial: Any) -> Policy:
     return _gain(policy, initial)
 
 
-def _named(policy: Parameters, initial: dict[str, Any]) -> Parameters:
+def _named(policy: Parameters, initial: Plain) -> Parameters:
     unknown = [name for name in initial if name not in policy.names]
     if unknown:
         raise ValueError(f"Initial values for {', '.join(unknown[:10])}; the parameters are {', '.join(policy.names)}.")
@@ -119,7 +120,7 @@ def _named(policy: Parameters, initial: dict[str, Any]) -> Parameters:
     return Parameters(policy.names, values, bounds=bounds, scale=np.asarray(policy.scale), log=log)
 
 
-def _gain(policy: LinearGaussian, initial: dict[str, Any]) -> LinearGaussian:
+def _gain(policy: LinearGaussian, initial: Plain) -> LinearGaussian:
     shape = np.shape(policy.gain)
     gain = _numbers("gain", initial.get("gain", np.zeros(shape)))
     if set(initial) - {"gain", "bias"} or "gain" not in initial or gain.shape != shape:
@@ -178,7 +179,7 @@ def _read(path: Path) -> Any:
     return content
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> Plain:
     """An object in which each name is given once."""
     content = dict(pairs)
     if len(content) < len(pairs):

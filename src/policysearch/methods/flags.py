@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from policysearch.core import grammar
+from policysearch.core.plain import Options
 from policysearch.core.settings import PolicySettings, Settings, allowed, choices
 from policysearch.methods.settings import METHODS
 
@@ -57,7 +58,7 @@ def add(
             hint = _plain(hints[field.name])
             text = texts.get(field.name, "").replace("%", "%%")
             default = "by rule" if field.default is None else _words(field.default)
-            options: dict[str, Any] = {
+            options: Options = {
                 "dest": _destination(flag),
                 "default": argparse.SUPPRESS,
                 "help": f"{text} [{default}]",
@@ -70,7 +71,7 @@ def add(
                 parser.add_argument(f"--{flag}", metavar=_metavar(hints[field.name]), **options)
 
 
-def given(arguments: argparse.Namespace, struct: type[Settings]) -> dict[str, Any]:
+def given(arguments: argparse.Namespace, struct: type[Settings]) -> Options:
     """What the user set of a struct, converted from text.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policysearch.comparison.summary import Comparison, Row, interval
+from policysearch.core.plain import Plain
 from policysearch.report.learning import DECADES
 from policysearch.report.page import JOINED, Page
 from policysearch.report.provenance import BY_RULE
@@ -172,7 +173,7 @@ def _short(seconds: float) -> str:
     return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
 
 
-def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str, Any] | None = None) -> Path:
+def write(comparison: Comparison, path: str | os.PathLike[str], about: Plain | None = None) -> Path:
     """Write the page of a comparison.
 
     Args:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from policysearch.core.plain import Plain
 from policysearch.report import style
 from policysearch.search.progress import magnitude, quantity
 
@@ -324,7 +325,7 @@ def _figure(runs: Mapping[str, Records]) -> Figure:
 def _draw(axis: Axes, curve: Curve, index: int, label: str) -> None:
     few = len(curve.values) <= 40
     line = {"linewidth": 1.5, "marker": "o" if few else None, "markersize": 3}
-    look: dict[str, Any] = {"color": style.colour(index), "linestyle": style.dash(index), **line}
+    look: Plain = {"color": style.colour(index), "linestyle": style.dash(index), **line}
     axis.plot(curve.rollouts, curve.values, label=style.plain(label), **look)
     if np.isfinite(curve.low).any():
         axis.fill_between(curve.rollouts, curve.low, curve.high, color=style.colour(index), alpha=0.2, linewidth=0)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from policysearch.core.controller import Controller
+from policysearch.core.plain import Plain
 from policysearch.report.learning import Final
 from policysearch.runs import renamed
 from policysearch.runs.lock import owner
@@ -155,13 +156,13 @@ def gather(folder: str | os.PathLike[str]) -> Material:
 
 def _from_files(folder: Path, missing: list[str]) -> Run:
     """A run from the files beside its database."""
-    configuration: dict[str, Any] = {}
+    configuration: Plain = {}
     try:
         found = msgspec.json.decode((folder / CONFIGURATION).read_bytes())
         configuration = renamed.configuration(found) if isinstance(found, dict) else {}
     except (OSError, msgspec.DecodeError) as error:
         missing.append(f"{CONFIGURATION} cannot be read: {error}")
-    records: list[dict[str, Any]] = []
+    records: list[Plain] = []
     try:
         with (folder / METRICS).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):

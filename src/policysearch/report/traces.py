@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from policysearch.core.plain import Plain
 from policysearch.core.specification import Continuous, Discrete
 from policysearch.report import style
 from policysearch.report.learning import Drawn
@@ -125,7 +126,7 @@ def _stages(values: np.ndarray) -> int:
     return max(1, -(-len(values) // POINTS))
 
 
-def _look(index: int) -> dict[str, Any]:
+def _look(index: int) -> Plain:
     """The first rollout in front, the others muted and with one entry in the legend."""
     if index == 0:
         return {"color": style.colour(0), "linewidth": 1.6, "label": "rollout 1", "zorder": 3}

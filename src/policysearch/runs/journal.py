@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from policysearch.core import files
+from policysearch.core.plain import Plain
 from policysearch.runs.history import History, Row
 from policysearch.runs.lock import Ownership
 from policysearch.runs.metrics import Metrics
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 #: seconds between two writes of updates; each write waits for the disk
 INTERVAL = 0.5
 #: what an update leaves so that a later process can continue: counts, and the state as bytes
-Continuation = tuple[dict[str, Any], bytes]
+Continuation = tuple[Plain, bytes]
 
 
 class Journal:
@@ -116,7 +117,7 @@ class Journal:
 
     def _begin(self, keep: bool, count: int) -> None:
         self._keep, self._count, self._events = keep, count, 0
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[Plain] = []
         self._incumbents: list[Row] = []
         self._metrics = Metrics(self.folder)
         # whether these files hold what the database holds; None for a resumed run: they may
@@ -244,7 +245,7 @@ class Journal:
             self._add_metrics(written)
         self._written = time.monotonic()
 
-    def _add_metrics(self, records: list[dict[str, Any]]) -> None:
+    def _add_metrics(self, records: list[Plain]) -> None:
         """Add the database's records to the files for other programs."""
         try:
             if self._complete is None:
@@ -255,7 +256,7 @@ class Journal:
             self._complete = False
 
     def _write_metrics(self) -> None:
-        records: list[dict[str, Any]] = []
+        records: list[Plain] = []
         for body in self._history.of_kind("update"):
             keep_record(records, msgspec.json.decode(body)["record"])
         self._metrics.write(records)
@@ -335,7 +336,7 @@ def refuse_existing(folder: Path) -> None:
             raise FileExistsError(f"{folder} already holds {what}. Choose another folder.")
 
 
-def _row(kind: str, content: dict[str, Any], blob: bytes | None = None, trial: int | None = None) -> Row:
+def _row(kind: str, content: Plain, blob: bytes | None = None, trial: int | None = None) -> Row:
     """A row that can be read back as written.
 
     Raises:
@@ -369,7 +370,7 @@ def _halt(reason: str, by: str = "") -> Row:
     return _row("halt", {"reason": reason, "by": by, "when": time.time()})
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> Plain:
     """Where and with what this process runs: command line, installed versions, platform, start."""
     from importlib import metadata
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from policysearch.core import files
+from policysearch.core.plain import Plain
 from policysearch.runs.reader import LINES, METRICS
 
 
@@ -41,7 +42,7 @@ class Metrics:
         self.table, self.lines = folder / METRICS, folder / LINES
         self._names: dict[str, None] = {}
 
-    def append(self, records: list[dict[str, Any]]) -> None:
+    def append(self, records: list[Plain]) -> None:
         """Add one line per record.
 
         Raises:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from policysearch.core.plain import Plain
+
 #: settings of methods that had another name
 SETTINGS = {
     "kl": "max_kl",
@@ -26,7 +28,7 @@ PARTS = (
 KINDS = {"Saturation": "ActionLimitPenalty"}
 
 
-def configuration(found: Mapping[str, Any]) -> dict[str, Any]:
+def configuration(found: Mapping[str, Any]) -> Plain:
     """The configuration of a run.
 
     Example:
@@ -43,13 +45,13 @@ def configuration(found: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def settings(found: Mapping[str, Any], differences: bool) -> dict[str, Any]:
+def settings(found: Mapping[str, Any], differences: bool) -> Plain:
     """Settings of a method by name; `differences` for those of finite_differences, whose `step` was ε."""
     names = SETTINGS | {"step": "epsilon" if differences else "step_size"}
     return {names.get(name, name): value for name, value in found.items()}
 
 
-def parts(found: Mapping[str, Any]) -> dict[str, Any]:
+def parts(found: Mapping[str, Any]) -> Plain:
     """The description of a method composed by hand, see `core.identity`.
 
     Example:

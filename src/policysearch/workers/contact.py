@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from policysearch.core.plain import Plain
 from policysearch.core.specification import Specification
 from policysearch.workers.actions import actions, middle
 from policysearch.workers.jobs import Met, Recipe
@@ -134,7 +135,7 @@ def _attribute(base: Any, name: str) -> Any:
     return None
 
 
-def _bonus(env: Any, options: dict[str, Any]) -> float:
+def _bonus(env: Any, options: Plain) -> float:
     """The `healthy_reward` that MuJoCo environments take as an option; 0 for those without one."""
     value = options.get("healthy_reward")
     if value is None:
