@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from policysearch.cli import shared
 from policysearch.comparison.entrants import named
@@ -37,7 +36,7 @@ def main(given: list[str]) -> int:
     from policysearch.comparison.grid import Progress, compare
     from policysearch.search.progress import Progress as Shown
 
-    task: Any = shared.task(arguments.task, {} if arguments.horizon is None else {"horizon": arguments.horizon})
+    task = shared.task(arguments.task, {} if arguments.horizon is None else {"horizon": arguments.horizon})
     noun = "return" if task.specification.reward else "cost"
     title = f"{arguments.task}: {', '.join(entrants)}; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     with Shown(title, str(folder), noun) as shown:

@@ -51,7 +51,7 @@ def main(given: list[str]) -> int:
     shared.prepare_jax()
     from policysearch.verify.diagnosis import advice, diagnose
 
-    task: Any = shared.task(name, options)
+    task = shared.task(name, options)
     policy: Any = controller
     if arguments.initial is not None:
         from policysearch.search.search import Search

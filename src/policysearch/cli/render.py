@@ -8,12 +8,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from policysearch.cli import shared
 from policysearch.cli.evaluate import reference
 from policysearch.core.plain import Plain
 from policysearch.tasks import BUILT_IN
+
+if TYPE_CHECKING:
+    from policysearch.report.video import Video
+    from policysearch.tasks import AnyTask
 
 
 def main(given: list[str]) -> int:
@@ -72,7 +76,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def drawable(name: str, options: Plain) -> Any:
+def drawable(name: str, options: Plain) -> AnyTask:
     """A run's task, with MuJoCo told how to draw before it is imported."""
     if name in BUILT_IN:
         shared.prepare_jax()
@@ -104,7 +108,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda frames, most: bar.update(line, completed=frames, total=most)
 
 
-def _block(written: Any, noun: str) -> list[str]:
+def _block(written: Video, noun: str) -> list[str]:
     """What was shown and where it is, in lines."""
     lines = []
     for number, rollout in enumerate(written.rollouts, 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from policysearch.cli import shared
 from policysearch.comparison.cells import CONFIGURATION
@@ -13,6 +13,7 @@ REPORT = "report.html"
 
 if TYPE_CHECKING:
     from policysearch.runs.reader import Run
+    from policysearch.tasks import AnyTask
 
 
 def main(given: list[str]) -> int:
@@ -58,7 +59,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _task(run: Run) -> Any:
+def _task(run: Run) -> AnyTask:
     from policysearch.cli.evaluate import reference
     from policysearch.cli.render import drawable
 

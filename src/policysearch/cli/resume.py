@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from policysearch.cli import shared
 from policysearch.core.plain import Plain
 from policysearch.core.settings import Budget
 from policysearch.runs.journal import Journal
 from policysearch.runs.reader import Run, open_run
+
+if TYPE_CHECKING:
+    from policysearch.search.search import Search
 
 
 def main(given: list[str]) -> int:
@@ -65,7 +68,7 @@ def main(given: list[str]) -> int:
         return carry_out(search, record, arguments)
 
 
-def _search(run: Run, budget: str | None, workers: int | None) -> Any:
+def _search(run: Run, budget: str | None, workers: int | None) -> Search:
     """The search of a run, where its last snapshot is."""
     known = run.configuration
     if "given" not in known:

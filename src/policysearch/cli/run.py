@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TextIO
 
 from policysearch.cli import shared
 from policysearch.cli.interruption import Held
@@ -26,6 +26,7 @@ from policysearch.core.settings import Budget
 from policysearch.runs.reader import Run, open_run
 
 if TYPE_CHECKING:
+    from policysearch.search.result import Record
     from policysearch.search.search import Search
     from policysearch.search.trials import Trial
 
@@ -79,7 +80,7 @@ def _one(
     keeper: Keeper,
     attempts: int,
     say: Callable[[str], None],
-    log: Callable[[Any], None] | None,
+    log: Callable[[Record], None] | None,
 ) -> None:
     """Ask for a trial, run it and tell the outcome."""
     trial = search.ask(CLIENT)
@@ -168,7 +169,7 @@ def _filled_at_start(run: Run, command: Sequence[str]) -> list[str]:
     return filled(command, Controller(*controller_file.parse(run.start, run.folder)).values())
 
 
-def _printer(stream: Any) -> Callable[[str], None]:
+def _printer(stream: TextIO) -> Callable[[str], None]:
     return lambda line: print(line, file=stream, flush=True)
 
 

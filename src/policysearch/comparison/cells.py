@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -127,7 +126,7 @@ def configuration(folder: Path) -> Plain:
     return content
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     """A condition for people to read: only those settings of a policy that differ from the default."""
     if value in (None, "None"):
         return "by default"
@@ -136,9 +135,7 @@ def _words(value: Any) -> str:
     return ", ".join(text.replace("=", " ").replace("'", "") for text in settings if text not in plain) or str(value)
 
 
-def begin(
-    folder: Path, conditions: Mapping[str, Any], methods: Mapping[str, str], about: Mapping[str, Any]
-) -> dict[tuple[str, int], Cell]:
+def begin(folder: Path, conditions: Plain, methods: Mapping[str, str], about: Plain) -> dict[tuple[str, int], Cell]:
     """Make a folder for a comparison, or continue the one that it holds; its finished cells.
 
     Args:

@@ -11,7 +11,7 @@ import importlib
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -24,7 +24,12 @@ from policysearch.core.settings import Budget
 from policysearch.core.specification import OK
 from policysearch.runners import native
 from policysearch.tasks.python_function import PythonFunction
+from policysearch.tasks.task import Function, Task
 from policysearch.workers.jobs import Jobs
+
+if TYPE_CHECKING:
+    from policysearch.tasks import AnyTask
+
 
 #: initial spread, in multiples of a perturbation that only measures a gradient; as for `cem`
 START = 3.0
@@ -82,7 +87,7 @@ class Trials:
     """
 
     def __init__(
-        self, task: Any, policy: Policy, seed: int, budget: Budget, pool: Any, on_call: Callable[[np.ndarray], None]
+        self, task: AnyTask, policy: Policy, seed: int, budget: Budget, pool: Any, on_call: Callable[[np.ndarray], None]
     ):
         self.task, self.policy, self.seed, self.budget, self.pool = task, policy, seed, budget, pool
         self.rollouts = self.stages = self.calls = self.failed = 0
@@ -168,7 +173,7 @@ def run(name: str, trials: Trials, std: float, seed: int) -> str:
     return "ended by itself"
 
 
-def _each(task: Any, policy: Policy, rows: jax.Array, key: jax.Array) -> jax.Array:
+def _each(task: Task | Function, policy: Policy, rows: jax.Array, key: jax.Array) -> jax.Array:
     keys = jax.random.split(key, len(rows))
     return jax.vmap(lambda row, k: native.total(task, policy.with_theta(row, "parameter"), k)[0])(rows, keys)
 

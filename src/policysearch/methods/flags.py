@@ -127,7 +127,7 @@ def _metavar(hint: Any) -> str:
     return "N" if _plain(hint) is int else "X"
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

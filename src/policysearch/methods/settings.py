@@ -5,7 +5,7 @@ None means: by the rule, see `MethodSettings.resolved`. No JAX.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -54,7 +54,7 @@ def left_open(settings: Settings) -> list[str]:
     return [name for name, value in msgspec.structs.asdict(settings).items() if value in (None, "auto")]
 
 
-def plain(given: Any) -> Options:
+def plain(given: object) -> Options:
     """Settings as they are, by name; a method composed by hand has none."""
     return msgspec.structs.asdict(given) if isinstance(given, MethodSettings) else {}
 

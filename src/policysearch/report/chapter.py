@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from policysearch.core.interface import Interface
 from policysearch.core.settings import Budget
@@ -19,10 +19,18 @@ from policysearch.report.page import Page
 from policysearch.search.evaluation import QUANTILES
 from policysearch.search.progress import quantity
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from policysearch.core.controller import Controller
+    from policysearch.runs.reader import Run
+    from policysearch.tasks import AnyTask
+
+
 #: events that are listed
 LAST = 20
 #: gives the task of a `Run`, or raises
-Load = Callable[[Any], Any]
+Load: TypeAlias = "Callable[[Run], AnyTask]"
 
 
 class Chapter:
@@ -229,7 +237,7 @@ class Chapter:
         self.page.table(["update", "trial", "what", "reason"], rows, caption)
 
 
-def _regulator(task: Any, controller: Any) -> tuple[str, Any] | None:
+def _regulator(task: Any, controller: Controller) -> tuple[str, np.ndarray] | None:
     """The LQR gain to compare a gain matrix with, if the task has one: what it is, and the matrix."""
     if controller.policy != "linear_gaussian" or not hasattr(task, "equilibrium"):
         return None
@@ -246,7 +254,7 @@ def _regulator(task: Any, controller: Any) -> tuple[str, Any] | None:
     return f"{words}; that of the gain found is {own:.5g} (both in closed form).", gain
 
 
-def _gain_and_bias(controller: Any) -> tuple[Any, float, Any]:
+def _gain_and_bias(controller: Controller) -> tuple[np.ndarray, float, np.ndarray]:
     gain, offset = policy.physical_gain(controller)
     return gain, 0.0, offset
 

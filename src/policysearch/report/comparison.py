@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -279,7 +278,7 @@ def _pairs(page: Page, comparison: Comparison) -> None:
     )
 
 
-def _settings(settings: Any, chosen: Mapping[str, Any]) -> str:
+def _settings(settings: Plain | str, chosen: Plain) -> str:
     """Settings by name in one line; those chosen by rule are marked."""
     if not isinstance(settings, dict):
         return str(settings)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ POINTS = 240
 DECADES = 30.0
 #: a final cost this many times smaller than all others is drawn at the edge of its figure
 FAR = 1e3
-Records = Sequence[Mapping[str, Any]]
+Records = Sequence[Mapping[str, float]]
 
 
 class Drawn(NamedTuple):
@@ -368,7 +368,7 @@ def _told(what: str, curve: Curve) -> str:
     return f"{what} {path}, between {values.min():.4g} and {values.max():.4g}."
 
 
-def _band(curves: Any, single: str) -> str:
+def _band(curves: Iterable[Curve], single: str) -> str:
     """What the band means, for a caption."""
     per = [curve.updates for curve in curves]
     if max(per) == 1:

@@ -6,7 +6,7 @@ import csv
 import math
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -111,7 +111,7 @@ class Material(NamedTuple):
         return "without a result: killed, or interrupted twice"
 
 
-def number(value: Any) -> float:
+def number(value: object) -> float:
     """A number as it is, NaN for anything else."""
     return float(value) if isinstance(value, (int, float)) else math.nan
 
@@ -172,8 +172,8 @@ def _from_files(folder: Path, missing: list[str]) -> Run:
     return Run(folder, configuration, records, {})
 
 
-def _number(text: Any) -> float:
+def _number(text: str | None) -> float:
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        return math.nan if text is None else float(text)
+    except ValueError:
         return math.nan

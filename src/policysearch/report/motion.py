@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,11 @@ from policysearch.core.specification import Discrete, Specification
 from policysearch.report.player import Film, encoded
 from policysearch.report.studio import NoRendererError, Pace, Studio
 from policysearch.search.evaluation import fit
+from policysearch.tasks.gymnasium_task import GymnasiumTask
+
+if TYPE_CHECKING:
+    from policysearch.tasks import AnyTask
+
 
 #: number of quantities and actions shown, if a task has more
 MOST_QUANTITIES, MOST_ACTIONS = 6, 4
@@ -44,7 +49,7 @@ class Recorded(NamedTuple):
     missing: str
 
 
-def record(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
+def record(task: AnyTask, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
     """Run the policy's mode: the first rollouts of an evaluation with that seed.
 
     Args:
@@ -62,12 +67,12 @@ def record(task: Any, controller: Controller, rollouts: int, seed: int, frames: 
     fit(specification, controller)
     if specification.deterministic:
         rollouts = 1
-    if specification.reward:
+    if isinstance(task, GymnasiumTask):
         return _environment(task, controller, rollouts, seed, frames)
     return _plant(task, controller, rollouts, seed, frames)
 
 
-def _plant(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
+def _plant(task: AnyTask, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
     from policysearch.report.drawings import quantities
     from policysearch.report.plant import Plant
 
@@ -76,7 +81,7 @@ def _plant(task: Any, controller: Controller, rollouts: int, seed: int, frames: 
     shown, more = [], 0
     for index in range(rollouts):
         motion = plant.motion(index, specification.horizon)
-        found = quantities(task, motion)
+        found = quantities(plant.task, motion)
         actions = _named(motion.actions, specification.action_names, "action", MOST_ACTIONS)
         more = max(0, len(found) - MOST_QUANTITIES) + max(0, _width(motion.actions) - MOST_ACTIONS)
         reason = "" if len(motion.costs) == specification.horizon else _not_finite(len(motion.costs))
@@ -85,7 +90,7 @@ def _plant(task: Any, controller: Controller, rollouts: int, seed: int, frames: 
     return Recorded(specification, shown, more, film, "" if film else "no film was requested")
 
 
-def _environment(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
+def _environment(task: GymnasiumTask, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
     from policysearch.report.camera import Environment
     from policysearch.runners.pool import Workers
     from policysearch.workers.jobs import Jobs

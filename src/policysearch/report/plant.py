@@ -21,6 +21,8 @@ from policysearch.tasks.task import Task, clip
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
 
+    from policysearch.tasks import AnyTask
+
 SIZE = (480, 480)
 #: characters of a title
 LONGEST = 28
@@ -93,14 +95,14 @@ class Plant:
         ValueError: nothing moves in this task.
     """
 
-    def __init__(self, task: Any, controller: Controller, rollouts: int, seed: int, size: tuple[int, int] | None):
+    def __init__(self, task: AnyTask, controller: Controller, rollouts: int, seed: int, size: tuple[int, int] | None):
         specification = task.specification
         if not isinstance(task, Task) or specification.horizon < 2:
             what = "lasts one stage" if isinstance(task, Task) else "is a cost of parameters"
             raise ValueError(f"{specification.name} {what}: nothing moves, so there is no video of it.")
         self.dt: float | None = specification.dt
         self.fallback_rate: float | None = None
-        self._task, self._size = task, size or SIZE
+        self.task, self._size = task, size or SIZE
         key = native.purpose_key(seed, Purpose.EVALUATION)
         trace: Any = native.compiled_evaluate(task, from_controller(controller), key, rollouts).trace
         observations: Any = jax.vmap(jax.vmap(task.observe))(trace.states)
@@ -127,7 +129,7 @@ class Plant:
         last = len(motion.observations) - 1
         failed = good < stages
         if good:
-            picture = Picture(self._task, motion, self._size, f"{self._task.specification.name}  {title}")
+            picture = Picture(self.task, motion, self._size, f"{self.task.specification.name}  {title}")
             for k in sorted({*range(0, last, stride), last}):
                 show(picture.frame(k))
         reason = f"the state or cost of stage {good} is not finite" if failed else ""

@@ -10,7 +10,7 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
@@ -19,6 +19,11 @@ from policysearch.core import files
 from policysearch.core.controller import Controller
 from policysearch.report.studio import INSTALL_VIDEO, NoRendererError, Pace, Studio
 from policysearch.search.evaluation import fit
+from policysearch.tasks.gymnasium_task import GymnasiumTask
+
+if TYPE_CHECKING:
+    from policysearch.tasks import AnyTask
+
 
 SMALLEST, LARGEST = 64, 4096
 _INSTEAD = "GIF needs no extra package: --out FILE.gif."
@@ -43,7 +48,7 @@ class Video(NamedTuple):
 
 
 def render(
-    task: Any,
+    task: AnyTask,
     controller: Controller,
     path: str | os.PathLike[str],
     *,
@@ -78,7 +83,7 @@ def render(
     writer = _writer_for(path)
     fit(task.specification, controller)
     studio: Studio
-    if task.specification.reward:
+    if isinstance(task, GymnasiumTask):
         from policysearch.report.camera import Environment
 
         studio = Environment(task, controller, seed, size)

@@ -78,7 +78,7 @@ class Journal:
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        configuration: Mapping[str, Any],
+        configuration: Mapping[str, object],
         *,
         start: tuple[bytes, bytes] | None = None,
         keep: bool = False,
@@ -126,7 +126,7 @@ class Journal:
         self._closed = False
         self._written = -INTERVAL
 
-    def _write_configuration(self, configuration: Mapping[str, Any]) -> None:
+    def _write_configuration(self, configuration: Mapping[str, object]) -> None:
         text = msgspec.json.format(_ENCODER.encode(dict(configuration)), indent=2)
         files.write(self.folder / CONFIGURATION, text + b"\n")
 
@@ -219,13 +219,13 @@ class Journal:
 
     def told(self, number: int) -> tuple[TrialRecord, bytes | None] | None:
         """What is on disk about a trial and its arrays, whichever update asked it; None for one never asked."""
-        trials: dict[Any, TrialRecord] = {}
-        arrays: dict[Any, bytes | None] = {}
+        trials: dict[int, TrialRecord] = {}
+        arrays: dict[int, bytes | None] = {}
         for row in self._history.of_trial(number):
             take(row, trials, arrays)
         return (trials[number], arrays.get(number)) if trials else None
 
-    def amend(self, configuration: Mapping[str, Any]) -> None:
+    def amend(self, configuration: Mapping[str, object]) -> None:
         """Change some of the configuration, such as the budget, from now on."""
         self._history.append([_row("configuration", dict(configuration))])
 
@@ -287,7 +287,7 @@ class Journal:
                 before.write_bytes(newest.read_bytes())
         controller.save(newest)
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: Mapping[str, object]) -> None:
         """Write the result.
 
         Args:
@@ -349,7 +349,7 @@ def _row(kind: str, content: Plain, blob: bytes | None = None, trial: int | None
         raise ValueError(f"This cannot be recorded ({kind}): {error}. Nothing was written.") from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """The JSON form of a value that JSON does not support."""
     if hasattr(value, "tolist"):
         return value.tolist()  # numbers and arrays of NumPy and JAX

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +68,7 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     notes: str = ""
     purpose: str = "gradient"
 
-    def add(self, later: Mapping[str, Any]) -> None:
+    def add(self, later: Plain) -> None:
         """Apply what was written later about the same trial."""
         for name, value in later.items():
             setattr(self, name, value)
@@ -251,8 +250,8 @@ def find(folder: Path) -> None:
 def replayed(folder: Path, every: bool) -> Run:
     """The run that the rows of a history describe; `every` trial, or those of the open update with their arrays."""
     run: Plain = {"folder": folder, "configuration": {}, "records": [], "result": {}, "events": []}
-    trials: dict[Any, TrialRecord] = {}
-    arrays: dict[Any, bytes | None] = {}
+    trials: dict[int, TrialRecord] = {}
+    arrays: dict[int, bytes | None] = {}
     path = folder / DATABASE
     try:
         for row in read(path, folder / HEAD, every=every):
@@ -286,9 +285,11 @@ def replayed(folder: Path, every: bool) -> Run:
     return Run(**run, trials=trials, arrays=arrays)
 
 
-def take(row: Row, trials: dict[Any, TrialRecord], arrays: dict[Any, bytes | None]) -> None:
+def take(row: Row, trials: dict[int, TrialRecord], arrays: dict[int, bytes | None]) -> None:
     """Update what is known about a trial from a row about it."""
     content = _READERS[row.kind].decode(row.body)
+    if row.trial is None:
+        raise KeyError("trial")
     if row.kind == "asked":
         trials[row.trial] = content
     else:

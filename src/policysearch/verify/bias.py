@@ -6,7 +6,7 @@ B batches, d parameters. z_j = (mean estimate − estimand)_j / standard error_j
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -23,7 +23,12 @@ from policysearch.core.method import Method, State
 from policysearch.core.rollouts import Rollouts
 from policysearch.core.step import LearningRate
 from policysearch.runners import native
+from policysearch.tasks.task import Function, Task
 from policysearch.verify.closed_forms import Problem, estimand
+
+if TYPE_CHECKING:
+    pass
+
 
 #: rollouts per batch, so few that a bias of 1/n shows
 ROLLOUTS = 10
@@ -190,7 +195,9 @@ def _alike(explore: Any) -> Any:
 
 
 @eqx.filter_jit
-def _told(task: Any, method: Method, policy: Any, key: PRNGKeyArray, batches: int) -> tuple[Array | None, Rollouts]:
+def _told(
+    task: Task | Function, method: Method, policy: Any, key: PRNGKeyArray, batches: int
+) -> tuple[Array | None, Rollouts]:
     state = method.init(policy, 1)
     return jax.vmap(lambda k: native.batch(task, method, state, k))(jax.random.split(key, batches))
 
