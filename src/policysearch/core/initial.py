@@ -67,7 +67,7 @@ def fourier_layers(
     return [(projection, phase), (np.zeros((m, features)), np.zeros(m))]
 
 
-def start(policy: Policy, initial: Any) -> Policy:
+def start(policy: Policy, initial: object) -> Policy:
     """The policy moved to known parameters, in physical units.
 
     Args:
@@ -144,7 +144,7 @@ def _gain(policy: LinearGaussian, initial: Plain) -> LinearGaussian:
     return eqx.tree_at(lambda p: p.parameters, policy, parameters)
 
 
-def _numbers(name: str, given: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+def _numbers(name: str, given: object, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """Finite numbers, of a shape if one is given."""
     try:
         if np.asarray(given).dtype.kind in "USb":
@@ -179,7 +179,7 @@ def _read(path: Path) -> Any:
     return content
 
 
-def _once(pairs: list[tuple[str, Any]]) -> Plain:
+def _once(pairs: list[tuple[str, object]]) -> Plain:
     """An object in which each name is given once."""
     content = dict(pairs)
     if len(content) < len(pairs):

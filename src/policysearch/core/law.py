@@ -6,9 +6,10 @@ Layers are matrices [W b] that act on (x, 1), with the scales of observations an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
+
+from policysearch.core.plain import Plain
 
 ACTIVATIONS: dict[str, Callable[..., np.ndarray]] = {
     "sin": np.sin,
@@ -48,7 +49,7 @@ def _weights(policy: str, parameters: Arrays, constants: Arrays) -> list[tuple[n
     return [(needed(name, arrays, "array", policy), arrays.get(f"bias_{i}")) for i, name in enumerate(names)]
 
 
-def layers(description: Mapping[str, Any], parameters: Arrays, constants: Arrays) -> list[np.ndarray]:
+def layers(description: Plain, parameters: Arrays, constants: Arrays) -> list[np.ndarray]:
     """The layers of a controller that takes observations; see `Controller` for the arguments.
 
     Raises:

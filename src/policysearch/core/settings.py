@@ -62,7 +62,7 @@ class PolicySettings(Settings, frozen=True):
     without a constant the root mean square (rms)"""
 
 
-def choices(hint: Any) -> tuple[str, ...]:
+def choices(hint: object) -> tuple[str, ...]:
     """The words that a setting of this type may be; () where it is not one of a few words.
 
     Example:

@@ -114,14 +114,14 @@ def _destination(flag: str) -> str:
     return "set_" + flag.replace("-", "_")
 
 
-def _plain(hint: Any) -> Any:
+def _plain(hint: object) -> object:
     """A type without None and limits."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(argument for argument in typing.get_args(hint) if argument is not type(None))
     return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
-def _metavar(hint: Any) -> str:
+def _metavar(hint: object) -> str:
     if names := choices(hint):
         return "|".join(names)
     return "N" if _plain(hint) is int else "X"
@@ -133,7 +133,7 @@ def _words(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _convert(flag: str, value: Any, hint: Any) -> Any:
+def _convert(flag: str, value: Any, hint: object) -> object:
     kind = _plain(hint)
     if typing.get_origin(kind) is tuple:
         return tuple(_convert(flag, entry, typing.get_args(kind)[0]) for entry in value)

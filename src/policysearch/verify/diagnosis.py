@@ -215,7 +215,7 @@ def _estimates(runner: Any, method: Method, policy: Policy, horizon: int, batche
 
 
 @eqx.filter_jit
-def _estimate(method: Method, state: State, offsets: Any, rollouts: Rollouts) -> tuple[Array, State, Array]:
+def _estimate(method: Method, state: State, offsets: Array | None, rollouts: Rollouts) -> tuple[Array, State, Array]:
     """The direction of an update, the state after it at the same policy, and whether any trial counts."""
     estimate = method.estimate(state, offsets, rollouts)
     after = State(state.policy, state.explore, estimate.credit, state.step, state.update + 1)
