@@ -90,7 +90,9 @@ def new(given: list[str]) -> int:
 def ask(given: list[str]) -> int:
     """`policysearch ask`: the next trial as JSON; the exit code."""
     parser = _parser("ask", "Ask for the next trial, as JSON. A trial that has no result yet is handed out again.")
-    parser.add_argument("--client", default="", metavar="NAME", help="which client runs it, if there are several")
+    parser.add_argument(
+        "--client", default="", metavar="NAME", help="name of the client that runs it, if there are several"
+    )
     arguments = parser.parsed(given, NO_LOG)
     with _opened(arguments.folder, wait=WAIT) as search:
         trial = _next(search, arguments.client)
@@ -101,16 +103,22 @@ def ask(given: list[str]) -> int:
 def tell(given: list[str]) -> int:
     """`policysearch tell`: the outcome of a trial; the exit code."""
     parser = _parser("tell", "Tell the outcome of a trial. The same outcome told twice counts once.")
-    parser.add_argument("trial", metavar="TRIAL", help="its number, as ask gave it")
+    parser.add_argument("trial", metavar="TRIAL", help="number of the trial, from ask")
     outcome = parser.add_mutually_exclusive_group(required=True)
-    outcome.add_argument("--cost", metavar="X", help="its total cost")
+    outcome.add_argument("--cost", metavar="X", help="total cost of the trial")
     outcome.add_argument("--rollout", metavar="FILE", help="a CSV file with a column `cost`, one row per stage")
-    outcome.add_argument("--failed", metavar="WHY", help="the parameters made it fail: counts as the worst cost")
-    outcome.add_argument("--safety-stop", metavar="WHY", help="like --failed, and the search waits for: resume DIR")
-    outcome.add_argument("--lost", metavar="WHY", help="the rig failed: left out, with its partner")
-    outcome.add_argument("--abandoned", metavar="WHY", help="it was given up: left out, with its partner")
-    parser.add_argument("--retry", action="store_true", help="ask a lost or abandoned trial again")
-    parser.add_argument("--notes", default="", metavar="TEXT", help="kept with the trial")
+    outcome.add_argument(
+        "--failed", metavar="WHY", help="the trial failed because of its parameters: counts as the worst cost"
+    )
+    outcome.add_argument("--safety-stop", metavar="WHY", help="like --failed, and the search waits until `resume DIR`")
+    outcome.add_argument(
+        "--lost", metavar="WHY", help="the rig failed: the trial is left out, together with its partner"
+    )
+    outcome.add_argument(
+        "--abandoned", metavar="WHY", help="the trial was given up: it is left out, together with its partner"
+    )
+    parser.add_argument("--retry", action="store_true", help="hand out a lost or abandoned trial again")
+    parser.add_argument("--notes", default="", metavar="TEXT", help="a note that is kept with the trial")
     parser.add_argument("--json", action="store_true", help="print the record of a finished update as JSON")
     arguments = parser.parsed(given, NO_LOG)
     number = shared.number("TRIAL", arguments.trial, int)
@@ -144,7 +152,7 @@ def tell(given: list[str]) -> int:
 def status(given: list[str]) -> int:
     """`policysearch status`: trials, outcomes, parameters and costs so far; the exit code."""
     parser = _parser("status", "Show where a search stands, even while it runs.")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
     arguments = parser.parsed(given, NO_LOG)
     found = summary(open_run(arguments.folder))
     print(shared.as_json(found) if arguments.json else described(found))
@@ -152,7 +160,7 @@ def status(given: list[str]) -> int:
 
 
 def summary(run: Run) -> Plain:
-    """Where a search stands, as JSON-able values.
+    """Where a search stands, as values for JSON.
 
     Raises:
         ValueError: a run of a simulated task.
@@ -303,14 +311,14 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     )
     parser.add_argument("--method", default="weight_perturbation", help="[%(default)s]", metavar="M")
     parser.add_argument("--budget", metavar="B", help="40 (trials) or 5updates [1000updates]")
-    parser.add_argument("--seed", default="0", metavar="S", help="of everything random [0]")
-    parser.add_argument("--failure-cost", metavar="C", help="of a failed trial [the worst of its update]")
+    parser.add_argument("--seed", default="0", metavar="S", help="random seed [0]")
+    parser.add_argument("--failure-cost", metavar="C", help="cost of a failed trial [the worst of its update]")
     parser.add_argument(
         "--largest-step",
         nargs="+",
         action="extend",
         metavar="NAME=S",
-        help="per update, in the parameter's unit, or as a factor where log [no limit]",
+        help="largest change per update, in the parameter's unit, or as a factor where log [no limit]",
     )
     parser.add_argument(
         "--measure",
@@ -319,14 +327,14 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
         "far, with TRIALS trials each after every EVERY updates [never]",
     )
     parser.add_debug()
-    parser.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
+    parser.add_argument("--help", "-h", action="store_true", help="show this help, with the flags of --method")
     flags.add(parser.add_argument_group("method"), [METHODS[name] for name in methods], set(), helpful)
     return parser
 
 
 def _parser(name: str, description: str, usage: str | None = None) -> shared.Parser:
     parser = shared.Parser(name, description, usage=usage)
-    parser.add_argument("folder", metavar="DIR", help="of the search, from policysearch new")
+    parser.add_argument("folder", metavar="DIR", help="folder of the search, from policysearch new")
     return parser
 
 

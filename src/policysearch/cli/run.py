@@ -97,7 +97,7 @@ def _one(
 
 
 def _described(trial: Trial) -> str:
-    """A trial and its values, briefly."""
+    """A trial and its values in one line."""
     attempt = f", attempt {trial.attempt}" if trial.attempt > 1 else ""
     purpose = ", a measurement" if trial.purpose == "measurement" else ""
     values = ", ".join(f"{name} {value:.6g}" for name, value in trial.values.items())
@@ -105,7 +105,7 @@ def _described(trial: Trial) -> str:
 
 
 def _outcome(told: Plain, ended: Ended) -> str:
-    """The outcome of a trial, briefly."""
+    """The outcome of a trial in one line."""
     ((name, value),) = told.items()
     words = f"cost {value:.6g}" if name == "cost" else f"{name.replace('_', ' ')}, {value}"
     words += f", {ended.seconds:.1f} s"
@@ -187,9 +187,11 @@ def _parser() -> shared.Parser:
         "the search; the same command continues it.",
         usage="policysearch run DIR [--budget N] [--timeout S] [--on-abort CMD] -- COMMAND ...",
     )
-    parser.add_argument("folder", metavar="DIR", help="of the search, from policysearch new")
-    parser.add_argument("--budget", metavar="B", help="a new one from now on: 40, or 5updates")
-    parser.add_argument("--timeout", metavar="S", help="seconds after which a trial is ended and left out [no limit]")
+    parser.add_argument("folder", metavar="DIR", help="folder of the search, from policysearch new")
+    parser.add_argument("--budget", metavar="B", help="a new budget from now on: 40, or 5updates")
+    parser.add_argument(
+        "--timeout", metavar="S", help="seconds after which a trial times out; it is ended and left out [no limit]"
+    )
     parser.add_argument(
         "--grace",
         default=str(GRACE_SECONDS),

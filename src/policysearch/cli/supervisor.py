@@ -393,7 +393,7 @@ class Supervisor:
         self._end(1.0)
         if code == 0:
             return ""
-        how = f"no end within {ON_ABORT_SECONDS:g} s" if code is None else f"exit code {code}"
+        how = f"timed out after {ON_ABORT_SECONDS:g} s" if code is None else f"exit code {code}"
         if code is not None and code < 0:
             how = f"ended by signal {-code}"
         return f"{how}: {last}" if last else how

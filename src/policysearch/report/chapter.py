@@ -93,9 +93,9 @@ class Chapter:
         for sentence in material.missing:
             self.page.note(sentence)
         if material.goes_on:
-            self.page.note("The run went on while this report was made; it shows what was on disk then.")
+            self.page.note("The run was still in progress; this report shows what was on disk at the time.")
         elif not result and not material.rig and material.whole:
-            self.page.note("The run has no result: it did not reach its evaluation.")
+            self.page.note("The run has no result, because it did not reach its evaluation.")
         known = self.run.configuration
         facts: dict[str, object] = {}
         if result:
@@ -204,7 +204,7 @@ class Chapter:
         elif recorded.missing:
             self.page.note(f"There are no pictures of the motion: {recorded.missing}")
         if recorded.more:
-            self.page.text(f"{recorded.more} more quantities or actions are not drawn.")
+            self.page.text(f"{recorded.more} further quantities or actions are not shown.")
         for each in traces.figures(recorded):
             self.page.figure(*each)
 
@@ -216,7 +216,7 @@ class Chapter:
         speed = ""
         if dt is not None:
             factor = stages * dt * film.rate / max(len(film.frames) - 1, 1)
-            speed = ", in real time" if abs(factor - 1) < 0.1 else f", {factor:.3g} times as fast as in reality"
+            speed = ", in real time" if abs(factor - 1) < 0.1 else f", {factor:.3g} times real time"
         first = traces.figures(recorded)[0].alt
         alt = f"{recorded.specification.name} in motion for {long}. {first}"
         caption = f"Rollout 1 in motion, {long}{speed}. Space plays and pauses; arrow keys move frame by frame."
@@ -233,7 +233,7 @@ class Chapter:
             ]
             for event in events[-LAST:]
         ]
-        caption = f"{len(events)} events with trials" + (f"; the last {LAST}." if len(events) > LAST else ".")
+        caption = f"{len(events)} events concerning trials" + (f"; the last {LAST}." if len(events) > LAST else ".")
         self.page.table(["update", "trial", "what", "reason"], rows, caption)
 
 

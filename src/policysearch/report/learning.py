@@ -85,14 +85,14 @@ QUANTITIES = (
     Quantity(
         "std",
         "learned std",
-        "Exploration spread as learned by the method, as a geometric mean: of parameters in the units of the "
-        "search, or of actions in their own.",
+        "Exploration spread learned by the method, as a geometric mean: of parameters in the units of the "
+        "search, or of actions in their own units.",
     ),
     Quantity(
         "saturated",
         "share of actions beyond limits [–]",
-        "Share of the sampled actions beyond their limits. Nothing pulls such an action back: "
-        "if most are beyond them and the cost does not improve, try action_limit_penalty=0.1.",
+        "Share of the sampled actions beyond their limits, which are clipped without a penalty: "
+        "if it is large and the cost does not improve, try action_limit_penalty=0.1.",
         floor=True,
         least=0.05,
     ),
@@ -221,7 +221,9 @@ def _objective(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Fina
     caption = f"Mean {noun} of the exploring rollouts behind each update."
     caption += _band(curves.values(), " The band is ± 2 standard errors of that mean.")
     if finals:
-        caption += f" The diamond is the final policy's mean {noun} on fresh seeds, without exploration, ± 2 s.e."
+        caption += (
+            f" The diamond is the final policy's mean {noun} on fresh seeds, without exploration, ± 2 standard errors."
+        )
     if arrow:
         caption += " An arrow marks one that is far below."
     return Drawn(figure, alt, caption)
@@ -374,4 +376,4 @@ def _band(curves: Iterable[Curve], single: str) -> str:
     if max(per) == 1:
         return single
     each = f"{per[0]}" if len(set(per)) == 1 else f"{min(per)} to {max(per)}"
-    return f" Each point is the mean over {each} updates; the band reaches from their least to their greatest value."
+    return f" Each point is the mean over {each} updates; the band spans their range."

@@ -69,7 +69,7 @@ class Material(NamedTuple):
         return "–" if self.final is None else quantity(*self.final)
 
     def seconds(self) -> str:
-        """How long it took, in words."""
+        """The duration, in words."""
         seconds = number(self.run.result.get("seconds"))
         if not math.isfinite(seconds) and self.run.records:
             seconds = number(self.run.records[-1].get("seconds"))

@@ -44,12 +44,14 @@ def settings(page: Page, configuration: Plain) -> None:
             ]
             for name in names
         ]
-        caption = f"Settings of {method} as used; those not set are defaults or were chosen by rule."
+        caption = f"Settings of {method} as used. Those that were not set are defaults, or were chosen by rule."
         head = ["setting", "value", "set", "meaning"]
         kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
         page.table([head[place] for place in kept], [[row[place] for place in kept] for row in rows], caption)
     rest = {name: entry for name, entry in configuration.items() if name not in _KNOWN}
-    page.table(["", "value"], [[name, value(entry)] for name, entry in rest.items()], "What was requested.")
+    page.table(
+        ["", "value"], [[name, value(entry)] for name, entry in rest.items()], "Everything else that was requested."
+    )
 
 
 def _used(name: str, given: Plain, used: Plain, chosen: Plain) -> str:
@@ -83,7 +85,7 @@ def origin(page: Page, configuration: Plain) -> None:
 
 
 def value(content: object) -> str:
-    """A JSON-able value for people to read.
+    """A value from JSON for people to read.
 
     Example:
         >>> value(None), value(True), value([32, 32]), value({"horizon": 9})

@@ -107,7 +107,7 @@ def _portrait(recorded: Recorded, x: str, y: str) -> Drawn:
 
 
 def _line(axis: Axes, recorded: Recorded, index: int, values: np.ndarray, **more: Any) -> None:
-    """A rollout's values; for a long one, means over some stages, with a band from least to greatest."""
+    """A rollout's values; for a long one, means over some stages, with a band from minimum to maximum."""
     per = _stages(values)
     time = np.arange(len(values)) * (recorded.specification.dt or 1.0)
     if per == 1:
@@ -122,7 +122,7 @@ def _line(axis: Axes, recorded: Recorded, index: int, values: np.ndarray, **more
 
 
 def _stages(values: np.ndarray) -> int:
-    """Stages per point."""
+    """The number of stages per point."""
     return max(1, -(-len(values) // POINTS))
 
 

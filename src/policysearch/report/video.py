@@ -212,7 +212,7 @@ class _Gif:
         area = (0, 0, *image.size)
         if self._before is None:
             self._file.write(b"GIF89a" + struct.pack("<HHBBB", *image.size, 0x70, 0, 0))
-            self._file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # repeat for ever
+            self._file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # repeat endlessly
         else:
             area = ImageChops.difference(self._before, image).getbbox() or (0, 0, 1, 1)
         patch = image.crop(area).quantize(256, Image.Quantize.FASTOCTREE)
