@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
 
     score: S. advantages: a. gradient: Sᵀa/n (d,). quality: how much of it is noise, in the metric of the direction that
     is followed. direction: w (d,). groups: gradients of groups of rollouts (m, d), of which
-    `gradient` is the mean. rollouts: as settled. credit: the next state of that part. info: what credit and
+    `gradient` is the mean. rollouts: with failures charged. credit: the next state of that part. info: what credit and
     direction report.
     """
 
