@@ -33,7 +33,7 @@ def own_folder(tmp_path, monkeypatch):
 
 
 def refused(capsys, *arguments: str) -> str:
-    """The complaint about wrong input: on standard error, with exit code 2, without a traceback."""
+    """The error message for wrong input: on standard error, with exit code 2 and no traceback."""
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -42,7 +42,7 @@ def refused(capsys, *arguments: str) -> str:
 
 
 def stored(folder: str = "run", task: str = "CartPole-v1") -> str:
-    """A finished run of a policy that pushes the pole's way, made without a search."""
+    """A finished run whose policy pushes in the direction in which the pole leans, made without a search."""
     weights = np.array([[0.0, 0.0, -1.0, -0.5], [0.0, 0.0, 1.0, 0.5]])
     record = journal.Journal(folder, {"task": task, "task_options": {"horizon": 50}, "seed": 3})
     record.add({"update": 1.0, "rollouts": 1.0})
@@ -232,7 +232,7 @@ def test_an_interrupted_search_ends_in_order_with_what_it_found(tmp_path):
 
 
 def python(code: str, *arguments: str) -> str:
-    """What a fresh interpreter prints."""
+    """The output of a fresh interpreter."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return done.stdout
 

@@ -36,7 +36,7 @@ def own_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def rig(tmp_path):
-    """A search with its first trial out."""
+    """A search whose first trial has been handed out."""
     with search_of(tmp_path / "rig") as search:
         search.ask()
     return "rig"
@@ -55,7 +55,7 @@ def said(capsys, *arguments):
 
 
 def refused(capsys, *arguments):
-    """What is said of wrong input: one line, no traceback."""
+    """The error message for wrong input: one line, no traceback."""
     capsys.readouterr()
     assert main(arguments) == 2
     words = capsys.readouterr().err

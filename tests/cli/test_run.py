@@ -163,7 +163,7 @@ def test_the_starting_gains_are_set_after_an_abort(capfd):
     """Also after updates have moved them."""
     trial = "n=$(ls *.ran 2> /dev/null | wc -l); touch $n.ran; [ $n -lt 5 ] || sleep 60; echo $1"
     told = run(capfd, "--timeout", "1", "--on-abort", "sh -c 'echo {kp} {kd} >> safe'", *shell(trial), "trial", "{kp}")
-    assert re.search(r"trial 5: .*: timed out, no end within 1 s, .* s, --on-abort was run", told.out)
+    assert re.search(r"trial 5: .*: timed out, no result within 1 s, .* s, --on-abort was run", told.out)
     kp, kd = map(float, Path("safe").read_text().splitlines()[0].split())
     assert (kp, kd) == pytest.approx((1.0, 0.1))
     assert len(Path("safe").read_text().splitlines()) == 3

@@ -37,7 +37,7 @@ def own_folder(tmp_path, monkeypatch):
 
 
 def told(script, **conduct):
-    """What a shell script brought, and how it ended."""
+    """The outcome of a shell script, and how it ended."""
     with Keeper(Conduct(**conduct)) as keeper:
         return run_trial(["sh", "-c", script], keeper)
 
@@ -58,7 +58,7 @@ def wait_for(condition):
 
 
 def lives(pid):
-    """Whether a process has not ended; one that nobody has reaped has."""
+    """Whether a process is still running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -155,11 +155,11 @@ def test_what_a_trial_leaves_behind_is_asked_to_end_before_the_next_one_and_kill
 
 def test_a_timeout_asks_first_and_then_kills_all_that_a_trial_started():
     polite = told("trap 'echo off >> log; exit 1' TERM; sleep 600 & sleep 600; echo 1", timeout=0.3)
-    assert polite[0] == {"timed_out": "no end within 0.3 s"}
+    assert polite[0] == {"timed_out": "no result within 0.3 s"}
     assert written() == ["off"]
     assert polite[1].seconds < 4
     stubborn = told("trap '' TERM; echo $$ >> log; while :; do sleep 0.1; done", timeout=0.3, grace=0.4)
-    assert stubborn[0] == {"timed_out": "no end within 0.3 s"}
+    assert stubborn[0] == {"timed_out": "no result within 0.3 s"}
     assert stubborn[1].seconds >= 0.7
     assert not lives(written()[-1])
 
@@ -184,7 +184,7 @@ def test_a_trial_has_the_signals_of_a_fresh_process():
 
 
 def test_a_command_that_began_after_the_request_is_asked_too_before_the_kill():
-    """As of a shell that was asked the moment before it started a command: its trap waits for that command."""
+    """As if a shell got the signal just before it started a command: its trap waits for that command."""
     assert "timed_out" in brought("trap 'sleep 600; echo off >> log; exit 1' TERM; sleep 600", timeout=0.3, grace=1.5)
     assert written() == ["off"]
 
@@ -329,7 +329,7 @@ def test_it_has_its_own_limit_in_time(monkeypatch, tmp_path):
     )
     (tmp_path / "supervisor.py").write_text(text)
     monkeypatch.setattr(supervisor, "__file__", str(tmp_path / "supervisor.py"))
-    with pytest.raises(RuntimeError, match=r"failed: no end within 0\.3 s: busy"):
+    with pytest.raises(RuntimeError, match=r"failed: timed out after 0\.3 s: busy"):
         brought("kill -SEGV $$", on_abort=["sh", "-c", "echo $$ > log; echo busy; sleep 600"])
     assert not lives(written()[0])
 
@@ -371,7 +371,7 @@ def parent(pid):
 
 
 def commands(pid):
-    """Programs that the children of a process execute."""
+    """Names of the programs that a process's children run."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [Path(f"/proc/{child}/comm").read_text().strip() for child in children]
 
@@ -465,7 +465,7 @@ def test_more_requests_skip_neither_the_kill_nor_what_follows():
 
 
 def test_a_driver_that_shows_nothing_does_not_hold_up_the_timeout(monkeypatch):
-    """Standard error is a pipe that nobody reads: the program may wait, its end may not."""
+    """Standard error is a pipe without a reader: the program may block, ending it may not."""
     reading, writing = os.pipe()
     with open(writing, "w") as full:
         monkeypatch.setattr(sys, "stderr", full)
@@ -481,4 +481,4 @@ def test_a_driver_that_shows_nothing_does_not_hold_up_the_timeout(monkeypatch):
             time.sleep(0.001)
         monkeypatch.undo()
     os.close(reading)
-    assert outcome == [{"timed_out": "no end within 0.5 s"}]
+    assert outcome == [{"timed_out": "no result within 0.5 s"}]

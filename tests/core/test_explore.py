@@ -152,7 +152,7 @@ def test_sampled_actions_have_no_perturbations():
         (lambda: ParameterNoise(1, [0.1, np.nan]), "std is .*positive and finite"),
         (lambda: ParameterNoise(1, 0.1, shape="cube"), "use one of gaussian, sphere"),
         (lambda: ParameterNoise(1, 0.1, reference="two"), "use one of none, one, each"),
-        (lambda: Coordinates(-0.1), "step is -0.1"),
+        (lambda: Coordinates(-0.1), "epsilon is -0.1"),
         (lambda: Coordinates(0.1, repeats=0), "repeats is 0"),
         (lambda: ActionNoise(True), "rollouts is True"),
         (lambda: positive("rollouts", 2.0), "rollouts is 2.0; it must be a whole number of at least 1"),

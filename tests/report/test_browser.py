@@ -36,7 +36,7 @@ def browser():
 
 
 def settings_compared():
-    """Seven methods that differ in their settings, which are their names."""
+    """Seven methods, labelled by their settings."""
     names = ["trpo", "cma", "natural_gradient(max_kl=0.05,fisher=analytic)"]
     names += [
         "natural_gradient(max_kl=0.1,fisher=analytic,baseline=network)",
@@ -77,7 +77,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, files):
-    """Opens a report as a reader would; what the console said and what was requested are kept beside it."""
+    """A function that opens a report in the browser, and records console messages and requests."""
     contexts = []
 
     def open_report(name, width=1200, **options):

@@ -43,7 +43,7 @@ def linear(task):
 
 
 def frames(path):
-    """The pictures of a GIF, RGB (n, height, width, 3), and how long each is shown in ms."""
+    """The frames of a GIF, RGB (n, height, width, 3), and the duration of each in ms."""
     with Image.open(path) as film:
         pictures, durations = [], []
         for index in range(film.n_frames):
@@ -55,13 +55,13 @@ def frames(path):
 
 @pytest.fixture
 def pygame():
-    """What Gymnasium's classic environments draw with."""
+    """Skip unless the renderer of Gymnasium's classic environments is installed."""
     pytest.importorskip("pygame", reason="drawing CartPole takes the extra video")
 
 
 @pytest.fixture
 def opengl(monkeypatch):
-    """What MuJoCo draws with; the environment's variables are left as they were."""
+    """Skip unless MuJoCo can draw here; environment variables are restored."""
     pytest.importorskip("mujoco", reason="needs the extra mujoco")
     monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
     if not camera.prepare_opengl():

@@ -22,7 +22,7 @@ def records(count: int = 20, **columns) -> list[dict[str, float]]:
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
-    """Draws, and gives the figure as well as the file."""
+    """A function that draws to a file and returns the figure."""
     figures = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))

@@ -42,7 +42,7 @@ def events(path: Path) -> list:
 
 
 def scalars(folder: Path) -> dict[int, dict[str, float]]:
-    """What TensorBoard shows of a folder: a session that starts at a step takes back what came from there on."""
+    """What TensorBoard shows of a folder: a session that starts at a step hides earlier records from there on."""
     shown: dict[int, dict[str, float]] = {}
     for path in sorted(folder.iterdir()):
         first, *rest = events(path)
@@ -67,7 +67,7 @@ def give(log: TensorBoard, updates: range) -> None:
 
 
 def same(shown: dict[str, float], record: dict[str, float]) -> bool:
-    """To the bit of a float32, NaN where NaN is."""
+    """Whether both are equal as float32, NaN included."""
     names = [f"search/{name}" for name in record]
     numbers = np.array(list(record.values()), np.float32)
     return list(shown) == names and np.array_equal(np.array(list(shown.values()), np.float32), numbers, equal_nan=True)
@@ -94,12 +94,12 @@ def test_records_are_there_while_the_search_goes_on(tmp_path, monkeypatch):
 
 
 def wait_until(condition) -> None:
-    """Return once it holds; a test that waits for ever has failed."""
+    """Wait until it holds; the test fails if that takes too long."""
     for _ in range(6000):
         if condition():
             return
         threading.Event().wait(0.01)
-    pytest.fail("it never came true")
+    pytest.fail("timed out")
 
 
 def test_a_log_that_goes_on_takes_back_updates_that_are_computed_again(tmp_path):
@@ -144,7 +144,7 @@ def test_a_full_disk_costs_the_log_and_not_the_search(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_has_room_again_has_a_whole_log_of_the_rest(tmp_path, monkeypatch):
-    """A limit on the size of files is what a full disk is, and can be lifted."""
+    """A limit on the size of files acts like a full disk, and can be lifted."""
     monkeypatch.setattr(module, "INTERVAL", 0.01)
     log = TensorBoard(tmp_path)
     log(record(1))
@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_made_costs_the_log_only(tmp_path):
 
 
 def test_a_disk_that_hangs_holds_nothing_up_and_memory_stays_bounded(tmp_path, monkeypatch):
-    """A pipe that nobody reads, opened or written, blocks its writer for ever."""
+    """A pipe without a reader blocks its writer, at the latest when it is full."""
     monkeypatch.setattr(module, "INTERVAL", 0.01)
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     monkeypatch.setattr(module, "WAITING", 100)

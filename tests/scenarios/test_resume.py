@@ -166,7 +166,8 @@ def test_a_run_is_not_continued_under_another_rule(monkeypatch, capsys):
 def earlier(known: dict, names: dict[str, str]) -> dict:
     """A configuration as an earlier version wrote it."""
     back = {new: old for old, new in names.items()}
-    return {name: {back.get(n, n): value for n, value in known[name].items()} for name in ("given", "settings")}
+    renamed = {name: {back.get(n, n): value for n, value in known[name].items()} for name in ("given", "settings")}
+    return {"method": known["method"], **renamed}
 
 
 @pytest.mark.parametrize(

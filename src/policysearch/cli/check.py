@@ -29,9 +29,9 @@ def main(given: list[str]) -> int:
     )
     parser.add_argument("--problems", nargs="+", metavar="NAME", help=f"which of {', '.join(PROBLEMS)} [all]")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"which of {', '.join(METHODS)} [all]")
-    parser.add_argument("--method", metavar="REF", help="a composed Method of your own, module:attr")
+    parser.add_argument("--method", metavar="REF", help="a Method that you composed, as module:attr")
     parser.add_argument("--batches", metavar="N", help="batches of ten rollouts per row [enough for 2 %% accuracy]")
-    parser.add_argument("--seed", metavar="S", help="of the random numbers [0]")
+    parser.add_argument("--seed", metavar="S", help="random seed [0]")
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parsed(given)
@@ -53,7 +53,7 @@ def main(given: list[str]) -> int:
 
 
 def _own(reference: str) -> Method:
-    """The composed method that module:attr names, or makes."""
+    """The method that module:attr names or, if it is a function, returns."""
     from policysearch.core.method import Method
 
     if os.getcwd() not in sys.path:
@@ -76,7 +76,7 @@ def _own(reference: str) -> Method:
 
 
 class _Progress:
-    """A line on a terminal with the latest check; nothing elsewhere."""
+    """On a terminal, a status line with the latest check."""
 
     def __enter__(self) -> _Progress:
         from rich.console import Console

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from policysearch.cli import shared
 from policysearch.comparison.entrants import named
@@ -37,7 +36,7 @@ def main(given: list[str]) -> int:
     from policysearch.comparison.grid import Progress, compare
     from policysearch.search.progress import Progress as Shown
 
-    task: Any = shared.task(arguments.task, {} if arguments.horizon is None else {"horizon": arguments.horizon})
+    task = shared.task(arguments.task, {} if arguments.horizon is None else {"horizon": arguments.horizon})
     noun = task.specification.noun
     title = f"{arguments.task}: {', '.join(entrants)}; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     with Shown(title, str(folder), noun) as shown:
@@ -94,13 +93,19 @@ def _parser() -> shared.Parser:
         help="names, with settings in parentheses if needed, such as trpo,trpo(max_kl=0.1),cma: "
         + ", ".join([*METHODS, *RIVALS]),
     )
-    parser.add_argument("--seeds", metavar="N", default="10", help="how many, counting from 0; or which: 3,5,8 [10]")
-    parser.add_argument("--budget", metavar="B", help="for each search: 2000 (rollouts), 2e6stages [as for train]")
+    parser.add_argument(
+        "--seeds", metavar="N", default="10", help="number of seeds, counting from 0, or a list such as 3,5,8 [10]"
+    )
+    parser.add_argument(
+        "--budget", metavar="B", help="budget of each search: 2000 (rollouts), 2e6stages [as for train]"
+    )
     parser.add_argument("--threshold", metavar="X", help="largest cost, or smallest return, that counts as solved")
     parser.add_argument("--out", metavar="DIR", help="folder of the comparison [comparisons/TASK]")
-    parser.add_argument("--points", metavar="N", help="measurements during a search [24]")
-    parser.add_argument("--evaluation-rollouts", metavar="N", help="per measurement [5 for Gymnasium, else the task's]")
-    parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one per core]")
+    parser.add_argument("--points", metavar="N", help="number of measurements during a search [24]")
+    parser.add_argument(
+        "--evaluation-rollouts", metavar="N", help="rollouts per measurement [5 for Gymnasium, else the task's]"
+    )
+    parser.add_argument("--workers", metavar="N", help="number of worker processes for Gymnasium tasks [one per core]")
     parser.add_argument("--horizon", metavar="N", help="largest number of stages in a rollout [the task's]")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     flags.add(parser.add_argument_group("policy of all methods"), [PolicySettings], set(), True)

@@ -25,12 +25,16 @@ def main(given: list[str]) -> int:
     parser.add_argument(
         "task", metavar="TASK|DIR", help="a task, at the policy a search starts from; or a run, at the policy it found"
     )
-    parser.add_argument("--initial", metavar="P", help="known parameters: JSON, a policy file or a run")
-    parser.add_argument("--rollouts", metavar="N", default="64", help="per estimate [64]")
-    parser.add_argument("--batches", metavar="B", help="estimates by each estimator [100; 16 for Gymnasium tasks]")
-    parser.add_argument("--seed", metavar="S", default="0", help="of everything random [0]")
+    parser.add_argument("--initial", metavar="P", help="start from known parameters: JSON, a policy file or a run")
+    parser.add_argument("--rollouts", metavar="N", default="64", help="number of rollouts per estimate [64]")
+    parser.add_argument(
+        "--batches", metavar="B", help="number of estimates per estimator [100; 16 for Gymnasium tasks]"
+    )
+    parser.add_argument("--seed", metavar="S", default="0", help="random seed [0]")
     parser.add_argument("--workers", metavar="W", help="processes for Gymnasium tasks [one per core]")
-    parser.add_argument("--picture", metavar="FILE", default="diagnose.png", help="[diagnose.png]")
+    parser.add_argument(
+        "--picture", metavar="FILE", default="diagnose.png", help="where to save the plot [diagnose.png]"
+    )
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     arguments = parser.parsed(given)
     rollouts, seed = (shared.number(f"--{name}", getattr(arguments, name), int) for name in ("rollouts", "seed"))
@@ -51,7 +55,7 @@ def main(given: list[str]) -> int:
     shared.prepare_jax()
     from policysearch.verify.diagnosis import advice, diagnose
 
-    task: Any = shared.task(name, options)
+    task = shared.task(name, options)
     policy: Any = controller
     if arguments.initial is not None:
         from policysearch.search.search import Search
@@ -84,7 +88,7 @@ def main(given: list[str]) -> int:
 
 
 def default(specification: Specification) -> tuple[str, str]:
-    """The method that `train` takes for a task, and why."""
+    """The method that `train` would choose for a task, and why."""
     from policysearch.methods.rule import default_method
 
     if specification.action is None:
@@ -97,7 +101,7 @@ def default(specification: Specification) -> tuple[str, str]:
 
 
 def followed(method: str, rows: list[Row]) -> str:
-    """How clear the gradient that a method follows is, in a sentence."""
+    """One sentence on how clear the gradient is that the method follows."""
     from policysearch.verify.diagnosis import nearest
 
     row = nearest(rows, method)
@@ -108,7 +112,7 @@ def followed(method: str, rows: list[Row]) -> str:
 
 
 def table(rows: list[Row]) -> list[str]:
-    """Rows in columns, within 100 characters; n counts rollouts."""
+    """A table at most 100 characters wide; n is the number of rollouts."""
     width = max(len(row.label) for row in rows)
     lines = [f"{'estimator':{width}}     n      SNR  ± s.e.  cosine  n for SNR 1"]
     for row in rows:

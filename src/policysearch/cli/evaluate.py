@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from policysearch.cli import shared
+from policysearch.core.plain import Plain
 from policysearch.tasks import BUILT_IN
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def main(given: list[str]) -> int:
         "Measure a trained policy on fresh seeds.",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of a run")
-    parser.add_argument("--rollouts", metavar="N", help="how many [20 for Gymnasium tasks, else 100]")
-    parser.add_argument("--seed", metavar="S", help="of the rollouts [the run's]")
-    parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one per core]")
+    parser.add_argument("--rollouts", metavar="N", help="number of rollouts [20 for Gymnasium tasks, else 100]")
+    parser.add_argument("--seed", metavar="S", help="random seed of the rollouts [the run's]")
+    parser.add_argument("--workers", metavar="N", help="number of worker processes for Gymnasium tasks [one per core]")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parsed(given)
     rollouts = shared.number("--rollouts", arguments.rollouts, int)
@@ -59,8 +60,8 @@ def main(given: list[str]) -> int:
     return 0
 
 
-def _spread(result: dict[str, Any]) -> list[str]:
-    """How the rollouts differ, in lines; no lines for a single rollout."""
+def _spread(result: Plain) -> list[str]:
+    """Lines about the spread between rollouts; none for a single rollout."""
     if result["rollouts"] - result["failed"] < 2:
         return []
     noun = "cost" if result["return_mean"] is None else "return"

@@ -17,10 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from policysearch.cli import supervisor
 from policysearch.cli.interruption import Held, Interrupted
+from policysearch.core.plain import Plain
 
 #: in a run's folder: held while a command of `policysearch run` may live, and what is known of its processes
 LOCK = "trial.lock"
@@ -82,7 +83,7 @@ class Keeper:
         self._process: subprocess.Popen[bytes] | None = None
         self._serial = 0
         self._open_line = False
-        self._record: dict[str, Any] = {}
+        self._record: Plain = {}
         _occupy_standard_descriptors()
         # both ends are kept here too: a supervisor that dies must not break the pipes of a command that is ending
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
@@ -193,7 +194,7 @@ class Keeper:
             "shown": ["err", "abort", *(["out"] if conduct.verbose else [])],
             **self._record,
         }
-        message: dict[str, Any] = {}
+        message: Plain = {}
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._send(request)
             if held is not None and held.number:
@@ -239,7 +240,7 @@ class Keeper:
             self._process.wait()
             self._process = None
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Plain) -> None:
         self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def _show(self, data: bytes) -> None:

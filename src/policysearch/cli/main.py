@@ -14,7 +14,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from policysearch.cli import interruption
 from policysearch.core.diagnoses import sentence
@@ -113,5 +112,5 @@ def _overview() -> str:
     )
 
 
-def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+def _show_warning(message: Warning | str, *details: object, **more: object) -> None:
     print(f"policysearch: warning: {message}", file=sys.stderr)

@@ -8,11 +8,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from policysearch.cli import shared
 from policysearch.cli.evaluate import reference
+from policysearch.core.plain import Plain
 from policysearch.tasks import BUILT_IN
+
+if TYPE_CHECKING:
+    from policysearch.report.video import Video
+    from policysearch.tasks import AnyTask
 
 
 def main(given: list[str]) -> int:
@@ -22,11 +27,11 @@ def main(given: list[str]) -> int:
         "Write a video of a trained policy, without a display.",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of a run")
-    parser.add_argument("--out", metavar="FILE", help="a name in .mp4 or .gif [DIR/video.mp4, .gif without ffmpeg]")
-    parser.add_argument("--rollouts", metavar="N", help="how many, one after another [1]")
-    parser.add_argument("--seed", metavar="S", help="of the rollouts, as for evaluate [the run's]")
-    parser.add_argument("--size", metavar="WxH", help="in pixels [480x480, or the environment's own]")
-    parser.add_argument("--seconds", metavar="N", help="of each rollout, from its start [all]")
+    parser.add_argument("--out", metavar="FILE", help="an .mp4 or .gif file [DIR/video.mp4, .gif without ffmpeg]")
+    parser.add_argument("--rollouts", metavar="N", help="number of rollouts, shown one after another [1]")
+    parser.add_argument("--seed", metavar="S", help="random seed of the rollouts, as for evaluate [the run's]")
+    parser.add_argument("--size", metavar="WxH", help="width and height in pixels [480x480, or the environment's own]")
+    parser.add_argument("--seconds", metavar="N", help="show only the first N seconds of each rollout [all]")
     arguments = parser.parsed(given)
     rollouts = shared.number("--rollouts", arguments.rollouts or "1", int)
     seed = shared.number("--seed", arguments.seed, int)
@@ -71,8 +76,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def drawable(name: str, options: dict[str, Any]) -> Any:
-    """A run's task, with MuJoCo told how to draw before it is imported."""
+def drawable(name: str, options: Plain) -> AnyTask:
+    """A run's task; MuJoCo's renderer is chosen before MuJoCo is imported."""
     if name in BUILT_IN:
         shared.prepare_jax()
         return shared.task(name, options)
@@ -103,8 +108,8 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda frames, most: bar.update(line, completed=frames, total=most)
 
 
-def _block(written: Any, noun: str) -> list[str]:
-    """What was shown and where it is, in lines."""
+def _block(written: Video, noun: str) -> list[str]:
+    """Lines that say what was shown and where it was saved."""
     lines = []
     for number, rollout in enumerate(written.rollouts, 1):
         failed = f", failed: {rollout.reason}" if rollout.reason else ""

@@ -11,9 +11,9 @@ def main(given: list[str]) -> int:
     parser = shared.Parser(
         "repair",
         "Make a run with a damaged database readable again, from the rows that are intact. "
-        "The damaged files stay beside the new ones. What is lost is listed; a search asks for it again.",
+        "The damaged files stay beside the new ones. Whatever is lost is listed, and the search asks for it again.",
     )
-    parser.add_argument("folder", metavar="DIR", help="of the run")
+    parser.add_argument("folder", metavar="DIR", help="folder of the run")
     arguments = parser.parsed(given)
     print(repair(arguments.folder))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from policysearch.cli import shared
 from policysearch.comparison.cells import CONFIGURATION
@@ -13,6 +13,7 @@ REPORT = "report.html"
 
 if TYPE_CHECKING:
     from policysearch.runs.reader import Run
+    from policysearch.tasks import AnyTask
 
 
 def main(given: list[str]) -> int:
@@ -20,12 +21,12 @@ def main(given: list[str]) -> int:
     parser = shared.Parser(
         "report",
         "Write a report on a run, or on several side by side: one self-contained HTML file. "
-        "Damaged, killed and unfinished runs are shown as far as they go.",
+        "Damaged, killed and unfinished runs are shown as far as they got.",
     )
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of runs, or one of a comparison")
-    parser.add_argument("--out", metavar="FILE", help="the page [report.html in the first folder]")
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of runs, or the folder of one comparison")
+    parser.add_argument("--out", metavar="FILE", help="where to write the page [report.html in the first folder]")
     parser.add_argument(
-        "--rollouts", metavar="N", default="5", help="evaluation rollouts to run and show; 0 runs nothing [5]"
+        "--rollouts", metavar="N", default="5", help="number of evaluation rollouts to run and show; 0 runs none [5]"
     )
     arguments = parser.parsed(given)
     rollouts = shared.number("--rollouts", arguments.rollouts, int)
@@ -58,7 +59,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _task(run: Run) -> Any:
+def _task(run: Run) -> AnyTask:
     from policysearch.cli.evaluate import reference
     from policysearch.cli.render import drawable
 

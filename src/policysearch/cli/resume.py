@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from policysearch.cli import shared
+from policysearch.core.plain import Plain
 from policysearch.core.settings import Budget
 from policysearch.runs.reader import open_run
+
+if TYPE_CHECKING:
+    pass
 
 
 def main(given: list[str]) -> int:
@@ -15,16 +19,18 @@ def main(given: list[str]) -> int:
     parser = shared.Parser(
         "resume",
         "Continue a run that was killed or interrupted. It ends with the policy that it would have ended "
-        "with; at most the updates of the last half second are computed again.",
+        "with; at most the last half second of updates is recomputed.",
     )
-    parser.add_argument("folder", metavar="DIR", help="of the run")
-    parser.add_argument("--budget", metavar="B", help="a new one: 2000 (rollouts), 2e6stages or 50updates [the run's]")
-    parser.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [as before]")
+    parser.add_argument("folder", metavar="DIR", help="folder of the run")
+    parser.add_argument(
+        "--budget", metavar="B", help="a new budget: 2000 (rollouts), 2e6stages or 50updates [the run's]"
+    )
+    parser.add_argument("--workers", metavar="N", help="number of worker processes for Gymnasium tasks [as before]")
     parser.add_argument(
         "--tensorboard", nargs="?", const="", metavar="DIR", help=f"{shared.TENSORBOARD_HELP}; without it, as before"
     )
     rig = parser.add_argument_group("searches on a rig", "hand out trials again after a safety stop")
-    rig.add_argument("--by", default="", metavar="NAME", help="your name, once you have checked the machine; kept")
+    rig.add_argument("--by", default="", metavar="NAME", help="who checked the machine; kept with the run")
     rig.add_argument("--back-to", metavar="P", help="continue from the `incumbent`, or from a policy file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parsed(given)
@@ -70,7 +76,7 @@ def main(given: list[str]) -> int:
         return carry_out(search, run.folder, arguments)
 
 
-def _place(known: dict[str, Any]) -> str:
-    """The task's name; a file is looked for where the run was started."""
+def _place(known: Plain) -> str:
+    """The task's name; the path of a file is relative to where the run was started."""
     file, colon, attribute = known["task"].rpartition(":")
     return str(Path(known["directory"], file)) + colon + attribute if file.endswith(".py") else known["task"]

@@ -10,10 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from policysearch.cli import shared, stage_costs
 from policysearch.core import grammar
+from policysearch.core.plain import Plain
 from policysearch.core.settings import Budget, unknown
 from policysearch.methods import flags
 from policysearch.methods.settings import METHODS, method_settings, unknown_method
@@ -22,6 +23,7 @@ from policysearch.runs.lock import InUseError
 from policysearch.runs.reader import Run, open_run
 
 if TYPE_CHECKING:
+    from policysearch.core.controller import Controller
     from policysearch.search.rig import Rig
     from policysearch.search.trials import Trial
 
@@ -89,7 +91,9 @@ def new(given: list[str]) -> int:
 def ask(given: list[str]) -> int:
     """`policysearch ask`: the next trial as JSON; the exit code."""
     parser = _parser("ask", "Ask for the next trial, as JSON. A trial that has no result yet is handed out again.")
-    parser.add_argument("--client", default="", metavar="NAME", help="which client runs it, if there are several")
+    parser.add_argument(
+        "--client", default="", metavar="NAME", help="name of the client that runs it, if there are several"
+    )
     arguments = parser.parsed(given, NO_LOG)
     with _opened(arguments.folder, wait=WAIT) as search:
         trial = _next(search, arguments.client)
@@ -100,20 +104,26 @@ def ask(given: list[str]) -> int:
 def tell(given: list[str]) -> int:
     """`policysearch tell`: the outcome of a trial; the exit code."""
     parser = _parser("tell", "Tell the outcome of a trial. The same outcome told twice counts once.")
-    parser.add_argument("trial", metavar="TRIAL", help="its number, as ask gave it")
+    parser.add_argument("trial", metavar="TRIAL", help="number of the trial, from ask")
     outcome = parser.add_mutually_exclusive_group(required=True)
-    outcome.add_argument("--cost", metavar="X", help="its total cost")
+    outcome.add_argument("--cost", metavar="X", help="total cost of the trial")
     outcome.add_argument("--rollout", metavar="FILE", help="a CSV file with a column `cost`, one row per stage")
-    outcome.add_argument("--failed", metavar="WHY", help="the parameters made it fail: counts as the worst cost")
-    outcome.add_argument("--safety-stop", metavar="WHY", help="like --failed, and the search waits for: resume DIR")
-    outcome.add_argument("--lost", metavar="WHY", help="the rig failed: left out, with its partner")
-    outcome.add_argument("--abandoned", metavar="WHY", help="it was given up: left out, with its partner")
-    parser.add_argument("--retry", action="store_true", help="ask a lost or abandoned trial again")
-    parser.add_argument("--notes", default="", metavar="TEXT", help="kept with the trial")
+    outcome.add_argument(
+        "--failed", metavar="WHY", help="the trial failed because of its parameters: counts as the worst cost"
+    )
+    outcome.add_argument("--safety-stop", metavar="WHY", help="like --failed, and the search waits until `resume DIR`")
+    outcome.add_argument(
+        "--lost", metavar="WHY", help="the rig failed: the trial is left out, together with its partner"
+    )
+    outcome.add_argument(
+        "--abandoned", metavar="WHY", help="the trial was given up: it is left out, together with its partner"
+    )
+    parser.add_argument("--retry", action="store_true", help="hand out a lost or abandoned trial again")
+    parser.add_argument("--notes", default="", metavar="TEXT", help="a note that is kept with the trial")
     parser.add_argument("--json", action="store_true", help="print the record of a finished update as JSON")
     arguments = parser.parsed(given, NO_LOG)
     number = shared.number("TRIAL", arguments.trial, int)
-    told: dict[str, Any] = {name: getattr(arguments, name) for name in ("failed", "safety_stop", "lost", "abandoned")}
+    told: Plain = {name: getattr(arguments, name) for name in ("failed", "safety_stop", "lost", "abandoned")}
     told["cost"] = shared.number("--cost", arguments.cost, float)
     if arguments.rollout is not None:
         told["cost"] = stage_costs.total(Path(arguments.rollout))
@@ -143,15 +153,15 @@ def tell(given: list[str]) -> int:
 def status(given: list[str]) -> int:
     """`policysearch status`: trials, outcomes, parameters and costs so far; the exit code."""
     parser = _parser("status", "Show where a search stands, even while it runs.")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
     arguments = parser.parsed(given, NO_LOG)
     found = summary(open_run(arguments.folder))
     print(shared.as_json(found) if arguments.json else described(found))
     return 0
 
 
-def summary(run: Run) -> dict[str, Any]:
-    """Where a search stands, as JSON-able values.
+def summary(run: Run) -> Plain:
+    """Where a search stands, as values for JSON.
 
     Raises:
         ValueError: a run of a simulated task.
@@ -175,7 +185,7 @@ def summary(run: Run) -> dict[str, Any]:
         damage = str(error)
     trials = run.trials.values()
     last = run.records[-1] if run.records else {}
-    measured: dict[str, Any] = {}
+    measured: Plain = {}
     for record in run.records:
         measured |= {name: value for name, value in record.items() if name in _MEASURED}
     return {
@@ -218,7 +228,7 @@ def _values(run: Run, update: float | None) -> dict[str, float] | None:
     return _numbers(policy)
 
 
-def _numbers(policy: Any) -> dict[str, float] | None:
+def _numbers(policy: Controller) -> dict[str, float] | None:
     """Its named numbers, if it has any."""
     try:
         numbers: dict[str, float] = policy.values()
@@ -227,7 +237,7 @@ def _numbers(policy: Any) -> dict[str, float] | None:
     return numbers
 
 
-def described(found: dict[str, Any]) -> str:
+def described(found: Plain) -> str:
     """A summary for people to read."""
     trials = ", ".join(f"{count} {status}" for status, count in found["trials"].items()) or "none"
     lines = [f"{found['folder']}: {found['method']}, {found['updates']} updates, budget {found['budget']}"]
@@ -270,7 +280,7 @@ def described(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cost(found: dict[str, Any], name: str) -> str:
+def _cost(found: Plain, name: str) -> str:
     error = found[f"{name}_error"]
     return f"{found[name]:.6g}" + (f" ± {error:.2g}" if error is not None and math.isfinite(error) else "")
 
@@ -311,14 +321,14 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     )
     parser.add_argument("--method", default="weight_perturbation", help="[%(default)s]", metavar="M")
     parser.add_argument("--budget", metavar="B", help="40 (trials) or 5updates [1000updates]")
-    parser.add_argument("--seed", default="0", metavar="S", help="of everything random [0]")
-    parser.add_argument("--failure-cost", metavar="C", help="of a failed trial [the worst of its update]")
+    parser.add_argument("--seed", default="0", metavar="S", help="random seed [0]")
+    parser.add_argument("--failure-cost", metavar="C", help="cost of a failed trial [the worst of its update]")
     parser.add_argument(
         "--largest-step",
         nargs="+",
         action="extend",
         metavar="NAME=S",
-        help="per update, in the parameter's unit, or as a factor where log [no limit]",
+        help="largest change per update, in the parameter's unit, or as a factor where log [no limit]",
     )
     parser.add_argument(
         "--measure",
@@ -327,14 +337,14 @@ def _new_parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
         "far, with TRIALS trials each after every EVERY updates [never]",
     )
     parser.add_debug()
-    parser.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
+    parser.add_argument("--help", "-h", action="store_true", help="show this help, with the flags of --method")
     flags.add(parser.add_argument_group("method"), [METHODS[name] for name in methods], set(), helpful)
     return parser
 
 
 def _parser(name: str, description: str, usage: str | None = None) -> shared.Parser:
     parser = shared.Parser(name, description, usage=usage)
-    parser.add_argument("folder", metavar="DIR", help="of the search, from policysearch new")
+    parser.add_argument("folder", metavar="DIR", help="folder of the search, from policysearch new")
     return parser
 
 
@@ -354,7 +364,7 @@ def _next(search: Rig, client: str) -> Trial:
     return search.ask(client)
 
 
-def _described(trial: Trial) -> dict[str, Any]:
+def _described(trial: Trial) -> Plain:
     return {
         "trial": trial.number,
         "update": trial.update,
@@ -366,7 +376,7 @@ def _described(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _leave(folder: Path, number: int, told: dict[str, Any], retry: bool, notes: str) -> bool:
+def _leave(folder: Path, number: int, told: Plain, retry: bool, notes: str) -> bool:
     """Leave a result for the process that owns the run; False if it has been told already.
 
     Raises:

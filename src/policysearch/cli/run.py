@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TextIO
 
 from policysearch.cli import shared
 from policysearch.cli.interruption import Held
@@ -21,10 +21,12 @@ from policysearch.cli.keeper import GRACE_SECONDS, Conduct, Ended, Keeper
 from policysearch.cli.rig import described, summary
 from policysearch.cli.trial_process import RIG_EXIT, finish_previous, forbids, run_trial
 from policysearch.core.grammar import filled
+from policysearch.core.plain import Plain
 from policysearch.core.settings import Budget
 from policysearch.runs.reader import Run, open_run
 
 if TYPE_CHECKING:
+    from policysearch.search.result import Record
     from policysearch.search.rig import Rig
     from policysearch.search.trials import Trial
 
@@ -78,7 +80,7 @@ def _one(
     keeper: Keeper,
     attempts: int,
     say: Callable[[str], None],
-    log: Callable[[Any], None] | None,
+    log: Callable[[Record], None] | None,
 ) -> None:
     """Ask for a trial, run it and tell the outcome."""
     trial = search.ask(CLIENT)
@@ -95,15 +97,15 @@ def _one(
 
 
 def _described(trial: Trial) -> str:
-    """A trial and its values, briefly."""
+    """A trial and its values in one line."""
     attempt = f", attempt {trial.attempt}" if trial.attempt > 1 else ""
     purpose = ", a measurement" if trial.purpose == "measurement" else ""
     values = ", ".join(f"{name} {value:.6g}" for name, value in trial.values.items())
     return f"trial {trial.number}{attempt}{purpose}: {values}"
 
 
-def _outcome(told: dict[str, Any], ended: Ended) -> str:
-    """The outcome of a trial, briefly."""
+def _outcome(told: Plain, ended: Ended) -> str:
+    """The outcome of a trial in one line."""
     ((name, value),) = told.items()
     words = f"cost {value:.6g}" if name == "cost" else f"{name.replace('_', ' ')}, {value}"
     words += f", {ended.seconds:.1f} s"
@@ -167,7 +169,7 @@ def _filled_at_start(run: Run, command: Sequence[str]) -> list[str]:
     return filled(command, Controller(*controller_file.parse(run.start, run.folder)).values())
 
 
-def _printer(stream: Any) -> Callable[[str], None]:
+def _printer(stream: TextIO) -> Callable[[str], None]:
     return lambda line: print(line, file=stream, flush=True)
 
 
@@ -185,9 +187,11 @@ def _parser() -> shared.Parser:
         "the search; the same command continues it.",
         usage="policysearch run DIR [--budget N] [--timeout S] [--on-abort CMD] -- COMMAND ...",
     )
-    parser.add_argument("folder", metavar="DIR", help="of the search, from policysearch new")
-    parser.add_argument("--budget", metavar="B", help="a new one from now on: 40, or 5updates")
-    parser.add_argument("--timeout", metavar="S", help="seconds after which a trial is ended and left out [no limit]")
+    parser.add_argument("folder", metavar="DIR", help="folder of the search, from policysearch new")
+    parser.add_argument("--budget", metavar="B", help="a new budget from now on: 40, or 5updates")
+    parser.add_argument(
+        "--timeout", metavar="S", help="seconds after which a trial times out; it is ended and left out [no limit]"
+    )
     parser.add_argument(
         "--grace",
         default=str(GRACE_SECONDS),

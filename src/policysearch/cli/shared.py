@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import msgspec
 
 from policysearch.core import grammar
+from policysearch.core.plain import Plain
 from policysearch.methods import flags
 
 if TYPE_CHECKING:
     from policysearch.report.tensorboard import TensorBoard
+    from policysearch.tasks import AnyTask
 
 TASK_HELP = "a built-in task, a Gymnasium id (HalfCheetah-v5), module:attr or file.py:attr"
 #: where results go while standard output is reserved for them
@@ -116,7 +118,7 @@ def shown(folder: str | Path, directory: Path) -> str:
     return str(folder).removeprefix(f"{directory}/") if directory != Path("/") else str(folder)
 
 
-def task(name: str, options: dict[str, Any], timeout: float | None = None) -> Any:
+def task(name: str, options: Plain, timeout: float | None = None) -> AnyTask:
     """The task a user named, with another horizon or survival bonus on request.
 
     Args:
@@ -202,12 +204,12 @@ def prepare_jax() -> Path | None:
     return folder
 
 
-def as_json(value: Any) -> str:
+def as_json(value: object) -> str:
     """Indented JSON; null for numbers that are not finite."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
-def outcome(result: dict[str, Any]) -> list[str]:
+def outcome(result: Plain) -> list[str]:
     """Cost or return, and whether it solves the task, in lines."""
     from policysearch.search.progress import quantity
 

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 #: set for the program of a trial and everything it starts, so that they can be found if their supervisor is killed
 MARK = "POLICYSEARCH_TRIAL"
+#: a JSON object
+Plain = dict[str, Any]
 #: seconds that --on-abort has, and that a killed process has to disappear
 ON_ABORT_SECONDS, GONE_SECONDS = 60.0, 10.0
 #: share of the grace after which processes that began after the request are asked too
@@ -156,7 +158,7 @@ class Supervisor:
         self._control: socket.socket | None = control
         self._lock, self._pipes, self._ends = lock, pipes, ends
         self._incoming, self._outgoing = b"", bytearray()
-        self._requests: list[dict[str, Any]] = []
+        self._requests: list[Plain] = []
         self._wake, waker = os.pipe()
         for descriptor in (self._wake, waker):
             os.set_blocking(descriptor, False)
@@ -183,7 +185,7 @@ class Supervisor:
             self._end(self._request["grace"])
         self._send({"defect": words})
 
-    def _begin(self, request: dict[str, Any]) -> None:
+    def _begin(self, request: Plain) -> None:
         """Forget the previous program."""
         self._request = request
         if self._leash is not None:
@@ -195,7 +197,7 @@ class Supervisor:
         self._group = 0
         self._root = os.getpid() if self._adopts else None
 
-    def _carry_out(self, request: dict[str, Any]) -> None:
+    def _carry_out(self, request: Plain) -> None:
         """Run a program to its end, or end what another supervisor left; then tell the driver."""
         command, on_abort = ([word.encode("latin-1") for word in request[name]] for name in ("command", "on_abort"))
         started = time.monotonic()
@@ -223,7 +225,7 @@ class Supervisor:
         while self._outgoing and self._control is not None:  # a stopped driver is waited for
             self._turn(None)
 
-    def _run(self, command: list[bytes], started: float) -> dict[str, Any]:
+    def _run(self, command: list[bytes], started: float) -> Plain:
         """Start a program and wait until it ends or must be ended; why, and its exit code if it has one yet."""
         if self._control is None:
             return {"cause": "not started", "code": None}
@@ -391,7 +393,7 @@ class Supervisor:
         self._end(1.0)
         if code == 0:
             return ""
-        how = f"no end within {ON_ABORT_SECONDS:g} s" if code is None else f"exit code {code}"
+        how = f"timed out after {ON_ABORT_SECONDS:g} s" if code is None else f"exit code {code}"
         if code is not None and code < 0:
             how = f"ended by signal {-code}"
         return f"{how}: {last}" if last else how
@@ -458,7 +460,7 @@ class Supervisor:
         if name in self._request["shown"] and len(self._outgoing) <= WAITING:
             self._send({"output": data.decode("latin-1")})
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Plain) -> None:
         if self._control is not None:
             self._outgoing += json.dumps(message).encode() + b"\n"
             self._push()
@@ -484,7 +486,7 @@ class Supervisor:
                 return True
             self._codes[pid] = os.waitstatus_to_exitcode(status)
 
-    def _write_down(self, known: dict[str, Any]) -> None:
+    def _write_down(self, known: Plain) -> None:
         """Record what is known of a trial's processes, for a driver that finds neither this process nor their end."""
         if self._lock >= 0 and self._request["trial"] is not None:
             data = json.dumps(known).encode() if known else b""

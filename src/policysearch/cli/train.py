@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from policysearch.cli import interruption, shared
+from policysearch.core.plain import Plain
 from policysearch.core.settings import Budget, PolicySettings, checked
 from policysearch.methods import flags
 from policysearch.methods.presets import preset
@@ -47,27 +48,29 @@ def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     parser.add_argument("task", nargs="?", metavar="TASK", help=shared.TASK_HELP)
     general = parser.add_argument_group("general")
     general.add_argument("--method", metavar="M", help=f"one of {', '.join(METHODS)} [depends on the task]")
-    general.add_argument("--preset", metavar="P", help="paper: the settings that a paper reports for the environment")
+    general.add_argument("--preset", metavar="P", help="paper: the settings reported for the environment in a paper")
     general.add_argument("--budget", metavar="B", help="2000 (rollouts), 2e6stages or 50updates [depends on the task]")
-    general.add_argument("--seed", default="0", metavar="S", help="of everything random [0]")
+    general.add_argument("--seed", default="0", metavar="S", help="random seed [0]")
     general.add_argument("--initial", metavar="FILE", help="start from a policy file, a run or gains in JSON")
     general.add_argument("--out", metavar="DIR", help="folder of the run [runs/TASK-METHOD-seedS]")
-    general.add_argument("--workers", metavar="N", help="processes for Gymnasium tasks [one per core]")
+    general.add_argument("--workers", metavar="N", help="number of worker processes for Gymnasium tasks [one per core]")
     general.add_argument("--horizon", metavar="N", help="largest number of stages in a rollout [the task's]")
     general.add_argument(
         "--survival-bonus",
         metavar="B",
         help="reward per stage for staying alive, left out of training [ars: what is declared; else 0]",
     )
-    general.add_argument("--failure-cost", metavar="C", help="of a failed rollout [the worst of its update]")
+    general.add_argument("--failure-cost", metavar="C", help="cost of a failed rollout [the worst of its update]")
     general.add_argument(
-        "--timeout", metavar="S", help="seconds a Gymnasium trial may take [60, or 20 times the slowest]"
+        "--timeout", metavar="S", help="seconds after which a Gymnasium trial times out [60, or 20 times the slowest]"
     )
-    general.add_argument("--evaluation-rollouts", metavar="N", help="at the end [20 for Gymnasium, else 100]")
+    general.add_argument(
+        "--evaluation-rollouts", metavar="N", help="number of rollouts at the end [20 for Gymnasium, else 100]"
+    )
     general.add_argument("--tensorboard", nargs="?", const="", metavar="DIR", help=shared.TENSORBOARD_HELP)
     general.add_argument("--json", action="store_true", help="print the result as JSON")
     general.add_argument("--debug", action="store_true", help="show tracebacks")
-    general.add_argument("--help", "-h", action="store_true", help="this text, with the flags of --method")
+    general.add_argument("--help", "-h", action="store_true", help="show this help, with the flags of --method")
     policy = parser.add_argument_group("policy")
     method = parser.add_argument_group(f"method {methods[0]}" if len(methods) == 1 else "method")
     # the method goes first: if it has a std of its own, --std means that one
@@ -171,7 +174,7 @@ def _method(arguments: argparse.Namespace, name: str) -> MethodSettings:
     return method_settings(name, flags.given(arguments, METHODS[name]))
 
 
-def _task_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def _task_options(arguments: argparse.Namespace) -> Plain:
     names = ("horizon", "survival_bonus")
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
@@ -209,7 +212,7 @@ def _search(arguments: argparse.Namespace) -> Search:
     )
 
 
-def _configuration(arguments: argparse.Namespace, search: Search) -> dict[str, Any]:
+def _configuration(arguments: argparse.Namespace, search: Search) -> Plain:
     """Everything needed to repeat the run or to resume it."""
     from policysearch.search.resume import of_simulation
 
@@ -228,7 +231,7 @@ def _run(
     arguments: argparse.Namespace,
     scalars: TensorBoard | None,
     requests: list[int],
-) -> dict[str, Any]:
+) -> Plain:
     """Run a search with progress and Ctrl-C; save everything; what to report."""
     from policysearch.search.progress import Progress
 
@@ -312,8 +315,8 @@ def _refuse_existing(folder: Path, directory: Path) -> None:
         raise FileExistsError(f"{error}\n{remedy}.") from None
 
 
-def _advice(result: dict[str, Any], folder: str) -> list[str]:
-    """What to try if the criterion is not met at the end."""
+def _advice(result: Plain, folder: str) -> list[str]:
+    """What to try if the criterion was not met."""
     if result["solved"] is not False or result["reason"] == "interrupted":
         return []
     budget = Budget.parse(result["budget"])
@@ -321,7 +324,7 @@ def _advice(result: dict[str, Any], folder: str) -> list[str]:
     return [f"to get there: policysearch resume {folder} --budget {twice}, or another --seed"]
 
 
-def _block(result: dict[str, Any], directory: Path) -> str:
+def _block(result: Plain, directory: Path) -> str:
     """The result for people to read."""
     from policysearch.search.progress import duration
 

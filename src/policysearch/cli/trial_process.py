@@ -12,11 +12,11 @@ import shlex
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from policysearch.cli import supervisor
 from policysearch.cli.interruption import Held
 from policysearch.cli.keeper import Ended, Keeper
+from policysearch.core.plain import Plain
 
 #: exit code of a trial that the rig lost: EX_TEMPFAIL of sysexits.h
 RIG_EXIT = 75
@@ -30,7 +30,7 @@ _QUOTED = 200
 
 def run_trial(
     command: Sequence[str], keeper: Keeper | None = None, number: int = 0, held: Held | None = None
-) -> tuple[dict[str, Any], Ended]:
+) -> tuple[Plain, Ended]:
     """Run a command to its end, and return the outcome.
 
     The command is what is waited for, not its output: processes that it leaves behind are ended, and what they print
@@ -67,7 +67,7 @@ def run_trial(
     _refuse_unfinished(f"trial {number}", keeper, ended)
     typed, code = shlex.join(command), ended.code
     if ended.cause == "timeout":
-        return {"timed_out": f"no end within {conduct.timeout:g} s"}, ended
+        return {"timed_out": f"no result within {conduct.timeout:g} s"}, ended
     if code is None:
         raise RuntimeError(
             f"The process that supervised trial {number} was ended from outside; it ended the trial, which is still "
@@ -97,7 +97,7 @@ def forbids(command: Sequence[str], keeper: Keeper | None = None) -> str | None:
     Raises:
         Interrupted: a request to end came.
         OSError: the command cannot be started.
-        ValueError: it gave no answer: exit code 126 or 127, a signal, no end within 60 s. The trial stays open.
+        ValueError: it gave no answer: exit code 126 or 127, a signal, no answer within 60 s. The trial stays open.
 
     Example:
         >>> forbids(["true"])

@@ -9,11 +9,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from policysearch.core import files
+from policysearch.core.plain import Plain
 from policysearch.core.settings import PolicySettings
 from policysearch.runs import renamed
 
@@ -97,7 +97,7 @@ def append(folder: Path, cells: Iterable[Cell]) -> None:
         os.fsync(file.fileno())
 
 
-def configuration(folder: Path) -> dict[str, Any]:
+def configuration(folder: Path) -> Plain:
     """What `begin` kept of a comparison.
 
     Raises:
@@ -108,7 +108,7 @@ def configuration(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no comparison ({CONFIGURATION} is missing).")
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        content = msgspec.json.decode(path.read_bytes(), type=Plain)
     except msgspec.DecodeError as error:
         raise ValueError(f"{path} is damaged: {error}.") from None
     for name in ("conditions", "methods", "about"):
@@ -126,7 +126,7 @@ def configuration(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     """A condition for people to read: only those settings of a policy that differ from the default."""
     if value in (None, "None"):
         return "by default"
@@ -135,9 +135,7 @@ def _words(value: Any) -> str:
     return ", ".join(text.replace("=", " ").replace("'", "") for text in settings if text not in plain) or str(value)
 
 
-def begin(
-    folder: Path, conditions: Mapping[str, Any], methods: Mapping[str, str], about: Mapping[str, Any]
-) -> dict[tuple[str, int], Cell]:
+def begin(folder: Path, conditions: Plain, methods: Mapping[str, str], about: Plain) -> dict[tuple[str, int], Cell]:
     """Make a folder for a comparison, or continue the one that it holds; its finished cells.
 
     Args:

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from policysearch.core.settings import check_names, unknown
 from policysearch.methods.settings import METHODS, RIVALS, MethodSettings
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from policysearch.core.method import Method
+
+#: who takes part: settings, a method composed by hand, or text such as `trpo(max_kl=0.05)` or the name of a rival
+Entrant: TypeAlias = "MethodSettings | Method | str"
 
 
 def split(text: str) -> list[str]:
@@ -61,7 +70,7 @@ def parse(text: str) -> MethodSettings | str:
         raise ValueError(f"{text!r}: {error}.") from None
 
 
-def named(methods: str | Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+def named(methods: str | Sequence[Entrant] | Mapping[str, Entrant]) -> dict[str, Entrant]:
     """Entrants by the label that tables and pictures show.
 
     Args:
@@ -88,7 +97,7 @@ def named(methods: str | Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _label(entrant: Any) -> str:
+def _label(entrant: Entrant) -> str:
     if isinstance(entrant, str):
         return re.sub(r"\s+", "", entrant)
     if isinstance(entrant, MethodSettings):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -17,9 +17,10 @@ from policysearch import runners
 from policysearch.comparison import cells as kept
 from policysearch.comparison import rivals
 from policysearch.comparison.cells import Cell
-from policysearch.comparison.entrants import named
+from policysearch.comparison.entrants import Entrant, named
 from policysearch.comparison.running import AT_THE_END, POINTS, Conditions, rival_policy, run
 from policysearch.comparison.summary import Comparison
+from policysearch.core.plain import Plain
 from policysearch.core.policies import Policy
 from policysearch.core.settings import Budget, PolicySettings
 from policysearch.core.specification import Specification
@@ -29,6 +30,10 @@ from policysearch.search.result import Record
 from policysearch.search.search import Search
 from policysearch.tasks import resolve
 from policysearch.tasks.regulator import lqr
+
+if TYPE_CHECKING:
+    from policysearch.tasks import AnyTask
+
 
 #: rollouts per point, for tasks that run on worker processes
 SIMULATED_ROLLOUTS = 5
@@ -47,8 +52,8 @@ class Progress(NamedTuple):
 
 
 def compare(
-    task: Any,
-    methods: str | Sequence[Any] | Mapping[str, Any],
+    task: AnyTask,
+    methods: str | Sequence[Entrant] | Mapping[str, Entrant],
     *,
     seeds: int | Sequence[int] = 10,
     budget: Budget | str | int | None = None,
@@ -105,8 +110,8 @@ def compare(
         raise ValueError(f"A budget of {common} is not the same for all; give rollouts (2000) or stages (2e6stages).")
     if threshold is not None and not np.isfinite(threshold):
         raise ValueError(f"threshold is {threshold}; it must be finite.")
-    settings: dict[str, Any] = {}
-    chosen: dict[str, Any] = {}
+    settings: Plain = {}
+    chosen: Plain = {}
     for label, entrant in entrants.items():  # what does not fit is refused before anything runs
         if isinstance(entrant, str):
             rivals.prepare(entrant)
@@ -177,7 +182,7 @@ def _report(
         on_progress(Progress(label, seed, record, before + whole * share))
 
 
-def _baseline(task: Any, rollouts: int) -> tuple[str, float, float] | None:
+def _baseline(task: AnyTask, rollouts: int) -> tuple[str, float, float] | None:
     """The regulator's cost on the final evaluation seeds; None without a regulator."""
     policy = lqr(task)
     if policy is None:
@@ -186,7 +191,7 @@ def _baseline(task: Any, rollouts: int) -> tuple[str, float, float] | None:
     return "LQR", evaluation.cost_mean, evaluation.cost_sem
 
 
-def _budget(task: Any) -> Budget:
+def _budget(task: AnyTask) -> Budget:
     """What `train` spends on the task by default, in stages for simulators, else in rollouts."""
     search = Search(task)
     if search.budget.unit == "updates":
@@ -194,12 +199,12 @@ def _budget(task: Any) -> Budget:
     return search.budget
 
 
-def _described(entrant: Any) -> str:
+def _described(entrant: Entrant) -> str:
     """Text by which a later process recognises the same method."""
     return eqx.tree_pformat(entrant, short_arrays=False) if isinstance(entrant, eqx.Module) else repr(entrant)
 
 
-def _groups(task: Any, entrant: Any, seeds: list[int]) -> list[list[int]]:
+def _groups(task: AnyTask, entrant: Entrant, seeds: list[int]) -> list[list[int]]:
     """Seeds that run together."""
     together = runners.kind(task).vectorised and not isinstance(entrant, str)
     return ([seeds] if seeds else []) if together else [[seed] for seed in seeds]

@@ -9,7 +9,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 from policysearch import runners
 from policysearch.comparison import rivals
 from policysearch.comparison.cells import Cell, Point
+from policysearch.comparison.entrants import Entrant
 from policysearch.core.method import State
 from policysearch.core.policies import Policy
 from policysearch.core.rng import Purpose
@@ -29,7 +30,12 @@ from policysearch.search.evaluation import Evaluation, evaluate, judged
 from policysearch.search.many_seeds import run_together
 from policysearch.search.result import Record
 from policysearch.search.search import Search
+from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.tasks.task import Function, Task
+
+if TYPE_CHECKING:
+    from policysearch.tasks import AnyTask
+
 
 #: evaluation seeds during a search, and at its end
 ALONG, AT_THE_END = 0, 1
@@ -43,7 +49,7 @@ Report = Callable[[int, Record, float], None]
 class Conditions(NamedTuple):
     """What all cells have in common. rollouts: per point of a curve. final: of the evaluation at the end."""
 
-    task: Any
+    task: AnyTask
     policy: Policy | PolicySettings | str | None
     budget: Budget
     threshold: float | None
@@ -83,7 +89,7 @@ class Conditions(NamedTuple):
         )
 
 
-def run(conditions: Conditions, label: str, entrant: Any, seeds: list[int], report: Report) -> list[Cell]:
+def run(conditions: Conditions, label: str, entrant: Entrant, seeds: list[int], report: Report) -> list[Cell]:
     """The cells of a method with these seeds.
 
     Args:
@@ -112,7 +118,8 @@ def run(conditions: Conditions, label: str, entrant: Any, seeds: list[int], repo
 
 
 def _together(conditions: Conditions, label: str, searches: list[Search], report: Report) -> list[Cell]:
-    task, count = conditions.task, len(searches)
+    task: Any = conditions.task
+    count = len(searches)
     curves: list[list[Point]] = [[] for _ in searches]
     last: Any = None
     shares = list(conditions.shares)
@@ -209,14 +216,14 @@ def _single(conditions: Conditions, label: str, search: Search, report: Report) 
         )
 
 
-def rival_policy(task: Any, policy: Any, seed: int) -> Policy:
+def rival_policy(task: AnyTask, policy: Any, seed: int) -> Policy:
     """A rival's policy: that of methods that perturb parameters."""
     return policy_of(task, policy, WeightPerturbation(), seed)
 
 
 def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Report) -> Cell:
     task, start = conditions.task, rival_policy(conditions.task, conditions.policy, seed)
-    if getattr(task, "survival_bonus", 0.0) is None:
+    if isinstance(task, GymnasiumTask) and task.survival_bonus is None:
         task = task.with_survival_bonus(0.0)
     with contextlib.closing(runner(task, seed, Resources(conditions.workers))) as running:
         measure = lambda policy, n, s: evaluate(task, policy.controller(), n, s, running)  # noqa: E731

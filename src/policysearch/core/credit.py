@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from policysearch.core import baselines
 from policysearch.core.baselines._base import Baseline, End, Predictor, Sample, differ, spread
@@ -33,7 +33,7 @@ class Credit(eqx.Module):
     def per_stage(self) -> bool:
         """Whether advantages are (n, T), one row per stage, rather than (n,)."""
 
-    def init(self, horizon: int, size: int = 0) -> Any:
+    def init(self, horizon: int, size: int = 0) -> PyTree:
         """State that must persist between updates, for rollouts of `horizon` stages with `size` observations."""
         return ()
 
@@ -42,7 +42,7 @@ class Credit(eqx.Module):
         return ""
 
     @abc.abstractmethod
-    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: PyTree) -> tuple[Array, PyTree, Info]:
         """Advantages, the next state, and what to report."""
 
 
@@ -85,7 +85,7 @@ class TotalCost(Credit):
         """A number per rollout."""
         return False
 
-    def init(self, horizon: int, size: int = 0) -> Any:
+    def init(self, horizon: int, size: int = 0) -> PyTree:
         """What the baseline remembers, and the divisor."""
         return self.baseline.init((), size), jnp.zeros(()) if self.normalise else ()
 
@@ -93,7 +93,7 @@ class TotalCost(Credit):
         """What the baseline refuses."""
         return self.baseline.refuse(explore)
 
-    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: PyTree) -> tuple[Array, PyTree, Info]:
         """Advantages (n,)."""
         total, (memory, divisor) = rollouts.costs.sum(1), state
         level = jnp.zeros(()) if rollouts.level is None else rollouts.level.sum()
@@ -203,7 +203,7 @@ class CostToGo(Credit):
         """A number per stage."""
         return True
 
-    def init(self, horizon: int, size: int = 0) -> Any:
+    def init(self, horizon: int, size: int = 0) -> PyTree:
         """What the baseline remembers of each stage; or the network."""
         return self.baseline.init((horizon,), size)
 
@@ -211,7 +211,7 @@ class CostToGo(Credit):
         """What the baseline refuses."""
         return self.baseline.refuse(explore)
 
-    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: PyTree) -> tuple[Array, PyTree, Info]:
         """Advantages (n, T)."""
         if rollouts.level is not None and not self.baseline.absorbs:
             rollouts = rollouts._replace(costs=rollouts.costs + jnp.where(rollouts.mask, rollouts.level, 0.0))
@@ -244,7 +244,7 @@ class CostToGo(Credit):
             a = a / jnp.where(spread > 0, spread, 1.0)
         return jnp.where(differ(outcome, weight), a, 0.0)
 
-    def _predicted(self, sample: Sample, predictor: Predictor, state: Any) -> tuple[Array, Any, Info]:
+    def _predicted(self, sample: Sample, predictor: Predictor, state: PyTree) -> tuple[Array, PyTree, Info]:
         """Advantages by a baseline that predicts costs from observations: V_k of stage k, V_L after the last one."""
         to_go, weight, rollouts, score = sample.outcome, sample.weight, sample.rollouts, sample.score
         if not isinstance(score, PolicyScore):
@@ -300,7 +300,7 @@ class TopPairs(Credit):
         """A number per rollout."""
         return False
 
-    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: PyTree) -> tuple[Array, PyTree, Info]:
         """Advantages (n,), zero for pairs that do not count."""
         total, pair = rollouts.costs.sum(1), jnp.asarray(layout.pair)
         best = jnp.full(layout.pairs, jnp.inf).at[pair].min(jnp.where(score.counted, total, jnp.inf))
@@ -332,7 +332,7 @@ class Elites(Credit):
         """A number per rollout."""
         return False
 
-    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: PyTree) -> tuple[Array, PyTree, Info]:
         """Advantages (n,)."""
         total = jnp.where(score.counted, rollouts.costs.sum(1), jnp.inf)
         best = score.counted & (jnp.argsort(jnp.argsort(total)) < self.count)
@@ -348,7 +348,7 @@ class CentredRanks(Credit):
         """A number per rollout."""
         return False
 
-    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: Any) -> tuple[Array, Any, Info]:
+    def __call__(self, rollouts: Rollouts, score: Score, layout: Layout, state: PyTree) -> tuple[Array, PyTree, Info]:
         """Advantages (n,); equal costs share the mean of their ranks."""
         total, counted = rollouts.costs.sum(1), score.counted
         below = (total[None, :] < total[:, None]) & counted[None, :]

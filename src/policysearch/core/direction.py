@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from policysearch.core.credit import Info
 from policysearch.core.explore import choice, positive, positive_number
@@ -222,12 +221,12 @@ def conjugate_gradient(
     """
     target = jnp.sum(b * b)
 
-    def unsolved(carry: Any) -> Array:
+    def unsolved(carry: PyTree) -> Array:
         _, _, _, squared, count, total, last, convex = carry
         rough = (count < DELAY) | (jnp.sum(last) > tolerance**2 * total)
         return rough & (squared > jnp.finfo(b.dtype).eps ** 2 * target) & (count < iterations) & convex
 
-    def step(carry: Any) -> Any:
+    def step(carry: PyTree) -> PyTree:
         x, r, p, squared, count, total, last, _ = carry
         moved = product(p)
         curvature = jnp.sum(p * moved)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from policysearch.core.policies import Policy
 from policysearch.core.rng import SHAPES, shape_rows
@@ -73,7 +73,7 @@ class Explore(eqx.Module):
     def space(self) -> str:
         """ "action" or "parameter"."""
 
-    def init(self, d: int) -> Any:
+    def init(self, d: int) -> PyTree:
         """What must persist between updates: the logarithm of a learned spread (d,), else nothing."""
         return ()
 
@@ -85,7 +85,7 @@ class Explore(eqx.Module):
         """The number of standard normal rows that `rows` needs."""
         return self.layout(d).perturbations
 
-    def rows(self, z: Float[Array, "k d"], state: Any = ()) -> Float[Array, "k d"]:
+    def rows(self, z: Float[Array, "k d"], state: PyTree = ()) -> Float[Array, "k d"]:
         """β of each distinct perturbation from standard normal rows z; only in parameter space."""
         raise TypeError(f"{type(self).__name__} perturbs no parameters.")
 
@@ -95,7 +95,12 @@ class Explore(eqx.Module):
 
     @abc.abstractmethod
     def score(
-        self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
+        self,
+        policy: Policy,
+        offsets: Array | Regenerated | None,
+        rollouts: Rollouts,
+        layout: Layout,
+        state: PyTree = (),
     ) -> Score:
         """S for these rollouts."""
 
@@ -144,7 +149,12 @@ class ActionNoise(Explore):
         return ActionNoise(min(sizes, key=lambda size: abs(math.log(size / wanted))), self.stages, self.least)
 
     def score(
-        self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
+        self,
+        policy: Policy,
+        offsets: Array | Regenerated | None,
+        rollouts: Rollouts,
+        layout: Layout,
+        state: PyTree = (),
     ) -> PolicyScore:
         """Rows ∂log π/∂θ."""
         return PolicyScore.of(policy, rollouts)
@@ -188,11 +198,11 @@ class ParameterNoise(Explore):
         """Parameters vary."""
         return "parameter"
 
-    def init(self, d: int) -> Any:
+    def init(self, d: int) -> PyTree:
         """log σ (d,) if it is learned."""
         return jnp.log(jnp.broadcast_to(jnp.asarray(self.std, float), (d,))) if self.learned else ()
 
-    def spread(self, state: Any) -> Array:
+    def spread(self, state: PyTree) -> Array:
         """σ of this update's perturbations, () or (d,)."""
         return jnp.exp(state) if self.learned else jnp.asarray(self.std)
 
@@ -214,12 +224,17 @@ class ParameterNoise(Explore):
         """One row per direction; whole blocks of d if rows are orthogonal."""
         return -(-self.directions // d) * d if self.shape == "orthogonal" else self.directions
 
-    def rows(self, z: Float[Array, "k d"], state: Any = ()) -> Float[Array, "k d"]:
+    def rows(self, z: Float[Array, "k d"], state: PyTree = ()) -> Float[Array, "k d"]:
         """β of each direction from standard normal rows z."""
         return self.spread(state) * shape_rows(z, self.shape, jnp)
 
     def score(
-        self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
+        self,
+        policy: Policy,
+        offsets: Array | Regenerated | None,
+        rollouts: Rollouts,
+        layout: Layout,
+        state: PyTree = (),
     ) -> PerturbationScore:
         """Rows β/σ², followed by β²/σ² − 1 if the spread is learned."""
         variance = self.spread(state) ** 2
@@ -267,12 +282,17 @@ class Coordinates(Explore):
         environment = repeat if self.common else np.arange(size * self.repeats)
         return Layout(np.tile(perturbation, self.repeats), np.tile(sign, self.repeats), environment, pair)
 
-    def rows(self, z: Float[Array, "k d"], state: Any = ()) -> Float[Array, "k d"]:
+    def rows(self, z: Float[Array, "k d"], state: PyTree = ()) -> Float[Array, "k d"]:
         """ε e_i; the random rows z are not used."""
         return jnp.diag(jnp.broadcast_to(jnp.asarray(self.epsilon), (z.shape[1],))).astype(z.dtype)
 
     def score(
-        self, policy: Policy, offsets: Array | Regenerated | None, rollouts: Rollouts, layout: Layout, state: Any = ()
+        self,
+        policy: Policy,
+        offsets: Array | Regenerated | None,
+        rollouts: Rollouts,
+        layout: Layout,
+        state: PyTree = (),
     ) -> PerturbationScore:
         """Rows β themselves: a least-squares direction needs B, not B/σ². A repeat is one independent sample."""
         repeat = np.repeat(np.arange(self.repeats), layout.size // self.repeats)
@@ -302,7 +322,7 @@ def pair_used(used: Array, layout: Layout) -> Array:
     return lost[layout.pair] == 0
 
 
-def positive(name: str, value: Any) -> None:
+def positive(name: str, value: object) -> None:
     """Raise ValueError unless `value` is an integer of at least 1."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")

@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         'done'
     """
-    # not by tempfile, which makes files that nobody else may read
+    # not by tempfile, which makes files readable by their owner only
     aside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
     try:
         yield aside

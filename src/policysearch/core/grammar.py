@@ -11,7 +11,7 @@ import shlex
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 #: largest whole number that a database holds
 LARGEST = 2**63 - 1
@@ -75,7 +75,7 @@ def whole(what: str, text: str) -> int:
     raise ValueError(f"{what} is {shown(text)}; it must be a whole number, such as 3 or 2e6.")
 
 
-def name(what: str, text: Any) -> str:
+def name(what: str, text: object) -> str:
     """A parameter's name: a Python identifier, in any script, in its normal form (NFKC).
 
     Python treats two forms of a name as one, a shell and a file do not; so that a name is the same everywhere, the
@@ -101,7 +101,7 @@ def name(what: str, text: Any) -> str:
     return str(text)
 
 
-def words(given: Any) -> str:
+def words(given: object) -> str:
     """Text kept for readers, in a form that every file can hold: lone surrogates are escaped.
 
     Example:
@@ -111,7 +111,7 @@ def words(given: Any) -> str:
     return str(given).encode("utf-8", "backslashreplace").decode()
 
 
-def client(given: Any) -> str:
+def client(given: object) -> str:
     """The name of the client that runs a trial, by which it is recognised.
 
     Raises:

@@ -16,18 +16,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from policysearch.core.plain import Plain
+
 #: largest array kept entry by entry; of a larger one a SHA-256 is kept
 MOST_ENTRIES = 64
 
 #: packages whose functions are identified by name; for others the constants count too
 LIBRARIES = ("policysearch", "optax", "jax", "equinox")
+#: of an array, nested as it is
+Numbers = Any
 #: global variables that a function reads and that count
 NUMBERS = (bool, int, float, str, np.ndarray, jax.Array)
 
-Plain = dict[str, Any]
 
-
-def described(thing: Any) -> Plain:
+def described(thing: object) -> Plain:
     """The parts of `thing`: place → name, number, or list of numbers; JSON-able.
 
     Two things with the same description compute the same, as far as functions with the same names and constants do.
@@ -45,17 +47,17 @@ def described(thing: Any) -> Plain:
     return found
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """The differences between two descriptions, in words, by place."""
     places = [place for place in {**before, **now} if before.get(place) != now.get(place)]
     return [f"{place or 'its kind'} was {_shown(before, place)} and is {_shown(now, place)}" for place in places]
 
 
-def _shown(description: Mapping[str, Any], place: str) -> str:
+def _shown(description: Mapping[str, object], place: str) -> str:
     return str(description[place]) if place in description else "not there"
 
 
-def _walk(thing: Any, place: str, found: Plain, above: list[Any]) -> None:
+def _walk(thing: object, place: str, found: Plain, above: list[object]) -> None:
     """Add the parts of `thing`; `above` are the things that it is part of."""
     inside = f"{place}." if place else ""
     if isinstance(thing, (jax.Array, np.ndarray, np.generic)):
@@ -92,12 +94,12 @@ def _walk(thing: Any, place: str, found: Plain, above: list[Any]) -> None:
         _parts(_fields(thing), inside, found, above, thing)
 
 
-def _parts(parts: Mapping[str, Any], inside: str, found: Plain, above: list[Any], whole: Any) -> None:
+def _parts(parts: Mapping[str, object], inside: str, found: Plain, above: list[object], whole: object) -> None:
     for name, part in parts.items():
         _walk(part, inside + name, found, [*above, whole])
 
 
-def _fields(thing: Any) -> dict[str, Any]:
+def _fields(thing: object) -> Plain:
     """The parts of anything else, by name."""
     if hasattr(thing, "_fields"):
         return {name: getattr(thing, name) for name in thing._fields}
@@ -109,7 +111,7 @@ def _fields(thing: Any) -> dict[str, Any]:
     return dict(getattr(thing, "__dict__", {}))
 
 
-def _array(array: np.ndarray) -> Any:
+def _array(array: np.ndarray) -> Numbers:
     """A small array as numbers, a large one as its digest."""
     if array.size > MOST_ENTRIES or array.dtype.kind not in "biuf":
         digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
@@ -117,21 +119,21 @@ def _array(array: np.ndarray) -> Any:
     return array.tolist() if array.dtype.kind in "biu" else _shortest(array)
 
 
-def _shortest(numbers: np.ndarray) -> Any:
+def _shortest(numbers: np.ndarray) -> Numbers:
     """Each number as the shortest one equal to it in its own precision, 0.1 rather than 0.10000000149011612."""
     if numbers.ndim:
         return [_shortest(row) for row in numbers]
     return float(str(numbers)) if np.isfinite(numbers) else str(numbers)
 
 
-def _content(cell: types.CellType) -> Any:
+def _content(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # not assigned yet
         return None
 
 
-def _constants(code: types.CodeType) -> list[Any]:
+def _constants(code: types.CodeType) -> list[object]:
     """Names and numbers of a function's code, including the functions within it, without its docstring."""
     plain = [value for value in code.co_consts if isinstance(value, (bool, int, float, complex, bytes, tuple))]
     inner = [_constants(value) for value in code.co_consts if isinstance(value, types.CodeType)]

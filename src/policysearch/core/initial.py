@@ -11,6 +11,7 @@ from typing import Any
 
 from policysearch.core import controller_file, grammar
 from policysearch.core.controller import Controller
+from policysearch.core.plain import Plain
 from policysearch.core.policies.network import fourier_layers as fourier_layers
 from policysearch.core.policies.network import random_layers as random_layers
 from policysearch.core.policies.policy import Policy
@@ -74,7 +75,7 @@ def _read(path: Path) -> Any:
     return content
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> Plain:
     """An object in which each name is given once."""
     content = dict(pairs)
     if len(content) < len(pairs):

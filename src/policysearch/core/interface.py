@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from policysearch.core.plain import Plain
 from policysearch.core.signals import Continuous, names, seconds
 
 #: names that are shown in one line
@@ -118,9 +119,9 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         ]
         return f"{seen} → {listed(within)}"
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """As JSON-able values; None means no limit."""
-        plain: dict[str, Any] = msgspec.structs.asdict(self)
+        plain: Plain = msgspec.structs.asdict(self)
         if self.limits is not None:
             limits = msgspec.structs.asdict(self.limits)
             plain["limits"] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
     standard_error: PyTree
 
 
-def scores(log_prob: Callable[[Any, Any], Array], samples: PyTree, theta: PyTree) -> PyTree:
+def scores(log_prob: Callable[[PyTree, PyTree], Array], samples: PyTree, theta: PyTree) -> PyTree:
     """Rows ∂log p_θ(x_i)/∂θ, shaped like θ with a leading axis n (18.5).
 
     Args:
@@ -31,8 +31,8 @@ def scores(log_prob: Callable[[Any, Any], Array], samples: PyTree, theta: PyTree
 
 
 def likelihood_ratio_gradient(
-    log_prob: Callable[[Any, Any], Array],
-    cost: Float[Array, " n"] | Callable[[Any], Array],
+    log_prob: Callable[[PyTree, PyTree], Array],
+    cost: Float[Array, " n"] | Callable[[PyTree], Array],
     samples: PyTree,
     theta: PyTree,
     baseline: str | ArrayLike = "leave_one_out",

@@ -10,12 +10,11 @@ report     a flat dict of scalars
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from policysearch.core import normalize, quality
 from policysearch.core.credit import CentredRanks, CostToGo, Credit, Elites, Info, TopPairs, TotalCost
@@ -34,9 +33,9 @@ class State(eqx.Module):
     """
 
     policy: Policy
-    explore: Any
-    credit: Any
-    step: Any
+    explore: PyTree
+    credit: PyTree
+    step: PyTree
     update: Array
 
 
@@ -261,10 +260,10 @@ def _observations(policy: Policy) -> int:
     return 0 if policy.scaling is None else int(policy.scaling.shift.size)
 
 
-def _point(theta: Array, spread: Any) -> Array:
+def _point(theta: Array, spread: PyTree) -> Array:
     """What a step moves: θ, followed by log σ if the spread is learned."""
     return jnp.concatenate([theta, spread]) if isinstance(spread, jax.Array) else theta
 
 
-def _tree_where(condition: Array, new: Any, old: Any) -> Any:
+def _tree_where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)

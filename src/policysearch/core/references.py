@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ ALLOWED = (
 )
 
 
-def nearest(name: str, names: Any) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """A sentence with the known names that are nearest to an unknown one; "" if none is near."""
     near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
     return f" Nearest: {', '.join(near)}." if near else ""

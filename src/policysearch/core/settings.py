@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from policysearch.core.plain import Options
+
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0, lt=1e300)]
 NonNegative = Annotated[float, Meta(ge=0, lt=1e300)]
@@ -75,7 +77,7 @@ class PolicySettings(Settings, frozen=True):
     """gains of a PID that are not searched, such as kd"""
 
 
-def choices(hint: Any) -> tuple[str, ...]:
+def choices(hint: object) -> tuple[str, ...]:
     """The words that a setting of this type may be; () where it is not one of a few words.
 
     Example:
@@ -123,7 +125,7 @@ def allowed(hint: Any) -> str:
     return f"{'a whole number' if kind is int else 'a number'} {', '.join(bounds)}"
 
 
-def checked(struct: type[Settings], options: dict[str, Any], noun: str) -> Any:
+def checked(struct: type[Settings], options: Options, noun: str) -> Any:
     """An instance of `struct` from options by name; unknown names raise ValueError with the nearest known."""
     check_names(struct, options, noun)
     return struct(**options)

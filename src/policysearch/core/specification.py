@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from policysearch.core.interface import Interface
+from policysearch.core.plain import Plain
 from policysearch.core.signals import Continuous, Discrete, names, seconds
 
 #: outcome of a rollout: usable; failed because of the policy; lost because of the rig or the worker
@@ -107,7 +108,7 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
         """The largest number of actions drawn in a rollout."""
         return -(-self.horizon // self.hold)
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """As JSON-able values; `from_plain` is the inverse.
 
         Example:
@@ -115,7 +116,7 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
             >>> Specification.from_plain(msgspec.json.decode(msgspec.json.encode(rig.plain()))) == rig
             True
         """
-        plain: dict[str, Any] = msgspec.structs.asdict(self)
+        plain: Plain = msgspec.structs.asdict(self)
         if isinstance(self.action, Discrete):
             plain["action"] = {"n": self.action.n}
         elif self.action is not None:
@@ -125,7 +126,7 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
         return plain
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Specification:
+    def from_plain(cls, plain: Plain) -> Specification:
         """The specification that `plain` described.
 
         Raises:

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from policysearch.core.credit import Info
 from policysearch.core.explore import positive_number
@@ -25,6 +25,8 @@ from policysearch.core.score import PolicyScore, Score
 CLEAR = 3.0
 
 
+#: new θ (d,), the next state, and what is reported
+Moved = tuple[Float[Array, " d"], PyTree, Info]
 #: attempts to shorten a step that goes too far
 MOST_SHRINKS = 20
 
@@ -34,7 +36,7 @@ class Estimate(NamedTuple):
 
     score: S. advantages: a. gradient: Sᵀa/n (d,). quality: how much of it is noise, in the metric of the direction that
     is followed. direction: w (d,). groups: gradients of groups of rollouts (m, d), of which
-    `gradient` is the mean. rollouts: as settled. credit: the next state of that part. info: what credit and
+    `gradient` is the mean. rollouts: with failures charged. credit: the next state of that part. info: what credit and
     direction report.
     """
 
@@ -45,19 +47,19 @@ class Estimate(NamedTuple):
     direction: Float[Array, " d"]
     groups: Float[Array, "m d"]
     rollouts: Rollouts
-    credit: Any
+    credit: PyTree
     info: Info
 
 
 class Step(eqx.Module):
     """Moves θ against w."""
 
-    def init(self, theta: Float[Array, " d"]) -> Any:
+    def init(self, theta: Float[Array, " d"]) -> PyTree:
         """State that must persist between updates."""
         return ()
 
     @abc.abstractmethod
-    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " d"], Any, Info]:
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: PyTree) -> Moved:
         """New θ (d,), the next state, and what to report."""
 
 
@@ -75,7 +77,7 @@ class LearningRate(Step):
         """Refuse rates that are not positive and finite."""
         positive_number("learning rate", self.rate)
 
-    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " d"], Any, Info]:
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: PyTree) -> Moved:
         """θ − η w."""
         return theta - self.rate * w, state, {}
 
@@ -104,11 +106,11 @@ class Refit(Step):
         if not isinstance(self.smoothing, jax.core.Tracer) and np.any(np.asarray(self.smoothing) >= 1):
             raise ValueError(f"smoothing is {np.asarray(self.smoothing).tolist()}; it must lie in 0 ≤ smoothing < 1.")
 
-    def init(self, theta: Float[Array, " D"]) -> Any:
+    def init(self, theta: Float[Array, " D"]) -> PyTree:
         """The first std (d,), and how many updates were made."""
         return jnp.exp(theta[theta.size // 2 :]), jnp.zeros(())
 
-    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " D"], Any, Info]:
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: PyTree) -> Moved:
         """The distribution's new (mean, log σ)."""
         first, count = state
         d = theta.size // 2
@@ -135,11 +137,11 @@ class Optimizer(Step):
     transformation: Any = eqx.field(static=True)
     preconditions: bool = eqx.field(static=True, default=True)
 
-    def init(self, theta: Float[Array, " d"]) -> Any:
+    def init(self, theta: Float[Array, " d"]) -> PyTree:
         """The optimiser's own state."""
         return self.transformation.init(theta)
 
-    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " d"], Any, Info]:
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: PyTree) -> Moved:
         """θ plus the optimiser's update."""
         change, state = self.transformation.update(w, state, theta)
         return theta + change, state, {}
@@ -179,11 +181,11 @@ class KLStep(Step):
         if self.memory is not None and not 0 <= self.memory < 1:
             raise ValueError(f"memory is {self.memory}; it must lie in 0 ≤ memory < 1, or be None.")
 
-    def init(self, theta: Float[Array, " d"]) -> Any:
+    def init(self, theta: Float[Array, " d"]) -> PyTree:
         """The average signal-to-noise ratio, NaN before the first update, and how many updates were made."""
         return jnp.full((), jnp.nan), jnp.zeros(())
 
-    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: Any) -> tuple[Float[Array, " d"], Any, Info]:
+    def __call__(self, theta: Array, w: Array, estimate: Estimate, state: PyTree) -> Moved:
         """θ + Δ; θ itself, with `step_scale` 0, if w is zero or not finite."""
         score = estimate.score
         if not isinstance(score, PolicyScore):

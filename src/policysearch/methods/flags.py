@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from policysearch.core import grammar
+from policysearch.core.plain import Options
 from policysearch.core.settings import PolicySettings, Settings, allowed, choices
 from policysearch.methods.settings import METHODS
 
@@ -57,7 +58,7 @@ def add(
             hint = _plain(hints[field.name])
             text = texts.get(field.name, "").replace("%", "%%")
             default = "by rule" if field.default is None else _words(field.default)
-            options: dict[str, Any] = {
+            options: Options = {
                 "dest": _destination(flag),
                 "default": argparse.SUPPRESS,
                 "help": f"{text} [{default}]",
@@ -70,7 +71,7 @@ def add(
                 parser.add_argument(f"--{flag}", metavar=_metavar(hints[field.name]), **options)
 
 
-def given(arguments: argparse.Namespace, struct: type[Settings]) -> dict[str, Any]:
+def given(arguments: argparse.Namespace, struct: type[Settings]) -> Options:
     """What the user set of a struct, converted from text.
 
     Raises:
@@ -113,26 +114,26 @@ def _destination(flag: str) -> str:
     return "set_" + flag.replace("-", "_")
 
 
-def _plain(hint: Any) -> Any:
+def _plain(hint: object) -> object:
     """A type without None and limits."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(argument for argument in typing.get_args(hint) if argument is not type(None))
     return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
-def _metavar(hint: Any) -> str:
+def _metavar(hint: object) -> str:
     if names := choices(hint):
         return "|".join(names)
     return "N" if _plain(hint) is int else "X"
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _convert(flag: str, value: Any, hint: Any) -> Any:
+def _convert(flag: str, value: Any, hint: object) -> object:
     kind = _plain(hint)
     if typing.get_origin(kind) is tuple:
         return tuple(_convert(flag, entry, typing.get_args(kind)[0]) for entry in value)

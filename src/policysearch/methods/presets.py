@@ -6,8 +6,9 @@ They were chosen for older versions of these environments; the general defaults 
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from policysearch.core.plain import Options
 from policysearch.core.settings import PolicySettings, checked, unknown
 from policysearch.methods.settings import METHODS, MethodSettings, method_settings, unknown_method
 
@@ -27,13 +28,13 @@ _ARS = "Mania, Guy & Recht (2018), Simple random search of static linear policie
 _NATURAL = "Rajeswaran, Lowrey, Todorov & Kakade (2017), Towards generalization and simplicity in continuous control"
 
 
-def _ars(version: str, directions: int, top: int, step_size: float, std: float) -> dict[str, Any]:
+def _ars(version: str, directions: int, top: int, step_size: float, std: float) -> Options:
     # the paper's partners have different starts; with one direction per update, a shared one can keep it on a plateau
     common = {"common_random_numbers": False}
     return {"version": version, "directions": directions, "top": top, "step_size": step_size, "std": std, **common}
 
 
-_PAPER: dict[str, dict[str, dict[str, Any]]] = {
+_PAPER: dict[str, dict[str, Options]] = {
     "ars": {
         "Swimmer": _ars("v1", 1, 1, 0.02, 0.01),
         "Hopper": _ars("v2-t", 8, 4, 0.01, 0.025),
@@ -70,12 +71,12 @@ _PAPER: dict[str, dict[str, dict[str, Any]]] = {
         )
     },
 }
-_POLICY: dict[str, dict[str, Any]] = {
+_POLICY: dict[str, Options] = {
     "ars": {"kind": "linear"},
     "natural_gradient": {"kind": "rbf", "learned_std": True, "std": 0.6, "scaling": "running"},
 }
 #: in addition: a policy that explores little stays still if a fall ends the rollout; the paper also has a gain matrix
-_FAMILY: dict[str, dict[str, Any]] = {
+_FAMILY: dict[str, Options] = {
     "Hopper": {"std": 1.0},
     "Walker2d": {"std": 1.0},
     "Swimmer": {"kind": "linear"},
@@ -88,8 +89,8 @@ def preset(
     name: str,
     method: str,
     environment: str,
-    options: dict[str, Any] | None = None,
-    policy: dict[str, Any] | None = None,
+    options: Options | None = None,
+    policy: Options | None = None,
 ) -> Preset:
     """Settings of a method for an environment by the name of the preset.
 

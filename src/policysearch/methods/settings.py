@@ -5,12 +5,13 @@ None means: by the rule, see `MethodSettings.resolved`. No JAX.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
 from msgspec import Meta
 
 from policysearch.core import baselines
+from policysearch.core.plain import Options
 from policysearch.core.settings import Count, NonNegative, Positive, Settings, Share, checked, unknown
 from policysearch.methods.rule import Problem
 
@@ -34,7 +35,7 @@ class MethodSettings(Settings, frozen=True):
         """The method's name as users type it, such as natural_gradient."""
         return next(name for name, struct in METHODS.items() if struct is cls)
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """The rule's choice for each setting that may be left open, by name."""
         return {}
 
@@ -53,12 +54,12 @@ def left_open(settings: Settings) -> list[str]:
     return [name for name, value in msgspec.structs.asdict(settings).items() if value in (None, "auto")]
 
 
-def plain(given: Any) -> dict[str, Any]:
+def plain(given: object) -> Options:
     """Settings as they are, by name; a method composed by hand has none."""
     return msgspec.structs.asdict(given) if isinstance(given, MethodSettings) else {}
 
 
-def by_rule(given: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
+def by_rule(given: Options, used: Options) -> Options:
     """The settings of a search that its user left open, by name."""
     return {name: used[name] for name, value in given.items() if value in (None, "auto") and used.get(name) != value}
 
@@ -79,7 +80,7 @@ class FiniteDifferences(MethodSettings, frozen=True):
     learning_rate: Positive | None = None
     """η of plain gradient descent, instead of the scale-free step"""
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """A step that moves the action as `problem.effect` says; twice if the noise must be measured."""
         return {
             "epsilon": problem.effect,
@@ -108,7 +109,7 @@ class WeightPerturbation(MethodSettings, frozen=True):
     learning_rate: Positive | None = None
     """η of plain gradient descent, instead of the scale-free step"""
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """Two rollouts per direction; the baseline that suits the number of sides."""
         return {
             "rollouts": 2 * problem.directions,
@@ -136,7 +137,7 @@ class ARS(MethodSettings, frozen=True):
     common_random_numbers: bool | None = None
     """partners share their seed; on if the task can repeat one"""
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """Half of the directions are the best ones; a step of 0.7 σ."""
         directions, std = self.directions or problem.directions, self.std or problem.effect
         return {
@@ -162,7 +163,7 @@ class PGPE(MethodSettings, frozen=True):
     common_random_numbers: bool | None = None
     """partners share their seed; on if the task can repeat one"""
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """As many directions as d requires."""
         return {"directions": problem.directions, "std": problem.effect, "common_random_numbers": problem.common}
 
@@ -183,7 +184,7 @@ class CEM(MethodSettings, frozen=True):
     extra_updates: Count = 50
     """updates over which the extra std falls to zero"""
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """Twice the rollouts of antithetic pairs, spread three times as far."""
         return {"rollouts": 4 * problem.directions, "std": 3 * problem.effect}
 
@@ -206,9 +207,9 @@ class SampledActions(MethodSettings, frozen=True):
     learning_rate: Positive | None = None
     """η of a plain step along the direction, instead of the step capped by max_kl"""
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """Rollouts, or the stages that they take; a KL step unless there is a learning rate."""
-        rule: dict[str, Any] = {}
+        rule: Options = {}
         if self.learning_rate is None:
             rule |= {"max_kl": problem.max_kl, "shrink": problem.shrink}
         if self.rollouts is None and self.stages is None:
@@ -231,7 +232,7 @@ class Advantages(SampledActions, frozen=True):
     action_limit_penalty: NonNegative = 0.0
     """charge for action beyond its limits, which otherwise costs nothing: of the clipped square, in half-ranges"""
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """A baseline that suits the horizon; bias for less noise if the problem allows it."""
         baseline, discount = self.baseline or problem.baseline, self.discount or problem.discount
         predicting = baseline in PREDICTING
@@ -267,7 +268,7 @@ class NaturalGradient(Advantages, frozen=True):
     fisher: Literal["empirical", "analytic"] | None = None
     """the Fisher matrix: of the sampled actions, or averaged over actions exactly; the latter for networks"""
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """Conjugate gradients if the damped matrix is large; else a decomposition with a cut-off."""
         damping = problem.damping if self.damping is None else self.damping
         fisher = self.fisher or problem.fisher
@@ -288,7 +289,7 @@ class TRPO(NaturalGradient, frozen=True):
     baseline: Baseline = "network"
     """subtracted from the cost-to-go"""
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """Like the natural gradient, but bias is accepted for less noise."""
         return super().rule(problem._replace(biased=True))
 
@@ -301,7 +302,7 @@ class ENAC(SampledActions, frozen=True):
     damping: NonNegative | None = None
     """added to the Fisher matrix, in units of its mean eigenvalue"""
 
-    def rule(self, problem: Problem) -> dict[str, Any]:
+    def rule(self, problem: Problem) -> Options:
         """No damping: the plain pseudo-inverse."""
         return super().rule(problem) | {"rcond": problem.rcond, "damping": 0.0}
 
@@ -324,7 +325,7 @@ METHODS: dict[str, type[MethodSettings]] = {
 RIVALS = {"cma": "CMA-ES of pycma, its own defaults", "nelder_mead": "the simplex method of SciPy, adaptive"}
 
 
-def method_settings(name: str, options: dict[str, Any]) -> MethodSettings:
+def method_settings(name: str, options: Options) -> MethodSettings:
     """Checked settings of a named method.
 
     Args:

@@ -25,7 +25,7 @@ def problem(specification: Specification, policy: Policy, space: str) -> Problem
     return Problem(specification, theta.size, policy.nonlinear, effect, single=theta.dtype.itemsize < 8)
 
 
-def policy_of(task: Any, policy: Policy | PolicySettings | str | None, method: Any, seed: int) -> Policy:
+def policy_of(task: Any, policy: Policy | PolicySettings | str | None, method: object, seed: int) -> Policy:
     """The policy that a search starts from, for a task object or a bare specification; see `Search`.
 
     Raises:

@@ -72,12 +72,12 @@ def prepare_opengl() -> bool:
 class _Camera(gymnasium.Wrapper):
     """Shows the environment before each `stride`-th stage."""
 
-    def __init__(self, env: gymnasium.Env, stride: int, take: Callable[[int, float, Any], None]):
+    def __init__(self, env: gymnasium.Env, stride: int, take: Callable[[int, float, object], None]):
         super().__init__(env)
         self.stage, self.returns = 0, 0.0
         self._stride, self._take = stride, take
 
-    def step(self, action: Any) -> Any:
+    def step(self, action: object) -> Any:
         if self.stage % self._stride == 0:
             self._take(self.stage, self.returns, action)
         result = self.env.step(action)
@@ -113,7 +113,7 @@ class Environment:
     ) -> tuple[float, int, str]:
         """See `Studio`; returns instead of costs."""
 
-        def take(stage: int, returns: float, action: Any) -> None:
+        def take(stage: int, returns: float, action: object) -> None:
             time = f"stage {stage}" if self.dt is None else f"{stage * self.dt:.2f} s"
             show(self._picture([*([title] if title else []), time, f"return {returns:.4g}"], action))
 
@@ -128,7 +128,7 @@ class Environment:
         with contextlib.suppress(Exception):  # the pictures are taken
             self._env.close()
 
-    def _picture(self, lines: list[str], action: Any) -> np.ndarray:
+    def _picture(self, lines: list[str], action: object) -> np.ndarray:
         name = self._task.environment
         try:
             frame = self._env.render()

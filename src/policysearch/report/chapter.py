@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from policysearch.core.interface import Interface
 from policysearch.core.settings import Budget
@@ -19,10 +19,18 @@ from policysearch.report.page import Page
 from policysearch.search.evaluation import QUANTILES
 from policysearch.search.progress import quantity
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from policysearch.core.controller import Controller
+    from policysearch.runs.reader import Run
+    from policysearch.tasks import AnyTask
+
+
 #: events that are listed
 LAST = 20
 #: gives the task of a `Run`, or raises
-Load = Callable[[Any], Any]
+Load: TypeAlias = "Callable[[Run], AnyTask]"
 
 
 class Chapter:
@@ -85,9 +93,9 @@ class Chapter:
         for sentence in material.missing:
             self.page.note(sentence)
         if material.goes_on:
-            self.page.note("The run went on while this report was made; it shows what was on disk then.")
+            self.page.note("The run was still in progress; this report shows what was on disk at the time.")
         elif not result and not material.rig and material.whole:
-            self.page.note("The run has no result: it did not reach its evaluation.")
+            self.page.note("The run has no result, because it did not reach its evaluation.")
         known = self.run.configuration
         facts: dict[str, object] = {}
         if result:
@@ -196,7 +204,7 @@ class Chapter:
         elif recorded.missing:
             self.page.note(f"There are no pictures of the motion: {recorded.missing}")
         if recorded.more:
-            self.page.text(f"{recorded.more} more quantities or actions are not drawn.")
+            self.page.text(f"{recorded.more} further quantities or actions are not shown.")
         for each in traces.figures(recorded):
             self.page.figure(*each)
 
@@ -208,7 +216,7 @@ class Chapter:
         speed = ""
         if dt is not None:
             factor = stages * dt * film.rate / max(len(film.frames) - 1, 1)
-            speed = ", in real time" if abs(factor - 1) < 0.1 else f", {factor:.3g} times as fast as in reality"
+            speed = ", in real time" if abs(factor - 1) < 0.1 else f", {factor:.3g} times real time"
         first = traces.figures(recorded)[0].alt
         alt = f"{recorded.specification.name} in motion for {long}. {first}"
         caption = f"Rollout 1 in motion, {long}{speed}. Space plays and pauses; arrow keys move frame by frame."
@@ -225,11 +233,11 @@ class Chapter:
             ]
             for event in events[-LAST:]
         ]
-        caption = f"{len(events)} events with trials" + (f"; the last {LAST}." if len(events) > LAST else ".")
+        caption = f"{len(events)} events concerning trials" + (f"; the last {LAST}." if len(events) > LAST else ".")
         self.page.table(["update", "trial", "what", "reason"], rows, caption)
 
 
-def _regulator(task: Any, controller: Any) -> tuple[str, Any] | None:
+def _regulator(task: Any, controller: Controller) -> tuple[str, np.ndarray] | None:
     """The LQR gain to compare a gain matrix with, if the task has one: what it is, and the matrix."""
     if controller.policy != "linear_gaussian" or not hasattr(task, "equilibrium"):
         return None
@@ -246,7 +254,7 @@ def _regulator(task: Any, controller: Any) -> tuple[str, Any] | None:
     return f"{words}; that of the gain found is {own:.5g} (both in closed form).", gain
 
 
-def _gain_and_bias(controller: Any) -> tuple[Any, float, Any]:
+def _gain_and_bias(controller: Controller) -> tuple[np.ndarray, float, np.ndarray]:
     gain, offset = policy.physical_gain(controller)
     return gain, 0.0, offset
 

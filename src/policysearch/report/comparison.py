@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from policysearch.comparison.summary import Comparison, Row, interval
+from policysearch.core.plain import Plain
 from policysearch.report.learning import DECADES
 from policysearch.report.page import JOINED, Page
 from policysearch.report.provenance import BY_RULE
@@ -172,7 +172,7 @@ def _short(seconds: float) -> str:
     return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
 
 
-def write(comparison: Comparison, path: str | os.PathLike[str], about: dict[str, Any] | None = None) -> Path:
+def write(comparison: Comparison, path: str | os.PathLike[str], about: Plain | None = None) -> Path:
     """Write the page of a comparison.
 
     Args:
@@ -278,7 +278,7 @@ def _pairs(page: Page, comparison: Comparison) -> None:
     )
 
 
-def _settings(settings: Any, chosen: Mapping[str, Any]) -> str:
+def _settings(settings: Plain | str, chosen: Plain) -> str:
     """Settings by name in one line; those chosen by rule are marked."""
     if not isinstance(settings, dict):
         return str(settings)

@@ -109,4 +109,4 @@ def _together(page: Page, materials: Mapping[str, Material]) -> None:
         for each in drawn:
             page.figure(*each)
         if not drawn:
-            page.note("None of these runs has made an update.")
+            page.note("None of these runs has made an update yet.")

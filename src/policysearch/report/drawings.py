@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from policysearch.tasks.task import Task
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 BLUE, RED, GREY = "#1f5fa8", "#c4451c", "#9a9a9a"
 #: number of observations and actions shown, if a task has more
@@ -131,7 +132,7 @@ def _curves(task: Task, axes: Axes, motion: Recording) -> Move:
     time = np.arange(stages) * (specification.dt or 1.0)
     names = specification.observation_names or [f"observation {i}" for i in range(shown)]
     axes.axis("off")
-    moving: list[Any] = []
+    moving: list[tuple[Line2D, Line2D, np.ndarray]] = []
     for i in range(shown):
         panel = axes.inset_axes((0.08, 1 - (i + 0.9) / shown, 0.9, 0.72 / shown))
         panel.plot(time, motion.observations[:, i], color=GREY, linewidth=0.8)

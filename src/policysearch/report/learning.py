@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from policysearch.core.plain import Plain
 from policysearch.report import style
 from policysearch.search.progress import magnitude, quantity
 
@@ -25,7 +26,7 @@ POINTS = 240
 DECADES = 30.0
 #: a final cost this many times smaller than all others is drawn at the edge of its figure
 FAR = 1e3
-Records = Sequence[Mapping[str, Any]]
+Records = Sequence[Mapping[str, float]]
 
 
 class Drawn(NamedTuple):
@@ -84,14 +85,14 @@ QUANTITIES = (
     Quantity(
         "std",
         "learned std",
-        "Exploration spread as learned by the method, as a geometric mean: of parameters in the units of the "
-        "search, or of actions in their own.",
+        "Exploration spread learned by the method, as a geometric mean: of parameters in the units of the "
+        "search, or of actions in their own units.",
     ),
     Quantity(
         "saturated",
         "share of actions beyond limits [–]",
-        "Share of the sampled actions beyond their limits. Nothing pulls such an action back: "
-        "if most are beyond them and the cost does not improve, try action_limit_penalty=0.1.",
+        "Share of the sampled actions beyond their limits, which are clipped without a penalty: "
+        "if it is large and the cost does not improve, try action_limit_penalty=0.1.",
         floor=True,
         least=0.05,
     ),
@@ -220,7 +221,9 @@ def _objective(runs: Mapping[str, Records], noun: str, finals: Mapping[str, Fina
     caption = f"Mean {noun} of the exploring rollouts behind each update."
     caption += _band(curves.values(), " The band is ± 2 standard errors of that mean.")
     if finals:
-        caption += f" The diamond is the final policy's mean {noun} on fresh seeds, without exploration, ± 2 s.e."
+        caption += (
+            f" The diamond is the final policy's mean {noun} on fresh seeds, without exploration, ± 2 standard errors."
+        )
     if arrow:
         caption += " An arrow marks one that is far below."
     return Drawn(figure, alt, caption)
@@ -324,7 +327,7 @@ def _figure(runs: Mapping[str, Records]) -> Figure:
 def _draw(axis: Axes, curve: Curve, index: int, label: str) -> None:
     few = len(curve.values) <= 40
     line = {"linewidth": 1.5, "marker": "o" if few else None, "markersize": 3}
-    look: dict[str, Any] = {"color": style.colour(index), "linestyle": style.dash(index), **line}
+    look: Plain = {"color": style.colour(index), "linestyle": style.dash(index), **line}
     axis.plot(curve.rollouts, curve.values, label=style.plain(label), **look)
     if np.isfinite(curve.low).any():
         axis.fill_between(curve.rollouts, curve.low, curve.high, color=style.colour(index), alpha=0.2, linewidth=0)
@@ -367,10 +370,10 @@ def _told(what: str, curve: Curve) -> str:
     return f"{what} {path}, between {values.min():.4g} and {values.max():.4g}."
 
 
-def _band(curves: Any, single: str) -> str:
+def _band(curves: Iterable[Curve], single: str) -> str:
     """What the band means, for a caption."""
     per = [curve.updates for curve in curves]
     if max(per) == 1:
         return single
     each = f"{per[0]}" if len(set(per)) == 1 else f"{min(per)} to {max(per)}"
-    return f" Each point is the mean over {each} updates; the band reaches from their least to their greatest value."
+    return f" Each point is the mean over {each} updates; the band spans their range."

@@ -6,11 +6,12 @@ import csv
 import math
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from policysearch.core.controller import Controller
+from policysearch.core.plain import Plain
 from policysearch.report.learning import Final
 from policysearch.runs import renamed
 from policysearch.runs.lock import owner
@@ -68,7 +69,7 @@ class Material(NamedTuple):
         return "–" if self.final is None else quantity(*self.final)
 
     def seconds(self) -> str:
-        """How long it took, in words."""
+        """The duration, in words."""
         seconds = number(self.run.result.get("seconds"))
         if not math.isfinite(seconds) and self.run.records:
             seconds = number(self.run.records[-1].get("seconds"))
@@ -110,7 +111,7 @@ class Material(NamedTuple):
         return "without a result: killed, or interrupted twice"
 
 
-def number(value: Any) -> float:
+def number(value: object) -> float:
     """A number as it is, NaN for anything else."""
     return float(value) if isinstance(value, (int, float)) else math.nan
 
@@ -155,13 +156,13 @@ def gather(folder: str | os.PathLike[str]) -> Material:
 
 def _from_files(folder: Path, missing: list[str]) -> Run:
     """A run from the files beside its database."""
-    configuration: dict[str, Any] = {}
+    configuration: Plain = {}
     try:
         found = msgspec.json.decode((folder / CONFIGURATION).read_bytes())
         configuration = renamed.configuration(found) if isinstance(found, dict) else {}
     except (OSError, msgspec.DecodeError) as error:
         missing.append(f"{CONFIGURATION} cannot be read: {error}")
-    records: list[dict[str, Any]] = []
+    records: list[Plain] = []
     try:
         with (folder / METRICS).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
@@ -171,8 +172,8 @@ def _from_files(folder: Path, missing: list[str]) -> Run:
     return Run(folder, configuration, records, {})
 
 
-def _number(text: Any) -> float:
+def _number(text: str | None) -> float:
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        return math.nan if text is None else float(text)
+    except ValueError:
         return math.nan

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from policysearch.report.player import Film, encoded
 from policysearch.report.studio import NoRendererError, Pace, Studio
 from policysearch.runners import Recording
 from policysearch.search.evaluation import fit
+
+if TYPE_CHECKING:
+    from policysearch.tasks import AnyTask
+
 
 #: number of quantities and actions shown, if a task has more
 MOST_QUANTITIES, MOST_ACTIONS = 6, 4
@@ -45,7 +49,7 @@ class Recorded(NamedTuple):
     missing: str
 
 
-def record(task: Any, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
+def record(task: AnyTask, controller: Controller, rollouts: int, seed: int, frames: int) -> Recorded:
     """Run the policy's mode: the first rollouts of an evaluation with that seed.
 
     Args:

@@ -18,6 +18,7 @@ from policysearch.tasks.task import Task
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
 
+
 SIZE = (480, 480)
 #: characters of a title
 LONGEST = 28

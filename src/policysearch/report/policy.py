@@ -76,7 +76,7 @@ def _gain(
     if best is not None and best[1].shape == gain.shape:
         _matrix(page, best[1], observations, actions, best[0])
         distance = np.linalg.norm(gain - best[1]) / np.linalg.norm(best[1])
-        page.text(f"The gain found differs from it by {100 * distance:.2g} % of its Frobenius norm.")
+        page.text(f"The gain found differs from this by {100 * distance:.2g} % of its Frobenius norm.")
 
 
 def physical_gain(controller: Controller) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +134,7 @@ def _named_numbers(page: Page, controller: Controller) -> None:
         ]
         for i, name in enumerate(names[:MOST_ROWS])
     ]
-    caption = "Named numbers: as found, where the search began, and the bounds."
+    caption = "Named numbers: the values found, the initial values, and the bounds."
     if len(names) > MOST_ROWS:
         caption += f" Shown are the first {MOST_ROWS} of {len(names)}."
     page.table(["name", "value", "initial", "lowest", "highest", "searched as"], rows, caption)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
+from policysearch.core.plain import Plain
 from policysearch.methods import flags
 from policysearch.methods.settings import METHODS, by_rule
 from policysearch.report.page import Page
@@ -18,7 +18,7 @@ BY_RULE = "(by rule)"
 _KNOWN = ("settings", "given", "chosen", "command", "versions", "specification", "platform", "started", "directory")
 
 
-def settings(page: Page, configuration: Mapping[str, Any]) -> None:
+def settings(page: Page, configuration: Plain) -> None:
     """Add the method's settings, then everything else that was chosen.
 
     Args:
@@ -29,7 +29,7 @@ def settings(page: Page, configuration: Mapping[str, Any]) -> None:
     chosen = configuration.get("chosen") or by_rule(given, used)
     method = str(configuration.get("method"))
     texts: Mapping[str, str] = {}
-    defaults: Mapping[str, Any] = {}
+    defaults: Plain = {}
     if method in METHODS:
         texts = flags.documentation(METHODS[method])
         defaults = {field.name: field.default for field in msgspec.structs.fields(METHODS[method])}
@@ -44,15 +44,17 @@ def settings(page: Page, configuration: Mapping[str, Any]) -> None:
             ]
             for name in names
         ]
-        caption = f"Settings of {method} as used; those not set are defaults or were chosen by rule."
+        caption = f"Settings of {method} as used. Those that were not set are defaults, or were chosen by rule."
         head = ["setting", "value", "set", "meaning"]
         kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
         page.table([head[place] for place in kept], [[row[place] for place in kept] for row in rows], caption)
     rest = {name: entry for name, entry in configuration.items() if name not in _KNOWN}
-    page.table(["", "value"], [[name, value(entry)] for name, entry in rest.items()], "What was requested.")
+    page.table(
+        ["", "value"], [[name, value(entry)] for name, entry in rest.items()], "Everything else that was requested."
+    )
 
 
-def _used(name: str, given: Mapping[str, Any], used: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+def _used(name: str, given: Plain, used: Plain, chosen: Plain) -> str:
     """The value of a setting, marked if it was left open and a rule decided."""
     known = used.get(name, given.get(name))
     if name not in given or given[name] is not None:
@@ -61,7 +63,7 @@ def _used(name: str, given: Mapping[str, Any], used: Mapping[str, Any], chosen: 
     return value(known) if known is None else f"{value(known)} {BY_RULE}"
 
 
-def origin(page: Page, configuration: Mapping[str, Any]) -> None:
+def origin(page: Page, configuration: Plain) -> None:
     """Add the command, when and where it ran, and the versions.
 
     Args:
@@ -82,8 +84,8 @@ def origin(page: Page, configuration: Mapping[str, Any]) -> None:
         page.text("The command and the versions are unknown.")
 
 
-def value(content: Any) -> str:
-    """A JSON-able value for people to read.
+def value(content: object) -> str:
+    """A value from JSON for people to read.
 
     Example:
         >>> value(None), value(True), value([32, 32]), value({"horizon": 9})

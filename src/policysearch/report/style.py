@@ -6,7 +6,7 @@ Contrast with the background is at least 4.5 for text and 3 for lines (WCAG 2.2,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def colour(index: int) -> str:
     return SERIES[index % len(SERIES)][0]
 
 
-def dash(index: int) -> Any:
+def dash(index: int) -> str | tuple[int, tuple[float, ...]]:
     """The line style of a series by its number, from 0; they repeat later than the colours."""
     return DASHES[(index + index // len(SERIES)) % len(DASHES)]
 

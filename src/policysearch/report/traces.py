@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from policysearch.core.plain import Plain
 from policysearch.core.specification import Continuous, Discrete
 from policysearch.report import style
 from policysearch.report.learning import Drawn
@@ -105,7 +106,7 @@ def _portrait(recorded: Recorded, x: str, y: str) -> Drawn:
 
 
 def _line(axis: Axes, recorded: Recorded, index: int, values: np.ndarray, **more: Any) -> None:
-    """A rollout's values; for a long one, means over some stages, with a band from least to greatest."""
+    """A rollout's values; for a long one, means over some stages, with a band from minimum to maximum."""
     per = _stages(values)
     time = np.arange(len(values)) * (recorded.specification.dt or 1.0)
     if per == 1:
@@ -120,11 +121,11 @@ def _line(axis: Axes, recorded: Recorded, index: int, values: np.ndarray, **more
 
 
 def _stages(values: np.ndarray) -> int:
-    """Stages per point."""
+    """The number of stages per point."""
     return max(1, -(-len(values) // POINTS))
 
 
-def _look(index: int) -> dict[str, Any]:
+def _look(index: int) -> Plain:
     """The first rollout in front, the others muted and with one entry in the legend."""
     if index == 0:
         return {"color": style.colour(0), "linewidth": 1.6, "label": "rollout 1", "zorder": 3}

@@ -27,7 +27,7 @@ def describe(page: Page, run: Run) -> None:
     """
     trials = run.trials
     if not trials:
-        page.text("No trial has been asked for yet.")
+        page.text("No trial has been handed out yet.")
         return
     purposes = sorted({trial.purpose for trial in trials.values()})
     counts = Counter((trial.status, trial.purpose) for trial in trials.values())
@@ -40,7 +40,7 @@ def describe(page: Page, run: Run) -> None:
     )
     times = [trial.told for trial in trials.values() if trial.told]
     if times:
-        page.text(f"From the first trial asked to the last told: {duration(max(times) - _first(trials))}.")
+        page.text(f"Time from handing out the first trial to the last result: {duration(max(times) - _first(trials))}.")
     drawn = costs(trials)
     if drawn is not None:
         page.figure(*drawn)
@@ -50,7 +50,7 @@ def describe(page: Page, run: Run) -> None:
     wrong = [trial for trial in trials.values() if trial.fault is not None]
     if wrong:
         rows = [[str(t.number), t.status, t.fault or "", t.reason, t.notes] for t in wrong[-LAST:]]
-        caption = "Trials that did not succeed, what was at fault, and why."
+        caption = "Trials that did not succeed, the cause, and the reason given."
         if len(wrong) > LAST:
             caption += f" Shown are the last {LAST} of {len(wrong)}."
         head = ["trial", "outcome", "by the", "reason", "notes"]
@@ -101,7 +101,7 @@ def costs(trials: Mapping[int, TrialRecord]) -> Drawn | None:
     style.dress(axis, "trial", "cost of the trial", legend=True)
     alt = f"{len(known)} trials cost between {min(values):.4g} and {max(values):.4g}; "
     alt += f"the first ten {_mean(values[:10])} on average, the last ten {_mean(values[-10:])}."
-    caption = "Cost of each trial in the order asked; those for the gradient try other parameters."
+    caption = "Cost of each trial in the order handed out; trials for the gradient perturb the parameters."
     return Drawn(figure, alt, caption + (f" Shown are the last {POINTS}." if len(known) == POINTS else ""))
 
 
@@ -110,7 +110,7 @@ def _mean(values: list[float]) -> str:
 
 
 def measurements(run: Run) -> Drawn | None:
-    """Cost of the policy itself, and of the best so far; None if that was not measured."""
+    """Cost of the policy itself and of the best so far; None if neither was measured."""
     records = [record for record in run.records if math.isfinite(_float(record.get("measured")))]
     if not records:
         return None
@@ -131,7 +131,7 @@ def measurements(run: Run) -> Drawn | None:
     first, last = records[0], records[-1]
     best = quantity(_float(last.get("incumbent")), _float(last.get("incumbent_error")))
     alt = f"The measured cost goes from {_float(first['measured']):.4g} to {_float(last['measured']):.4g}; "
-    caption = "Cost of the policy itself, and of the best one, which was measured again beside it; bars are ± 2 s.e."
+    caption = "Cost of the policy itself, and of the best one so far, measured alongside; bars are ± 2 standard errors."
     return Drawn(figure, f"{alt}the best is {best}.", caption)
 
 

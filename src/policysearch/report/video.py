@@ -10,7 +10,7 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
@@ -20,6 +20,10 @@ from policysearch.core.controller import Controller
 from policysearch.report.filming import studio
 from policysearch.report.studio import INSTALL_VIDEO, NoRendererError, Pace
 from policysearch.search.evaluation import fit
+
+if TYPE_CHECKING:
+    from policysearch.tasks import AnyTask
+
 
 SMALLEST, LARGEST = 64, 4096
 _INSTEAD = "GIF needs no extra package: --out FILE.gif."
@@ -44,7 +48,7 @@ class Video(NamedTuple):
 
 
 def render(
-    task: Any,
+    task: AnyTask,
     controller: Controller,
     path: str | os.PathLike[str],
     *,
@@ -199,7 +203,7 @@ class _Gif:
         area = (0, 0, *image.size)
         if self._before is None:
             self._file.write(b"GIF89a" + struct.pack("<HHBBB", *image.size, 0x70, 0, 0))
-            self._file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # repeat for ever
+            self._file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # repeat endlessly
         else:
             area = ImageChops.difference(self._before, image).getbbox() or (0, 0, 1, 1)
         patch = image.crop(area).quantize(256, Image.Quantize.FASTOCTREE)

@@ -10,10 +10,10 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from policysearch.core.plain import Plain
 from policysearch.runs.databases import explained, reading
 
 INBOX = "inbox.sqlite"
@@ -25,7 +25,7 @@ class Message(msgspec.Struct, kw_only=True):
 
     trial: int
     attempt: int
-    given: dict[str, Any]
+    given: Plain
     retry: bool = False
     notes: str = ""
     left: float = 0.0

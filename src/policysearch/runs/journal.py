@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from policysearch.core import files
+from policysearch.core.plain import Plain
 from policysearch.runs.history import History, Row
 from policysearch.runs.lock import Ownership
 from policysearch.runs.metrics import Metrics
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 #: seconds between two writes of updates; each write waits for the disk
 INTERVAL = 0.5
 #: what an update leaves so that a later process can continue: counts, and the state as bytes
-Continuation = tuple[dict[str, Any], bytes]
+Continuation = tuple[Plain, bytes]
 
 
 class Journal:
@@ -77,7 +78,7 @@ class Journal:
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        configuration: Mapping[str, Any],
+        configuration: Mapping[str, object],
         *,
         start: tuple[bytes, bytes] | None = None,
         keep: bool = False,
@@ -116,7 +117,7 @@ class Journal:
 
     def _begin(self, keep: bool, count: int) -> None:
         self._keep, self._count, self._events = keep, count, 0
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[Plain] = []
         self._incumbents: list[Row] = []
         self._metrics = Metrics(self.folder)
         # whether these files hold what the database holds; None for a resumed run: they may
@@ -125,7 +126,7 @@ class Journal:
         self._closed = False
         self._written = -INTERVAL
 
-    def _write_configuration(self, configuration: Mapping[str, Any]) -> None:
+    def _write_configuration(self, configuration: Mapping[str, object]) -> None:
         text = msgspec.json.format(_ENCODER.encode(dict(configuration)), indent=2)
         files.write(self.folder / CONFIGURATION, text + b"\n")
 
@@ -218,13 +219,13 @@ class Journal:
 
     def told(self, number: int) -> tuple[TrialRecord, bytes | None] | None:
         """What is on disk about a trial and its arrays, whichever update asked it; None for one never asked."""
-        trials: dict[Any, TrialRecord] = {}
-        arrays: dict[Any, bytes | None] = {}
+        trials: dict[int, TrialRecord] = {}
+        arrays: dict[int, bytes | None] = {}
         for row in self._history.of_trial(number):
             take(row, trials, arrays)
         return (trials[number], arrays.get(number)) if trials else None
 
-    def amend(self, configuration: Mapping[str, Any]) -> None:
+    def amend(self, configuration: Mapping[str, object]) -> None:
         """Change some of the configuration, such as the budget, from now on."""
         self._history.append([_row("configuration", dict(configuration))])
 
@@ -244,7 +245,7 @@ class Journal:
             self._add_metrics(written)
         self._written = time.monotonic()
 
-    def _add_metrics(self, records: list[dict[str, Any]]) -> None:
+    def _add_metrics(self, records: list[Plain]) -> None:
         """Add the database's records to the files for other programs."""
         try:
             if self._complete is None:
@@ -255,7 +256,7 @@ class Journal:
             self._complete = False
 
     def _write_metrics(self) -> None:
-        records: list[dict[str, Any]] = []
+        records: list[Plain] = []
         for body in self._history.of_kind("update"):
             keep_record(records, msgspec.json.decode(body)["record"])
         self._metrics.write(records)
@@ -286,7 +287,7 @@ class Journal:
                 before.write_bytes(newest.read_bytes())
         controller.save(newest)
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: Mapping[str, object]) -> None:
         """Write the result.
 
         Args:
@@ -335,7 +336,7 @@ def refuse_existing(folder: Path) -> None:
             raise FileExistsError(f"{folder} already holds {what}. Choose another folder.")
 
 
-def _row(kind: str, content: dict[str, Any], blob: bytes | None = None, trial: int | None = None) -> Row:
+def _row(kind: str, content: Plain, blob: bytes | None = None, trial: int | None = None) -> Row:
     """A row that can be read back as written.
 
     Raises:
@@ -348,7 +349,7 @@ def _row(kind: str, content: dict[str, Any], blob: bytes | None = None, trial: i
         raise ValueError(f"This cannot be recorded ({kind}): {error}. Nothing was written.") from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """The JSON form of a value that JSON does not support."""
     if hasattr(value, "tolist"):
         return value.tolist()  # numbers and arrays of NumPy and JAX
@@ -369,7 +370,7 @@ def _halt(reason: str, by: str = "") -> Row:
     return _row("halt", {"reason": reason, "by": by, "when": time.time()})
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> Plain:
     """Where and with what this process runs: command line, installed versions, platform, start."""
     from importlib import metadata
 

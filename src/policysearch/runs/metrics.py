@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from policysearch.core import files
+from policysearch.core.plain import Plain
 from policysearch.runs.reader import LINES, METRICS
 
 
@@ -41,7 +41,7 @@ class Metrics:
         self.table, self.lines = folder / METRICS, folder / LINES
         self._names: dict[str, None] = {}
 
-    def append(self, records: list[dict[str, Any]]) -> None:
+    def append(self, records: list[Plain]) -> None:
         """Add one line per record.
 
         Raises:
@@ -57,23 +57,23 @@ class Metrics:
         _add(self.table, [*heading, *map(self._row, records)])
         _add(self.lines, map(_line, records))
 
-    def write(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def write(self, records: Iterable[Plain]) -> None:
         """Rewrite both files; the old ones are replaced once the new ones are complete."""
         records = list(records)
         self._names = dict.fromkeys(name for record in records for name in record)
         _replace(self.table, [",".join(self._names), *map(self._row, records)])
         _replace(self.lines, map(_line, records))
 
-    def _row(self, record: Mapping[str, Any]) -> str:
+    def _row(self, record: Plain) -> str:
         return ",".join([_text(record.get(name)) for name in self._names])
 
 
-def _text(value: Any) -> str:
+def _text(value: float | None) -> str:
     # JSON, and so the database, has no infinity; both files say what the database says
     return "nan" if value is None or not math.isfinite(value) else repr(value)
 
 
-def _line(record: Mapping[str, Any]) -> str:
+def _line(record: Plain) -> str:
     return msgspec.json.encode(record).decode()
 
 

@@ -21,6 +21,10 @@ _LOG_HEADER, _FRAME_HEADER = 32, 24
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 
 
+#: of a column: None, a number, text or bytes
+Value = Any
+
+
 class Pages:
     """The pages of a database: those of its log, the latest first, then those of its file.
 
@@ -42,7 +46,7 @@ class Pages:
         self._log = [(int.from_bytes(frame[:4], "big"), frame[_FRAME_HEADER:]) for frame in frames]
         self._latest = dict(self._log)
 
-    def rows(self, columns: int) -> Iterator[list[tuple[Any, ...]]]:
+    def rows(self, columns: int) -> Iterator[list[tuple[Value, ...]]]:
         """The rows with so many columns by their number, which is the first column: for each its possible contents.
 
         Of several, the later ones come first.
@@ -72,7 +76,7 @@ class Pages:
             number, _ = _varint(page, at)
             places.setdefault(number, []).append((source, offset))
 
-    def _record(self, number: int, source: int, offset: int, columns: int) -> tuple[Any, ...] | None:
+    def _record(self, number: int, source: int, offset: int, columns: int) -> tuple[Value, ...] | None:
         page = self._page(source)
         length, at = _varint(page, offset)
         _, at = _varint(page, at)
@@ -112,7 +116,7 @@ class Pages:
         return payload if len(payload) == length else None
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path) -> bytes | mmap.mmap:
     """The bytes of a file, reading only those that are used."""
     if not path.exists() or not path.stat().st_size:
         return b""
@@ -138,7 +142,7 @@ def _laid(kinds: list[int], at: int) -> Iterator[tuple[int, int]]:
         at += _INTEGERS.get(kind, 8 if kind == 7 else (kind - 12) // 2 if kind >= 12 else 0)
 
 
-def _value(data: bytes, kind: int, at: int) -> Any:
+def _value(data: bytes, kind: int, at: int) -> Value:
     if kind in _INTEGERS:
         return int.from_bytes(data[at : at + _INTEGERS[kind]], "big", signed=True)
     if kind in (8, 9):

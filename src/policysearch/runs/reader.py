@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from policysearch.core.grammar import LARGEST
+from policysearch.core.plain import Plain
 from policysearch.runs import renamed
 from policysearch.runs.databases import damaged
 from policysearch.runs.history import Row, acknowledged, empty, read
@@ -68,7 +68,7 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     notes: str = ""
     purpose: str = "gradient"
 
-    def add(self, later: Mapping[str, Any]) -> None:
+    def add(self, later: Plain) -> None:
         """Apply what was written later about the same trial."""
         for name, value in later.items():
             setattr(self, name, value)
@@ -87,7 +87,7 @@ class _Told(msgspec.Struct, kw_only=True):
     retry: bool | msgspec.UnsetType = msgspec.UNSET
     notes: str | msgspec.UnsetType = msgspec.UNSET
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """The row's fields, by name."""
         values = ((name, getattr(self, name)) for name in self.__struct_fields__)
         return {name: value for name, value in values if value is not msgspec.UNSET}
@@ -100,8 +100,8 @@ class _Halt(msgspec.Struct):
 
 
 class _Update(msgspec.Struct):
-    record: dict[str, Any]
-    counts: dict[str, Any] | None = None
+    record: Plain
+    counts: Plain | None = None
 
 
 #: decoders of a row's body, by its kind; `check` lets nothing be written that these cannot read
@@ -111,7 +111,7 @@ _READERS: dict[str, msgspec.json.Decoder[Any]] = {
     "halt": msgspec.json.Decoder(_Halt),
     "update": msgspec.json.Decoder(_Update),
     **{
-        kind: msgspec.json.Decoder(dict[str, Any])
+        kind: msgspec.json.Decoder(Plain)
         for kind in ("configuration", "policy", "state", "incumbent", "event", "result")
     },
 }
@@ -142,15 +142,15 @@ class Run:
     """
 
     folder: Path
-    configuration: dict[str, Any]
-    records: list[dict[str, Any]]
-    result: dict[str, Any]
-    events: list[dict[str, Any]] = field(default_factory=list)
+    configuration: Plain
+    records: list[Plain]
+    result: Plain
+    events: list[Plain] = field(default_factory=list)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
     arrays: dict[int, bytes | None] = field(default_factory=dict)
     start: bytes | None = None
     state: bytes | None = None
-    counts: dict[str, Any] = field(default_factory=dict)
+    counts: Plain = field(default_factory=dict)
     halted: str = ""
     incumbent: tuple[int, bytes] | None = None
 
@@ -249,9 +249,9 @@ def find(folder: Path) -> None:
 
 def replayed(folder: Path, every: bool) -> Run:
     """The run that the rows of a history describe; `every` trial, or those of the open update with their arrays."""
-    run: dict[str, Any] = {"folder": folder, "configuration": {}, "records": [], "result": {}, "events": []}
-    trials: dict[Any, TrialRecord] = {}
-    arrays: dict[Any, bytes | None] = {}
+    run: Plain = {"folder": folder, "configuration": {}, "records": [], "result": {}, "events": []}
+    trials: dict[int, TrialRecord] = {}
+    arrays: dict[int, bytes | None] = {}
     path = folder / DATABASE
     try:
         for row in read(path, folder / HEAD, every=every):
@@ -285,9 +285,11 @@ def replayed(folder: Path, every: bool) -> Run:
     return Run(**run, trials=trials, arrays=arrays)
 
 
-def take(row: Row, trials: dict[Any, TrialRecord], arrays: dict[Any, bytes | None]) -> None:
+def take(row: Row, trials: dict[int, TrialRecord], arrays: dict[int, bytes | None]) -> None:
     """Update what is known about a trial from a row about it."""
     content = _READERS[row.kind].decode(row.body)
+    if row.trial is None:
+        raise KeyError("trial")
     if row.kind == "asked":
         trials[row.trial] = content
     else:
@@ -295,7 +297,7 @@ def take(row: Row, trials: dict[Any, TrialRecord], arrays: dict[Any, bytes | Non
         arrays[row.trial] = row.blob
 
 
-def keep_record(records: list[dict[str, Any]], record: dict[str, Any]) -> None:
+def keep_record(records: list[Plain], record: Plain) -> None:
     """Add an update's record; it replaces those that a later process recomputes."""
     if "update" in record:
         # what came after the last snapshot was recomputed by the process that continued

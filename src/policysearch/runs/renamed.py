@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+
+from policysearch.core.plain import Plain
 
 #: settings of methods that had another name
 SETTINGS = {
@@ -26,7 +26,7 @@ PARTS = (
 KINDS = {"Saturation": "ActionLimitPenalty"}
 
 
-def configuration(found: Mapping[str, Any]) -> dict[str, Any]:
+def configuration(found: Plain) -> Plain:
     """The configuration of a run.
 
     Example:
@@ -43,13 +43,13 @@ def configuration(found: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def settings(found: Mapping[str, Any], differences: bool) -> dict[str, Any]:
+def settings(found: Plain, differences: bool) -> Plain:
     """Settings of a method by name; `differences` for those of finite_differences, whose `step` was ε."""
     names = SETTINGS | {"step": "epsilon" if differences else "step_size"}
     return {names.get(name, name): value for name, value in found.items()}
 
 
-def parts(found: Mapping[str, Any]) -> dict[str, Any]:
+def parts(found: Plain) -> Plain:
     """The description of a method composed by hand, see `core.identity`.
 
     Example:

@@ -18,11 +18,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from policysearch.core import controller_file, files
+from policysearch.core.plain import Plain
 from policysearch.runs.history import PRUNED, History, Row, acknowledged, read, salvage, sound
 from policysearch.runs.lock import Ownership
 from policysearch.runs.reader import CONFIGURATION, DATABASE, EARLIER, HEAD, POLICY, START, find
@@ -177,7 +177,7 @@ def _spare(folder: Path, whole: set[str], moved: bool) -> dict[str, Row]:
     found = {}
     if "configuration" not in whole:
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            content = msgspec.json.decode((folder / CONFIGURATION).read_bytes(), type=dict[str, Any])
+            content = msgspec.json.decode((folder / CONFIGURATION).read_bytes(), type=Plain)
             found[CONFIGURATION] = Row("configuration", msgspec.json.encode(content))
     if "policy" not in whole:
         for name in (START, *((POLICY, *EARLIER) if moved else ())):
@@ -259,7 +259,7 @@ def _update(row: Row) -> int | None:
         return None
 
 
-def _decoded(row: Row) -> dict[str, Any]:
+def _decoded(row: Row) -> Plain:
     try:
         content = msgspec.json.decode(row.body)
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError):

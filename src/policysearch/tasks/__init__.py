@@ -9,12 +9,20 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from policysearch.core.references import ALLOWED, attribute, nearest, required_arguments
 from policysearch.workers.packages import package_of
+
+if TYPE_CHECKING:
+    from policysearch.tasks.gymnasium_task import GymnasiumTask
+    from policysearch.tasks.python_function import PythonFunction
+    from policysearch.tasks.task import Function, Task
+
+    #: what `resolve` gives
+    AnyTask = Task | Function | PythonFunction | GymnasiumTask
 
 
 class BuiltIn(msgspec.Struct, frozen=True):

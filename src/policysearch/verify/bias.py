@@ -6,24 +6,30 @@ B batches, d parameters. z_j = (mean estimate − estimand)_j / standard error_j
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
 import msgspec
 import numpy as np
 import scipy.stats
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from policysearch.core import baselines
 from policysearch.core.credit import CostToGo, TotalCost
 from policysearch.core.direction import Euclidean, LeastSquares
-from policysearch.core.explore import ActionNoise, Coordinates, ParameterNoise
+from policysearch.core.explore import ActionNoise, Coordinates, Explore, ParameterNoise
 from policysearch.core.method import Method, State
+from policysearch.core.policies import Policy
 from policysearch.core.rollouts import Rollouts
 from policysearch.core.step import LearningRate
 from policysearch.runners import native
+from policysearch.tasks.task import Function, Task
 from policysearch.verify.closed_forms import Problem, estimand
+
+if TYPE_CHECKING:
+    pass
+
 
 #: rollouts per batch, so few that a bias of 1/n shows
 ROLLOUTS = 10
@@ -137,7 +143,7 @@ def measure(
     Raises:
         ValueError: a direction that is not a gradient, or a credit without a known expectation.
     """
-    groups: dict[Any, dict[tuple[str, str, str], Method]] = {}
+    groups: dict[object, dict[tuple[str, str, str], Method]] = {}
     for label, method in methods.items():
         if not isinstance(method.direction, (Euclidean, LeastSquares)):
             raise ValueError(
@@ -183,20 +189,22 @@ def _group(
         yield _row(problem, label, method, truths[label], estimates)
 
 
-def _alike(explore: Any) -> Any:
+def _alike(explore: Explore) -> object:
     """A key that two explorers share if they make the same trials."""
     leaves, structure = jax.tree.flatten(explore)
     return structure, tuple(np.asarray(leaf).tobytes() for leaf in leaves)
 
 
 @eqx.filter_jit
-def _told(task: Any, method: Method, policy: Any, key: PRNGKeyArray, batches: int) -> tuple[Array | None, Rollouts]:
+def _told(
+    task: Task | Function, method: Method, policy: Policy, key: PRNGKeyArray, batches: int
+) -> tuple[Array | None, Rollouts]:
     state = method.init(policy, 1)
     return jax.vmap(lambda k: native.batch(task, method, state, k))(jax.random.split(key, batches))
 
 
 @eqx.filter_jit
-def _warmed(method: Method, state: State, offsets: Array | None, rollouts: Rollouts) -> Any:
+def _warmed(method: Method, state: State, offsets: Array | None, rollouts: Rollouts) -> PyTree:
     return method.estimate(state, offsets, rollouts).credit
 
 

@@ -6,9 +6,10 @@ A row is a method on a problem: the mean of thousands of batches of ten rollouts
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from policysearch.core.settings import unknown
+from policysearch.verify.closed_forms import Problem
 
 if TYPE_CHECKING:
     from policysearch.core.method import Method
@@ -83,7 +84,7 @@ def check(
     return rows
 
 
-def _fits(method: Method, problem: Any) -> bool:
+def _fits(method: Method, problem: Problem) -> bool:
     """Whether what the method estimates on a problem is known."""
     from policysearch.core.explore import Coordinates
 

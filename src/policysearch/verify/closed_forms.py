@@ -69,7 +69,7 @@ class Problem(abc.ABC):
         """∇J of the mode at θ (d,)."""
         raise TypeError(f"The mode's cost on {self.name} has no derivative.")
 
-    def smoothed(self, shape: str, std: Any) -> Vector:
+    def smoothed(self, shape: str, std: float | Vector) -> Vector:
         """E[J(θ+β) β/σ²] for a law of β: the gradient of a smoothed cost."""
         key = (shape, np.asarray(std, np.float64).tobytes())
         if key not in self._smoothed:
@@ -127,7 +127,7 @@ class BanditProblem(Problem):
         """Mean cost of the arm with the largest logit."""
         return self.task.means[int(np.argmax(theta))]
 
-    def smoothed(self, shape: str, std: Any) -> Vector:
+    def smoothed(self, shape: str, std: float | Vector) -> Vector:
         """∂/∂θ_j Σ_i means_i P(arm i has the largest perturbed logit), by quadrature."""
         theta, means = self.theta("parameter"), np.asarray(self.task.means)
         x = np.linspace(theta.min() - 10 * std, theta.max() + 10 * std, 4001)
@@ -185,7 +185,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 def smoothed_gradient(
-    cost: Callable[[Vector], float], slope: Callable[[Vector], Vector], theta: Vector, shape: str, std: Any
+    cost: Callable[[Vector], float], slope: Callable[[Vector], Vector], theta: Vector, shape: str, std: float | Vector
 ) -> Vector:
     """E[J(θ+β) β/σ²], what two-sided and one-sided weight perturbation estimate (18.24, 18.28).
 

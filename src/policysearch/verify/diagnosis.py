@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -31,6 +31,10 @@ from policysearch.methods import start
 from policysearch.methods.settings import GPOMDP, WeightPerturbation
 from policysearch.search.evaluation import fit
 from policysearch.tasks import resolve
+
+if TYPE_CHECKING:
+    from policysearch.tasks import AnyTask
+
 
 #: batches, for simulators on worker processes and for other tasks
 BATCHES, COMPILED_BATCHES = 16, 100
@@ -133,7 +137,7 @@ def catalogue(specification: Specification, policy: Policy, rollouts: int) -> di
 
 
 def diagnose(
-    task: Any,
+    task: AnyTask | str,
     policy: Any = None,
     *,
     methods: Mapping[tuple[str, str, str], Method] | None = None,
@@ -211,7 +215,7 @@ def _estimates(runner: Any, method: Method, policy: Policy, horizon: int, batche
 
 
 @eqx.filter_jit
-def _estimate(method: Method, state: State, offsets: Any, rollouts: Rollouts) -> tuple[Array, State, Array]:
+def _estimate(method: Method, state: State, offsets: Array | None, rollouts: Rollouts) -> tuple[Array, State, Array]:
     """The direction of an update, the state after it at the same policy, and whether any trial counts."""
     estimate = method.estimate(state, offsets, rollouts)
     after = State(state.policy, state.explore, estimate.credit, state.step, state.update + 1)

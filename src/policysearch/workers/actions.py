@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Space
 
 from policysearch.core.controller import Controller
 from policysearch.core.specification import Continuous, Discrete
-from policysearch.workers.observations import UnfitError, checked_space, factory, leaves
+from policysearch.workers.observations import UnfitError, Value, checked_space, factory, leaves
 
 
 def free(space: Box) -> np.ndarray:
@@ -23,7 +23,7 @@ def free(space: Box) -> np.ndarray:
     return np.asarray(space.low != space.high).ravel()
 
 
-def actions(space: Any) -> tuple[Continuous | Discrete, dict[int, float]]:
+def actions(space: Space) -> tuple[Continuous | Discrete, dict[int, float]]:
     """What a policy chooses, and actions that are fixed (low == high): their places and values.
 
     Raises:
@@ -78,15 +78,16 @@ def _box(space: Box) -> tuple[Continuous, dict[int, float]]:
     return Continuous(tuple(low[chosen].tolist()), tuple(high[chosen].tolist())), fixed
 
 
-def middle(space: Any) -> Any:
+def middle(space: Space) -> Value:
     """An action for a first step: 0 clipped to the limits, or the first one."""
     if isinstance(space, Box):
         return np.array(np.clip(0.0, space.low, space.high), space.dtype)
-    return space.dtype.type(space.start)
+    assert isinstance(space, spaces.Discrete)
+    return np.asarray(space.start, space.dtype)[()]
 
 
 def actor(
-    controller: Controller, space: Any, noise: np.ndarray | None, chosen: np.ndarray, taken: np.ndarray
+    controller: Controller, space: Space, noise: np.ndarray | None, chosen: np.ndarray, taken: np.ndarray
 ) -> Callable[[int, np.ndarray], Any]:
     """A function of a stage and its observation that writes the sampled action into `chosen`.
 

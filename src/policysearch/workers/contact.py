@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from policysearch.core.plain import Plain
 from policysearch.core.specification import Specification
 from policysearch.workers.actions import actions, middle
 from policysearch.workers.jobs import Met, Recipe
@@ -73,7 +74,7 @@ def meet(env: gymnasium.Env, recipe: Recipe, calls: Callable[[str], None]) -> Me
         raise ContactError(f"{recipe.environment} {error}") from error
 
 
-def _meet(env: Any, recipe: Recipe, calls: Callable[[str], None]) -> Met:
+def _meet(env: gymnasium.Env, recipe: Recipe, calls: Callable[[str], None]) -> Met:
     name, base = recipe.environment, env.unwrapped
     seen = _called(name, "reading observation_space", lambda: getattr(env, "observation_space", None))
     acts = _called(name, "reading action_space", lambda: getattr(env, "action_space", None))
@@ -130,13 +131,13 @@ def _layout(found: list[Part], composed: bool) -> dict[str, tuple[int, int]]:
     return {part.name: (part.start, part.stop) for part in found} if composed else {}
 
 
-def _attribute(base: Any, name: str) -> Any:
+def _attribute(base: object, name: str) -> object:
     with contextlib.suppress(Exception):  # a property may need something that exists only after a reset
         return getattr(base, name, None)
     return None
 
 
-def _bonus(env: Any, options: dict[str, Any]) -> float:
+def _bonus(env: gymnasium.Env, options: Plain) -> float:
     """The `healthy_reward` that MuJoCo environments take as an option; 0 for those without one."""
     value = options.get("healthy_reward")
     if value is None:
@@ -146,7 +147,7 @@ def _bonus(env: Any, options: dict[str, Any]) -> float:
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
-def _reset_takes_a_seed(env: Any) -> None:
+def _reset_takes_a_seed(env: gymnasium.Env) -> None:
     """Refuse a `reset` that lacks arguments, more clearly than the call itself would."""
     try:
         parameters = inspect.signature(type(env.unwrapped).reset).parameters.values()
@@ -169,7 +170,7 @@ class _Rollout(NamedTuple):
     stages: list[tuple[float, bool, bool]]
 
 
-def _rollout(env: Any, name: str, calls: Callable[[str], None], most: int = STEPS) -> _Rollout:
+def _rollout(env: gymnasium.Env, name: str, calls: Callable[[str], None], most: int = STEPS) -> _Rollout:
     """The first stages of a rollout, with every returned value checked."""
     space = env.observation_space
     came = _called(name, "reset()", lambda: env.reset(seed=SEED), calls)
@@ -220,7 +221,7 @@ def where(error: BaseException) -> str:
     return f"{last.filename}, line {last.lineno}, in {last.name}"
 
 
-def _after_reset(came: Any) -> Any:
+def _after_reset(came: object) -> Any:
     """The observation of a reset."""
     if isinstance(came, tuple) and len(came) == 2 and isinstance(came[1], Mapping):
         return came[0]
@@ -236,7 +237,7 @@ def _after_reset(came: Any) -> Any:
     raise UnfitError(f"has a reset() that returned {what}, without info{old}: {_PORT_RESET}.")
 
 
-def _after_step(came: Any) -> tuple[Any, float, bool, bool]:
+def _after_step(came: object) -> tuple[Any, float, bool, bool]:
     """Observation, reward, terminated and truncated of a step."""
     if not isinstance(came, (tuple, list)):
         what = "None: a return is missing" if came is None else f"a {type(came).__name__}"
@@ -277,7 +278,7 @@ def _reward(reward: Any) -> float:
     return number
 
 
-def _is_truth(value: Any) -> bool:
+def _is_truth(value: object) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return True
     with contextlib.suppress(Exception):
@@ -286,7 +287,7 @@ def _is_truth(value: Any) -> bool:
     return False
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, np.ndarray) and value.shape:
         return f"an array of shape {value.shape}"
     if isinstance(value, (list, tuple, dict, set)):
@@ -308,7 +309,7 @@ def _difference(first: _Rollout, second: _Rollout) -> str:
     return ""
 
 
-def _time_limit(env: Any, name: str, calls: Callable[[str], None]) -> int:
+def _time_limit(env: gymnasium.Env, name: str, calls: Callable[[str], None]) -> int:
     """The stage at which rollouts with different starts and actions were all cut off; 0 if not all were, or at once."""
     end = time.monotonic() + PATIENCE
     env.action_space.seed(SEED)
@@ -317,7 +318,7 @@ def _time_limit(env: Any, name: str, calls: Callable[[str], None]) -> int:
     return stage if not found and stage > 1 else 0
 
 
-def _cut(env: Any, name: str, calls: Callable[[str], None], seed: int, end: float) -> int:
+def _cut(env: gymnasium.Env, name: str, calls: Callable[[str], None], seed: int, end: float) -> int:
     """The stage at which a rollout was cut off; 0 if it was not. The first acts as little as it can, the others act."""
     still = middle(env.action_space) if seed == SEED else None
     _called(name, "reset()", lambda: env.reset(seed=seed), calls)

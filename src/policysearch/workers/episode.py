@@ -26,6 +26,8 @@ from policysearch.workers.observations import writer
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+#: gives the action of a stage from its observation
+Act = Callable[[int, np.ndarray], Any]
 #: NumPy's settings for rounding errors unless an environment's code changes them
 _USUAL = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
@@ -115,7 +117,7 @@ def run_rollout(
     )
 
 
-def _unalarmed(act: Callable[[int, np.ndarray], Any]) -> Callable[[int, np.ndarray], Any]:
+def _unalarmed(act: Act) -> Act:
     """The actor, without the floating-point errors that the environment's code enabled for its own arithmetic."""
     if np.geterr() == _USUAL and not any(action == "error" for action, *_ in warnings.filters):
         return act

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from policysearch.core.controller import Controller
+from policysearch.core.plain import Plain
 from policysearch.core.rng import SHAPES, Purpose, environment_seed, perturbations
 from policysearch.core.specification import FAILED, LOST, OK, Specification
 
@@ -132,7 +133,7 @@ class Recipe(NamedTuple):
     environment: str
     source: str
     registered: Any
-    options: dict[str, Any]
+    options: Plain
     horizon: int | None
     discount: float
 

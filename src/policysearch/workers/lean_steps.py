@@ -18,6 +18,8 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+#: an environment of Gymnasium's MuJoCo family, of whose attributes some are private
+MujocoEnv = Any
 #: whether the environment counts the state after a step as healthy
 Healthy = Callable[[], bool]
 #: stages of each compared rollout, at most; robots that can fall do so
@@ -76,7 +78,7 @@ def _name(env: gymnasium.Env) -> str:
     return f"{type(env).__module__}.{type(env).__name__}".removeprefix("gymnasium.envs.mujoco.")
 
 
-def _rollouts(env: Any, lean: LeanStep) -> list[bytes]:
+def _rollouts(env: MujocoEnv, lean: LeanStep) -> list[bytes]:
     """The bits of two rollouts' results: one with random actions, one with all actions at their lower limits."""
     low, high = env.action_space.low, env.action_space.high
     drawn = np.random.default_rng(0).uniform(low, high, (COMPARED, *low.shape)).astype(low.dtype)
@@ -95,7 +97,7 @@ def _rollouts(env: Any, lean: LeanStep) -> list[bytes]:
 
 
 def _runner(
-    env: Any, position: np.ndarray, speed_limit: float | None = None, healthy: Healthy | None = None
+    env: MujocoEnv, position: np.ndarray, speed_limit: float | None = None, healthy: Healthy | None = None
 ) -> LeanStep:
     """Rewarded for the speed of `position[0]` and for being healthy, less the control cost."""
     import mujoco
@@ -127,12 +129,12 @@ def _runner(
     return LeanStep(step, env._ctrl_cost_weight)
 
 
-def _crawler(env: Any) -> LeanStep:
+def _crawler(env: MujocoEnv) -> LeanStep:
     """Swimmer and half-cheetah, which cannot fall."""
     return _runner(env, env.data.qpos)
 
 
-def _hopper(env: Any) -> LeanStep:
+def _hopper(env: MujocoEnv) -> LeanStep:
     (low, high), (back, front) = env._healthy_z_range, env._healthy_angle_range
     least, most = env._healthy_state_range
     qpos, qvel = env.data.qpos, env.data.qvel
@@ -145,7 +147,7 @@ def _hopper(env: Any) -> LeanStep:
     return _runner(env, qpos, 10, healthy)
 
 
-def _walker(env: Any) -> LeanStep:
+def _walker(env: MujocoEnv) -> LeanStep:
     (low, high), (back, front) = env._healthy_z_range, env._healthy_angle_range
     qpos = env.data.qpos
 
@@ -155,7 +157,7 @@ def _walker(env: Any) -> LeanStep:
     return _runner(env, qpos, 10, healthy)
 
 
-def _ant(env: Any) -> LeanStep:
+def _ant(env: MujocoEnv) -> LeanStep:
     """Its control and contact cost are added before they are rounded to the reward, so neither can wait."""
     import mujoco
 
@@ -184,7 +186,7 @@ def _ant(env: Any) -> LeanStep:
 
 
 #: what is stepped leanly, and how
-RUNNERS: dict[str, Callable[[Any], LeanStep]] = {
+RUNNERS: dict[str, Callable[[MujocoEnv], LeanStep]] = {
     "swimmer_v5.SwimmerEnv": _crawler,
     "half_cheetah_v5.HalfCheetahEnv": _crawler,
     "hopper_v5.HopperEnv": _hopper,

@@ -13,8 +13,12 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Box, Space
 
+#: an element of a space: an array, a number, or a tuple or dictionary of elements
+Value = Any
 #: puts one observation into a row of zeros, (p,)
-Writer = Callable[[np.ndarray, Any], None]
+Writer = Callable[[np.ndarray, Value], None]
+#: keys of Dict and places of Tuple
+Path = tuple[str | int, ...]
 _SHOWN = 4
 
 
@@ -28,8 +32,8 @@ class Part(NamedTuple):
     path: keys of Dict and places of Tuple that lead to it; () if it is the whole.
     """
 
-    path: tuple[Any, ...]
-    space: Any
+    path: Path
+    space: Space
     start: int
     stop: int
 
@@ -54,7 +58,7 @@ class Part(NamedTuple):
         return [f"{name}[{i}]" for i in range(size)] if space.shape else [name]
 
 
-def parts(space: Any) -> list[Part]:
+def parts(space: Space) -> list[Part]:
     """What an observation space consists of, in the order of `gymnasium.spaces.utils.flatten`.
 
     Raises:
@@ -75,7 +79,7 @@ def parts(space: Any) -> list[Part]:
     return found
 
 
-def leaves(space: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+def leaves(space: Space, path: Path) -> Iterator[tuple[Path, Space]]:
     """Spaces that are not composed of others, each with the path that leads to it after `path`."""
     if isinstance(space, spaces.Dict):
         for key, inner in space.spaces.items():
@@ -87,7 +91,7 @@ def leaves(space: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...],
         yield path, space
 
 
-def _size(space: Any) -> int | None:
+def _size(space: Space) -> int | None:
     """How many numbers a leaf gives; None if it is not supported."""
     if isinstance(space, spaces.Discrete):
         return int(space.n)
@@ -104,28 +108,29 @@ def _image(space: Box) -> bool:
     return len(space.shape) > 1 and space.dtype is not None and space.dtype.kind in "iu"
 
 
-def _refusal(space: Any, refused: list[Part]) -> str:
+def _refusal(space: Space, refused: list[Part]) -> str:
     """Why some parts are not supported, and a wrapper that helps."""
     what = "; ".join(f"{part.name} ({_kind(part.space)})" if part.path else _kind(part.space) for part in refused)
     said = f"has observations that policies do not support: {what}."
     if all(isinstance(part.space, Box) for part in refused):
         return f"{said} {factory('gymnasium.wrappers.FlattenObservation(env)')}, if that many numbers are intended."
     unfit = {part.path[0] for part in refused if part.path and not isinstance(part.space, Box)}
-    keys = [key for key in space.spaces if key not in unfit] if isinstance(space, spaces.Dict) else []
+    inner = space.spaces if isinstance(space, spaces.Dict) else {}
+    keys = [key for key in inner if key not in unfit]
     if not keys:
         transformed = factory("gymnasium.wrappers.TransformObservation(env, to_numbers, box)")
         return f"{said} {transformed}, where to_numbers turns an observation into an array of the Box box."
     wrapped = f"gymnasium.wrappers.FilterObservation(env, {keys!r})"
-    if any(_holds_image(space[key]) for key in keys):
+    if any(_holds_image(inner[key]) for key in keys):
         wrapped = f"gymnasium.wrappers.FlattenObservation({wrapped})"
     return f"{said} {factory(wrapped)}."
 
 
-def _holds_image(space: Any) -> bool:
+def _holds_image(space: Space) -> bool:
     return any(isinstance(leaf, Box) and _image(leaf) for _, leaf in leaves(space, ()))
 
 
-def _kind(space: Any) -> str:
+def _kind(space: Space) -> str:
     if isinstance(space, Box):
         return f"an image of shape {space.shape}, {math.prod(space.shape)} numbers"
     if space is None:
@@ -142,7 +147,7 @@ def factory(wrapped: str) -> str:
     )
 
 
-def checked_space(space: Any, noun: str) -> Any:
+def checked_space(space: Space, noun: str) -> Space:
     """A space of Gymnasium's own; `noun` is "observation" or "action".
 
     Raises:
@@ -158,7 +163,7 @@ def checked_space(space: Any, noun: str) -> Any:
     raise UnfitError(f"has a {type(space).__name__} as {name}; it must be a space of gymnasium.spaces.{old}")
 
 
-def writer(space: Any) -> Writer:
+def writer(space: Space) -> Writer:
     """A function that puts one observation into a row of zeros, (p,).
 
     It raises UnfitError for a Box of another shape, which NumPy would broadcast over the row silently.
@@ -168,7 +173,7 @@ def writer(space: Any) -> Writer:
         return _leaf_writer(space, "")
     inner = [(part.path, part.start, part.stop, _leaf_writer(part.space, f"{part.name} of ")) for part in found]
 
-    def write_parts(row: np.ndarray, observation: Any) -> None:
+    def write_parts(row: np.ndarray, observation: Value) -> None:
         for path, start, stop, write in inner:
             value = observation
             for key in path:
@@ -178,24 +183,24 @@ def writer(space: Any) -> Writer:
     return write_parts
 
 
-def _leaf_writer(space: Any, of: str) -> Writer:
+def _leaf_writer(space: Space, of: str) -> Writer:
     if isinstance(space, spaces.Discrete):
         start, count = int(space.start), int(space.n)
 
-        def write_one_hot(row: np.ndarray, observation: Any) -> None:
+        def write_one_hot(row: np.ndarray, observation: Value) -> None:
             index = int(observation) - start
             if not 0 <= index < count:
                 raise UnfitError(f"{of}the observation is {observation}, not one of {start} to {start + count - 1}")
             row[index] = 1.0
 
         return write_one_hot
-    shape: tuple[int, ...] = space.shape
+    shape = space.shape or ()
     if isinstance(space, spaces.MultiDiscrete):
         ends = np.concatenate([[0], np.cumsum(space.nvec.ravel())[:-1]])
         counts = space.nvec
         starts = np.broadcast_to(getattr(space, "start", 0), counts.shape)
 
-        def write_one_hots(row: np.ndarray, observation: Any) -> None:
+        def write_one_hots(row: np.ndarray, observation: Value) -> None:
             value = np.asarray(observation)
             if value.shape != shape or np.any(value < starts) or np.any(value - starts >= counts):
                 raise UnfitError(f"{of}the observation is {observation}, which is not in {space}")
@@ -203,13 +208,13 @@ def _leaf_writer(space: Any, of: str) -> Writer:
 
         return write_one_hots
 
-    def unfit(observation: Any) -> np.ndarray:
+    def unfit(observation: Value) -> np.ndarray:
         value = np.asarray(observation)
         if value.shape != shape:
             raise UnfitError(f"{of}the observation has shape {value.shape}; its space has {shape}")
         return value
 
-    def write(row: np.ndarray, observation: Any) -> None:
+    def write(row: np.ndarray, observation: Value) -> None:
         try:
             if observation.shape != shape:
                 unfit(observation)
@@ -217,13 +222,13 @@ def _leaf_writer(space: Any, of: str) -> Writer:
             observation = unfit(observation)
         row[:] = observation
 
-    def write_flat(row: np.ndarray, observation: Any) -> None:
+    def write_flat(row: np.ndarray, observation: Value) -> None:
         row[:] = unfit(observation).ravel()
 
     return write if len(shape) == 1 else write_flat
 
 
-def check_observation(space: Any, observation: Any, source: str) -> np.ndarray:
+def check_observation(space: Space, observation: Value, source: str) -> np.ndarray:
     """An observation as p numbers, (p,), after a close check.
 
     Args:
@@ -250,10 +255,11 @@ def check_observation(space: Any, observation: Any, source: str) -> np.ndarray:
     return row
 
 
-def _value(space: Any, observation: Any, part: Part, source: str) -> Any:
+def _value(space: Space, observation: Value, part: Part, source: str) -> Value:
     """The value of a part, after a check of the containers that lead to it."""
-    value, inner = observation, space
-    path: list[Any] = []
+    value: Value = observation
+    inner: Any = space  # a Dict or a Tuple on the way, as the path says
+    path: list[str | int] = []
     for key in part.path:
         of = f"{'.'.join(map(str, path))} of an observation" if path else "an observation"
         if isinstance(inner, spaces.Dict):
@@ -273,13 +279,13 @@ def _value(space: Any, observation: Any, part: Part, source: str) -> Any:
     return value
 
 
-def _check_index(space: spaces.Discrete, value: Any, of: str) -> None:
+def _check_index(space: spaces.Discrete, value: object, of: str) -> None:
     array = np.asarray(value)
     if array.shape != () or array.dtype.kind not in "iu":
         raise UnfitError(f"gave as {of} {_short(value)}; its space {space} has one whole number.")
 
 
-def _check_array(space: Any, value: Any, of: str) -> np.ndarray:
+def _check_array(space: Space, value: object, of: str) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
@@ -295,7 +301,7 @@ def _check_array(space: Any, value: Any, of: str) -> np.ndarray:
     return array
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if value is None or isinstance(value, (bool, int, float, complex)):
         return repr(value)
     if isinstance(value, np.generic):
@@ -308,7 +314,7 @@ def _short(value: Any) -> str:
     return text if text and len(text) <= 40 else f"a {type(value).__name__}"
 
 
-def outside(space: Any, row: np.ndarray) -> str:
+def outside(space: Space, row: np.ndarray) -> str:
     """The numbers of an observation (p,) beyond the limits of their Box, with those limits; "" without any."""
     said: list[str] = []
     for part in parts(space):
@@ -325,7 +331,7 @@ def outside(space: Any, row: np.ndarray) -> str:
     return "; ".join(said[:_SHOWN]) + more
 
 
-def magnitudes(space: Any, trusted: bool, largest: float) -> tuple[float, ...] | None:
+def magnitudes(space: Space, trusted: bool, largest: float) -> tuple[float, ...] | None:
     """Typical magnitudes of the p observations; None if they are to be measured.
 
     Args:
@@ -336,7 +342,7 @@ def magnitudes(space: Any, trusted: bool, largest: float) -> tuple[float, ...] |
     found = parts(space)
     if not any(isinstance(part.space, Box) for part in found):
         return (1.0,) * found[-1].stop
-    if not trusted or len(found) > 1:
+    if not trusted or not isinstance(space, Box):
         return None
     limit = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float64).ravel()
     if np.any(limit >= largest):

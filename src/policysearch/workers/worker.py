@@ -22,7 +22,7 @@ from typing import Any
 
 from policysearch.core.controller import Controller
 from policysearch.core.rng import Purpose, action_stream, environment_seed
-from policysearch.workers.jobs import Episode, Jobs, Terms
+from policysearch.workers.jobs import Episode, Jobs, Recipe, Terms
 
 #: the monotonic time in seconds at which a trial began, and which trial (−1: none)
 BEAT = struct.Struct("<dq")
@@ -34,7 +34,7 @@ CALLS = ("making it", "reset()", "step()")
 STARTING = "importing what it needs"
 
 
-def note(beat: Any, trial: int, ahead: float = 0.0) -> None:
+def note(beat: mmap.mmap, trial: int, ahead: float = 0.0) -> None:
     """Write the heartbeat: a trial (−1: none) begins now, or `ahead` seconds from now.
 
     The time comes first and is never an old one, so that a driver that reads half of it mistakes no trial for one that
@@ -46,7 +46,7 @@ def note(beat: Any, trial: int, ahead: float = 0.0) -> None:
 class _Bench:
     """The environment of this process, made again after each fault."""
 
-    def __init__(self, recipe: Any, beat: mmap.mmap, connection: Connection):
+    def __init__(self, recipe: Recipe, beat: mmap.mmap, connection: Connection):
         self.recipe, self.beat, self.connection = recipe, beat, connection
         self.broken = False
         self.env = self._made()
@@ -154,7 +154,7 @@ def _begin(connection: Connection, beat: mmap.mmap) -> tuple[_Bench, Any]:
         raise
 
 
-def _refusal(error: BaseException) -> tuple[str, Any]:
+def _refusal(error: BaseException) -> tuple[str, object]:
     """The answer for an environment that cannot be made or searched: (kind, (a sentence, the traceback, near))."""
     from policysearch.workers import contact, making
 
@@ -167,7 +167,7 @@ def _refusal(error: BaseException) -> tuple[str, Any]:
 
 
 def _answer(connection: Connection, bench: _Bench, driver: int) -> None:
-    jobs: Any = None
+    jobs: Any = None  # before the first message there are none
     terms: Any = None
     while True:
         kind, content = connection.recv()

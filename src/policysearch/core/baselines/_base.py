@@ -6,11 +6,11 @@ n rollouts, T stages, p observations. A baseline that does not depend on its sam
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from policysearch.core.explore import Explore, Layout
 from policysearch.core.rollouts import Rollouts
@@ -61,7 +61,7 @@ class Baseline(eqx.Module):
         """As users name it."""
         return type(self).__module__.rpartition(".")[2]
 
-    def init(self, shape: tuple[int, ...], observations: int) -> Any:
+    def init(self, shape: tuple[int, ...], observations: int) -> PyTree:
         """State that must persist between updates.
 
         Args:
@@ -79,7 +79,7 @@ class Number(Baseline):
     """A baseline that is a number for each outcome."""
 
     @abc.abstractmethod
-    def __call__(self, sample: Sample, state: Any) -> tuple[Array, Array, Any]:
+    def __call__(self, sample: Sample, state: PyTree) -> tuple[Array, Array, PyTree]:
         """The baseline, which broadcasts against the outcome; the weight of what it serves; and the next state."""
 
 
@@ -104,7 +104,7 @@ class Predictor(Baseline):
 
     @abc.abstractmethod
     def predict(
-        self, sample: Sample, observations: Float[Array, "n T p"], end: End | None, state: Any
+        self, sample: Sample, observations: Float[Array, "n T p"], end: End | None, state: PyTree
     ) -> tuple[Float[Array, "n T"], Float[Array, " n"]]:
         """Costs-to-go of every stage and after the last, 0 there unless the horizon cut the rollout.
 
@@ -121,8 +121,8 @@ class Predictor(Baseline):
         observations: Float[Array, "n T p"],
         target: Float[Array, "n T"],
         end: End | None,
-        state: Any,
-    ) -> Any:
+        state: PyTree,
+    ) -> PyTree:
         """The next state, after what should have been predicted is known."""
         return state
 

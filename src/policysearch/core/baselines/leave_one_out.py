@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from policysearch.core.baselines._base import Mean, Sample, leave_pair_out
 
@@ -14,7 +14,7 @@ class LeaveOneOut(Mean):
 
     absorbs: ClassVar[bool] = True
 
-    def __call__(self, sample: Sample, state: Any) -> tuple[Array, Array, Any]:
+    def __call__(self, sample: Sample, state: PyTree) -> tuple[Array, Array, PyTree]:
         """Means shaped like the outcome; a total without any other counts for nothing."""
         baseline, others = leave_pair_out(sample.outcome, sample.weight, sample.pair, sample.layout.pairs)
         return baseline, sample.weight * (others > 0) if sample.total else sample.weight, state

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from policysearch.core.baselines._base import Mean, Sample
 
@@ -13,7 +11,7 @@ from policysearch.core.baselines._base import Mean, Sample
 class BatchMean(Mean):
     """One number: the mean of all outcomes."""
 
-    def __call__(self, sample: Sample, state: Any) -> tuple[Array, Array, Any]:
+    def __call__(self, sample: Sample, state: PyTree) -> tuple[Array, Array, PyTree]:
         """The mean of what counts."""
         weight = sample.weight
         return (weight * sample.outcome).sum() / jnp.maximum(weight.sum(), 1), weight, state

@@ -5,12 +5,12 @@ So a prediction does not depend on the rollout that it is subtracted from, and a
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from policysearch.core.baselines._base import End, Predictor, Sample
 from policysearch.core.policies.network import random_layers
@@ -104,7 +104,7 @@ def fit(
     def error(layers: list[tuple[Array, Array]], row: Array) -> Array:
         return jnp.mean((_output(layers, inputs[row]) - wanted[row]) ** 2)
 
-    def step(number: Array, carry: Any) -> Any:
+    def step(number: Array, carry: PyTree) -> PyTree:
         layers, moments = carry
         change, moments = adam.update(jax.grad(error)(layers, rows[number]), moments)
         return optax.apply_updates(layers, change), moments
@@ -134,7 +134,7 @@ class Network(Predictor):
         observations: Float[Array, "n T p"],
         target: Float[Array, "n T"],
         end: End | None,
-        state: Any,
+        state: PyTree,
     ) -> State:
         """See `fit`."""
         return fit(state, observations, target, sample.weight, end is None)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from policysearch.core.baselines._base import Number, Sample
 
@@ -13,7 +11,7 @@ from policysearch.core.baselines._base import Number, Sample
 class Nothing(Number):
     """Costs as they are, whatever was taken off them."""
 
-    def __call__(self, sample: Sample, state: Any) -> tuple[Array, Array, Any]:
+    def __call__(self, sample: Sample, state: PyTree) -> tuple[Array, Array, PyTree]:
         """Zero, less what was taken off the costs."""
         # what all rollouts pay cancels in pairs; else it is part of the estimate, as noise
         baseline = jnp.zeros(()) if sample.layout.antithetic else -sample.level

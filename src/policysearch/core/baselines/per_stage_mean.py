@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from policysearch.core.baselines._base import Mean, Sample
 
@@ -16,7 +16,7 @@ class PerStageMean(Mean):
     serves: ClassVar[tuple[str, ...]] = ("to_go",)
     absorbs: ClassVar[bool] = True
 
-    def __call__(self, sample: Sample, state: Any) -> tuple[Array, Array, Any]:
+    def __call__(self, sample: Sample, state: PyTree) -> tuple[Array, Array, PyTree]:
         """Means (T,) of what counts."""
         weight = sample.weight
         return (weight * sample.outcome).sum(0) / jnp.maximum(weight.sum(0), 1), weight, state

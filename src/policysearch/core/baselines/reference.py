@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from policysearch.core.baselines._base import Number, Sample
 from policysearch.core.explore import Coordinates, Explore
@@ -25,7 +25,7 @@ class Reference(Number):
             "A reference baseline needs trials of θ: ParameterNoise(reference='one' or 'each'), or forward differences."
         )
 
-    def __call__(self, sample: Sample, state: Any) -> tuple[Array, Array, Any]:
+    def __call__(self, sample: Sample, state: PyTree) -> tuple[Array, Array, PyTree]:
         """Costs (n,) of θ; nothing counts where no trial of θ came back."""
         total, layout, pair = sample.outcome, sample.layout, sample.pair
         is_reference = (jnp.asarray(layout.reference) & sample.rollouts.used).astype(total.dtype)

@@ -5,11 +5,11 @@ Cross-fitted: a rollout's baseline comes from the other folds and does not depen
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from policysearch.core.baselines._base import End, Predictor, Sample
 
@@ -104,7 +104,7 @@ class Value(Predictor):
     absorbs: ClassVar[bool] = True
 
     def predict(
-        self, sample: Sample, observations: Float[Array, "n T p"], end: End | None, state: Any
+        self, sample: Sample, observations: Float[Array, "n T p"], end: End | None, state: PyTree
     ) -> tuple[Float[Array, "n T"], Float[Array, " n"]]:
         """See `fitted`."""
         return fitted(observations, sample.outcome, sample.weight, sample.pair % FOLDS, end)
