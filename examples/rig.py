@@ -53,9 +53,9 @@ def start(folder=None):
     gains = Parameters(
         ["kp", "kd"], [4.0, 0.1], bounds={"kp": (0.1, 100.0), "kd": (0.01, 5.0)}, log=["kp", "kd"], scale=0.3
     )
-    rig = Specification(name="servo", repeatable=False)
+    bench = Specification(name="servo", repeatable=False)
     return Rig(
-        rig,
+        bench,
         WeightPerturbation(rollouts=8, std=1.0),
         policy=gains,
         budget=100,

@@ -42,12 +42,12 @@ def run_on_the_rig(kp, kd, rng):
 
 def main(trials=160):
     rng = np.random.default_rng(1)
-    rig = Specification(name="servo", repeatable=False)
+    bench = Specification(name="servo", repeatable=False)
     gains = Parameters(
         ["kp", "kd"], [4.0, 0.1], bounds={"kp": (0.1, 100.0), "kd": (0.01, 5.0)}, log=["kp", "kd"], scale=0.3
     )
     method = WeightPerturbation(rollouts=8, std=1.0)  # factors e^(±0.3 ξ) on each gain, ξ standard normal
-    search = Rig(rig, method, policy=gains, budget=int(trials))
+    search = Rig(bench, method, policy=gains, budget=int(trials))
     while not search.done:
         trial = search.ask()
         try:

@@ -180,7 +180,7 @@ def tell(
     return state, {**info, "cost": np.asarray(info["cost"], float) + level}
 
 
-class _OnHost:
+class OnHost:
     """What the runners outside JAX share; a subclass runs jobs."""
 
     vectorised: ClassVar[bool] = False
@@ -241,7 +241,7 @@ def _evaluation(controller: Controller, rollouts: int, seed: int, record: bool =
     )
 
 
-class Host(_OnHost):
+class Host(OnHost):
     """Runs the trials of a Gymnasium task in worker processes; see `Runner`."""
 
     slow: ClassVar[bool] = True
@@ -294,7 +294,7 @@ class Host(_OnHost):
         self.workers.close()
 
 
-class InProcess(_OnHost):
+class InProcess(OnHost):
     """Runs the trials of a Python function g(θ), one call per trial, in this process; see `Runner`."""
 
     slow: ClassVar[bool] = False
