@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from policysearch.runs.reader import Run, open_run
     from policysearch.search.evaluation import Evaluation, evaluate
     from policysearch.search.many_seeds import train_seeds
+    from policysearch.search.open_update import Trial
     from policysearch.search.result import Result
     from policysearch.search.rig import Rig
     from policysearch.search.search import Search
     from policysearch.search.training import train
-    from policysearch.search.trials import Trial
     from policysearch.tasks import BUILT_IN, resolve
     from policysearch.tasks.gymnasium_task import GymnasiumTask
     from policysearch.tasks.lqr import LQR
@@ -144,7 +144,7 @@ _HOMES = {
     "search.rig": "Rig",
     "search.search": "Search",
     "search.training": "train",
-    "search.trials": "Trial",
+    "search.open_update": "Trial",
     "tasks": "BUILT_IN resolve",
     "tasks.gymnasium_task": "GymnasiumTask",
     "tasks.lqr": "LQR",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from policysearch.cli import shared
 from policysearch.cli.interruption import Held
 from policysearch.cli.keeper import GRACE_SECONDS, Conduct, Ended, Keeper
-from policysearch.cli.rig import described, summary
+from policysearch.cli.status import described, summary
 from policysearch.cli.trial_process import RIG_EXIT, finish_previous, forbids, run_trial
 from policysearch.core.grammar import filled
 from policysearch.core.plain import Plain
@@ -26,9 +26,9 @@ from policysearch.core.settings import Budget
 from policysearch.runs.reader import Run, open_run
 
 if TYPE_CHECKING:
+    from policysearch.search.open_update import Trial
     from policysearch.search.result import Record
     from policysearch.search.rig import Rig
-    from policysearch.search.trials import Trial
 
 #: the client's name
 CLIENT = "run"

@@ -27,6 +27,8 @@ TASK_HELP = "a built-in task, a Gymnasium id (HalfCheetah-v5), module:attr or fi
 _results: TextIO | None = None
 #: folder of scalars within a run's folder
 SCALARS = "tensorboard"
+#: what is said where `--tensorboard` is given to a command of a rig
+NO_LOG = "It logs the updates of: policysearch run DIR --tensorboard -- COMMAND."
 TENSORBOARD_HELP = "write TensorBoard scalars, to DIR with the run's name in it [tensorboard in the run's folder]"
 
 
@@ -225,3 +227,10 @@ def outcome(result: Plain) -> list[str]:
             seen = f"; here {result['return_mean']:.4g}"
         lines.append(f"{'solved' if result['solved'] else 'not solved'}: {result['criterion']}{seen}")
     return lines
+
+
+def rig_parser(name: str, description: str, usage: str | None = None) -> Parser:
+    """The parser of a command on the folder of a search on a rig."""
+    parser = Parser(name, description, usage=usage)
+    parser.add_argument("folder", metavar="DIR", help="folder of the search, from policysearch new")
+    return parser

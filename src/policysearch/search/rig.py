@@ -13,8 +13,9 @@ from policysearch.methods.settings import MethodSettings
 from policysearch.search import resume
 from policysearch.search.incumbent import Measured, Measuring
 from policysearch.search.loop import Loop, alone
+from policysearch.search.open_update import Trial
 from policysearch.search.result import Record, Result
-from policysearch.search.trials import Trial, Trials, Veto
+from policysearch.search.trials import Trials, Veto
 from policysearch.workers.jobs import Event
 
 if TYPE_CHECKING:
