@@ -206,7 +206,7 @@ def test_runs_that_go_on_and_runs_that_were_killed_are_told_apart(tmp_path, aliv
     holder = {"pid": os.getpid() if alive else done.pid, "host": socket.gethostname(), "since": ""}
     (folder / "run.lock").write_bytes(msgspec.json.encode(holder))
     text, _ = written(folder)
-    assert ("The run went on while this report was made" in text) == alive
+    assert ("The run was still in progress; this report" in text) == alive
     assert ("<dd>still running</dd>" in text) == alive
     assert ("killed, or interrupted twice" in text) != alive
     assert "Last cost while exploring" in text
@@ -306,7 +306,7 @@ def test_a_rigs_trials_are_counted_and_each_ones_cost_is_drawn(tmp_path):
     assert "4 trials cost between 1.6 and 2; the first ten 1.825 on average, the last ten 1.825." in alts
     assert "The measured cost goes from 1.5 to 1.5; the best is 1.40 ± 0.10." in alts
     assert "<dd>open: trials can be asked for</dd>" in text
-    assert "From the first trial asked to the last told: 5.0 s." in text
+    assert "Time from handing out the first trial to the last result: 5.0 s." in text
 
 
 # policies
@@ -383,7 +383,7 @@ def test_a_linear_plants_best_gain_stands_beside_the_found_one(tmp_path):
     text, _ = written(stored(tmp_path / "a", task="lqr-check", controller=gain(best[0])))
     assert text.count(f"{best[0, 0]:.5g}") == 2
     assert f"Its expected cost is {cost:.5g}; that of the gain found is {cost:.5g}" in text
-    assert "differs from it by 0 %" in text or "e-0" in text
+    assert "differs from this by 0 %" in text or "e-0" in text
     clipped, _ = written(stored(tmp_path / "b", task="lqr-mushroom", controller=gain([-1.0, 0.0], [0.0, -1.0])))
     assert "at the equilibrium" in clipped
     assert "closed form" not in clipped

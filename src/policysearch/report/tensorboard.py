@@ -136,7 +136,7 @@ class TensorBoard:
     def _open(self, when: float, first: Mapping[str, float]) -> RecordWriter:
         """A new event file; TensorBoard reads a folder's files in the order of their names."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(_FILES):06d}"
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}.{next(_FILES):06d}"
         file = self._records.RecordWriter(str(self.folder / name))
         self._file, self._file_has_updates = file, False
         self._add(file, wall_time=when, file_version="brain.Event:2")
