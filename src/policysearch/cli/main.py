@@ -28,6 +28,7 @@ COMMANDS = {
     "ask": ("cli.rig:ask", "the next trial of such a search, as JSON"),
     "tell": ("cli.rig:tell", "report the outcome of a trial"),
     "status": ("cli.status:main", "where such a search stands"),
+    "trials": ("cli.trials", "every trial of such a search, as a table, CSV or JSON"),
     "run": ("cli.run", "run a command for every trial of such a search"),
     "evaluate": ("cli.evaluate", "measure a trained policy on fresh seeds"),
     "compare": ("cli.compare", "methods on one task, with the same seeds and budget"),

@@ -189,7 +189,7 @@ class Journal:
     def add_asked(self, trial: TrialRecord) -> None:
         """Record that a trial was asked, and return when it is on disk."""
         self.flush()  # an update that is not yet on disk comes before the trials of the next one
-        names = ("number", "update", "index", "attempt", "client", "asked", "purpose")
+        names = ("number", "update", "index", "attempt", "client", "asked", "purpose", "values")
         self._history.append([_about(trial, "asked", names)])
 
     def add_told(self, trial: TrialRecord, arrays: bytes | None, halt: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     stages: control steps that were run, as far as told.
     asked, told: seconds since 1970.
     purpose: "gradient", or "measurement" of the policy itself.
+    values: what ran, by name: named numbers in their own units, or the entries of θ; None if the actions were sampled,
+        or if an older version wrote it.
     """
 
     number: int
@@ -67,6 +70,7 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     retry: bool = False
     notes: str = ""
     purpose: str = "gradient"
+    values: dict[str, float] | None = None
 
     def add(self, later: Plain) -> None:
         """Apply what was written later about the same trial."""
@@ -129,6 +133,25 @@ def check(row: Row) -> Row:
     return row
 
 
+def row(trial: TrialRecord) -> Plain:
+    """What is known about a trial as one row of a table."""
+    return {
+        "trial": trial.number,
+        "update": trial.update,
+        "purpose": trial.purpose,
+        "attempt": trial.attempt,
+        **(trial.values or {}),
+        "cost": trial.cost,
+        "status": trial.status,
+        "reason": trial.reason,
+        "stages": trial.stages,
+        "client": trial.client,
+        "notes": trial.notes,
+        "asked": trial.asked or None,
+        "told": trial.told,
+    }
+
+
 @dataclass(frozen=True)
 class Run:
     """A run as read from its folder.
@@ -153,6 +176,25 @@ class Run:
     counts: Plain = field(default_factory=dict)
     halted: str = ""
     incumbent: tuple[int, bytes] | None = None
+
+    def table(self) -> list[Plain]:
+        """The trials that a caller ran, one dict per trial: number, update, what ran, cost, outcome, times.
+
+        The numbers that ran have columns of their own, under their names; see `TrialRecord` for the others.
+        """
+        return [row(trial) for trial in self.trials.values()]
+
+    def frame(self) -> Any:
+        """`table` as a pandas DataFrame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError:
+            raise ImportError("frame() needs pandas: pip install pandas. table() gives the same as dicts.") from None
+        return pandas.DataFrame(self.table())
 
     def controller(self) -> Controller:
         """The policy found, as NumPy.

@@ -107,17 +107,25 @@ class OpenUpdate:
             )
         return index, True
 
+    def values(self, index: int) -> dict[str, float] | None:
+        """What a trial runs, by name; None if its actions are sampled, so that no numbers of its own stand for it."""
+        if self.purpose(index) == GRADIENT and self.jobs.stochastic:
+            return None
+        return _numbers(self._controller(index))
+
+    def _controller(self, index: int) -> Controller:
+        if self.purpose(index) == MEASUREMENT:
+            return self.measured[index - len(self.jobs)]
+        return next(self.jobs.controllers([index]))
+
     def trial(self, index: int, specification: Specification) -> Trial:
         """What to run: the same whenever it is asked for."""
-        jobs, noise, purpose = self.jobs, None, self.purpose(index)
+        jobs, noise, purpose, controller = self.jobs, None, self.purpose(index), self._controller(index)
         if purpose == MEASUREMENT:
-            place = index - len(jobs)
-            controller = self.measured[place]
             # the compared policies meet the same conditions
-            place -= self.measured.index(controller)
+            place = index - len(jobs) - self.measured.index(controller)
             environment = environment_seed(jobs.seed, Purpose.MEASUREMENT, jobs.update, place)
         else:
-            controller = next(jobs.controllers([index]))
             environment = environment_seed(jobs.seed, Purpose.ENVIRONMENT, jobs.update, int(jobs.environment[index]))
             if jobs.stochastic:
                 generator = stream(jobs.seed, Purpose.ACTION, jobs.update, index)
@@ -144,3 +152,12 @@ class OpenUpdate:
         """Costs of the measuring trials, in their order: infinite if the policy failed, None if the rig did."""
         told = [self.told[index] for index in range(len(self.jobs), len(self))]
         return [None if t.fault == "rig" else math.inf if t.cost is None else t.cost for t in told]
+
+
+def _numbers(controller: Controller) -> dict[str, float]:
+    """Its named numbers in their own units, or else the entries of θ."""
+    try:
+        return controller.values()
+    except TypeError:
+        names = controller.record.parameter_names("parameter")
+        return dict(zip(names, controller.theta().tolist(), strict=True))

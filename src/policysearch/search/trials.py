@@ -91,6 +91,7 @@ class Trials:
                     client=client,
                     asked=time.time(),
                     purpose=update.purpose(index),
+                    values=update.values(index),
                 )
                 if self._journal is not None:
                     self._journal.add_asked(record)

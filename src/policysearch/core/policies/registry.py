@@ -49,6 +49,9 @@ class Record(Protocol):
     def values(self) -> dict[str, float]:
         """Its named numbers, in their own units."""
 
+    def parameter_names(self, space: str = "action") -> list[str]:
+        """A readable name for each entry of θ."""
+
     def account(self) -> list[tuple[str, Any]]:
         """What a report says of it."""
 
