@@ -15,7 +15,11 @@ from policysearch.report.page import Page
 #: marks a value that was not set
 BY_RULE = "(by rule)"
 #: entries with a place of their own
-_KNOWN = ("settings", "given", "chosen", "command", "versions", "specification", "platform", "started", "directory")
+_KNOWN = (
+    *("settings", "given", "chosen", "command", "versions", "specification", "platform", "started", "directory"),
+    # the method again as its parts, and whether its task can be made from the name
+    *("parts", "named"),
+)
 
 
 def settings(page: Page, configuration: Plain) -> None:
@@ -48,7 +52,7 @@ def settings(page: Page, configuration: Plain) -> None:
         head = ["setting", "value", "set", "meaning"]
         kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
         page.table([head[place] for place in kept], [[row[place] for place in kept] for row in rows], caption)
-    rest = {name: entry for name, entry in configuration.items() if name not in _KNOWN}
+    rest = {name: entry for name, entry in configuration.items() if name not in _KNOWN and entry not in (None, {})}
     page.table(
         ["", "value"], [[name, value(entry)] for name, entry in rest.items()], "Everything else that was requested."
     )
