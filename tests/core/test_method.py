@@ -281,9 +281,7 @@ def test_the_reported_quality_is_that_of_the_gradient_in_numbers_of_rollouts():
     assert np.isnan(nothing["needed_rollouts"])
 
 
-@pytest.mark.parametrize(
-    ("noise", "low", "high"), [(0.0, 1.0, np.inf), (60.0, 0.0, 1.0)]
-)
+@pytest.mark.parametrize(("noise", "low", "high"), [(0.0, 1.0, np.inf), (60.0, 0.0, 1.0)])
 def test_the_rollouts_that_are_needed_are_those_of_a_gradient_as_large_as_its_noise(noise, low, high):
     """Costs that are the scores themselves, alone and in noise: fewer than there were, and more."""
     method = plain(40)
