@@ -1,6 +1,6 @@
 """Breaks the core of the package on purpose, one small change at a time, and counts the changes that no test sees.
 
-uv run --group mutation python benchmarks/mutants.py [MODULE ...] [--sample N] [--seed N] [--seconds S] [--fresh]
+uv run --group mutation python benchmarks/mutants.py [MODULE ...] [--sample N] [--seed N] [--own] …
 
 Cosmic Ray makes the mutants and keeps the results; a copy of the sources in build/mutants is what is changed. A process
 that has imported JAX, but nothing of the package, is forked for each mutant, because importing JAX takes seconds. Tests
@@ -358,8 +358,11 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="so many mutants of a module at most, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--seconds", type=float, default=SETTINGS["seconds"], help="of tests that each must pass")
+    parser.add_argument("--own", action="store_true", help="by the tests of the first file that guards a module only")
     parser.add_argument("--fresh", action="store_true", help="test those again that were killed by an earlier run")
     given = parser.parse_args()
+    if given.own:
+        SETTINGS["guards"] = {module: names[:1] for module, names in SETTINGS["guards"].items()}
     copied()
     table, all_survivors = [], []
     for module in given.modules or SETTINGS["guards"]:

@@ -850,3 +850,49 @@ def test_least_variance_of_a_shorter_batch_leaves_later_stages_alone():
     np.testing.assert_array_equal(after.denominator[2:], state.denominator[2:])
     assert np.all(after.denominator[:2] != state.denominator[:2])
     assert len(after.numerator) == len(after.denominator) == 4
+
+
+def test_a_running_baseline_starts_from_the_first_cost_that_came_back():
+    a, state = advantages(TotalCost(Running(0.5)), totals(COSTS, SINGLE, lost=[0, 2]))
+    b, expected = COSTS[1], [0.0]
+    for cost, came in zip(COSTS[1:], (True, False, True, True, True), strict=True):
+        expected.append(cost - b if came else 0.0)
+        b = (cost + b) / 2 if came else b
+    np.testing.assert_allclose(a, expected, atol=1e-12)
+    assert float(state[0].baseline) == pytest.approx(b)
+
+
+@pytest.mark.parametrize("baseline", ["leave_one_out", "per_stage_mean", "value"])
+def test_what_all_rollouts_pay_costs_such_a_baseline_no_digits(baseline):
+    """A level of 1e17 beside costs of about 1, which could not be added to them in float64."""
+    came, score, explore = stages(12, 4)
+    plain, _ = advantages(CostToGo(baseline), (came, score, explore), horizon=4)
+    levelled, _ = advantages(CostToGo(baseline), (came._replace(level=jnp.full(4, 1e17)), score, explore), horizon=4)
+    np.testing.assert_allclose(levelled, plain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("baseline", serving("total"))
+def test_where_nothing_came_back_no_total_has_an_advantage(baseline):
+    explore = ParameterNoise(3, 0.1, two_sided=False, reference="each")
+    a, _ = advantages(TotalCost(baseline), totals(COSTS, explore, lost=range(6)))
+    assert np.all(a == 0)
+
+
+@pytest.mark.parametrize("baseline", serving("to_go"))
+def test_where_nothing_came_back_no_stage_has_an_advantage(baseline):
+    came, _, explore = stages(4, 3)
+    came = came._replace(outcome=jnp.full(4, LOST))
+    a, _ = advantages(CostToGo(baseline, normalise=True), (came, PolicyScore.of(POLICY, came), explore), horizon=3)
+    assert np.all(a == 0)
+
+
+def test_two_that_cost_the_same_teach_nothing_and_a_single_one_may():
+    two, one = ParameterNoise(2, 0.1, two_sided=False), ParameterNoise(1, 0.1, two_sided=False)
+    assert advantages(TotalCost("none"), totals([7.0, 7.0], two))[0].tolist() == [0, 0]
+    assert advantages(TotalCost("none"), totals([7.0], one))[0].tolist() == [7.0]
+
+
+def test_a_single_number_has_no_spread_to_be_divided_by():
+    given = stages(1, 1)
+    a, _ = advantages(CostToGo("none", normalise=True), given)
+    assert a[0, 0] == pytest.approx(float(given[0].costs[0, 0]))

@@ -188,3 +188,16 @@ def test_numbers_at_the_ends_of_what_is_allowed_pass():
 def test_sizes_and_names_are_no_leaves_so_that_other_numbers_are_the_same_program():
     parts = ActionNoise(3, 5), ParameterNoise(2, 0.1, reference="one"), Coordinates(0.1)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(parts))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_rows_of_perturbed_parameters_are_offsets_over_their_variance(learned):
+    std = np.array([0.1, 0.3])
+    explore = ParameterNoise(3, std, learned=learned)
+    layout, policy = explore.layout(2), LinearGaussian([[0.0, 0.0]])
+    beta = np.random.default_rng(0).normal(size=(6, 2)) * std
+    came = Rollouts(jnp.zeros((6, 1)), jnp.ones((6, 1), bool), jnp.zeros(6, int))
+    rows = explore.score(policy, jnp.asarray(beta), came, layout, explore.init(2)).dense()
+    expected = np.hstack([beta / std**2, (beta / std) ** 2 - 1]) if learned else beta / std**2
+    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
+    assert explore.score(policy, jnp.asarray(beta), came, layout, explore.init(2)).size == 3

@@ -281,14 +281,16 @@ def test_the_reported_quality_is_that_of_the_gradient_in_numbers_of_rollouts():
     assert np.isnan(nothing["needed_rollouts"])
 
 
-def test_a_gradient_that_is_clear_needs_fewer_rollouts_than_it_had():
-    """Costs that are the scores themselves."""
+@pytest.mark.parametrize(("noise", "low", "high"), [(0.0, 1.0, np.inf), (60.0, 0.0, 1.0)])
+def test_the_rollouts_that_are_needed_are_those_of_a_gradient_as_large_as_its_noise(noise, low, high):
+    """Costs that are the scores themselves, alone and in noise: fewer than there were, and more."""
     method = plain(40)
     state = method.init(POLICY, T)
     _, came = batch(method, np.zeros((40, T)), [OK] * 40)
     towards = estimated(method, state, None, came).score.mv(jnp.ones(POLICY.theta().size))
-    _, info = tell(method, state, None, came._replace(costs=towards))
-    assert float(info["snr"]) > 1
+    costs = towards + noise * jnp.asarray(np.random.default_rng(2).normal(size=(40, T)), towards.dtype)
+    _, info = tell(method, state, None, came._replace(costs=costs))
+    assert low < float(info["snr"]) < high
     assert float(info["needed_rollouts"]) == pytest.approx(40 / float(info["snr"]), rel=1e-5)
 
 
@@ -307,7 +309,7 @@ def test_a_step_that_is_too_long_is_shortened_as_a_whole(largest):
     assert float(free_info["step_norm"]) == pytest.approx(np.linalg.norm(long), rel=1e-5)
 
 
-def test_a_step_within_its_limit_is_left_alone():
+def test_a_step_just_within_its_limit_is_left_alone_and_one_just_beyond_is_not():
     costs, method = np.random.default_rng(3).normal(size=(6, T)), plain()
     state, given = method.init(POLICY, T), batch(method, costs, [OK] * 6)
     free, _ = tell(method, state, *given)
@@ -315,6 +317,9 @@ def test_a_step_within_its_limit_is_left_alone():
     limited, info = tell(plain(largest_step=1.01 * longest), state, *given)
     assert np.array_equal(limited.policy.theta(), free.policy.theta())
     assert int(info["limited"]) == 0
+    shorter, info = tell(plain(largest_step=0.9 * longest), state, *given)
+    assert float(jnp.max(jnp.abs(shorter.policy.theta() - POLICY.theta()))) == pytest.approx(0.9 * longest, rel=1e-4)
+    assert int(info["limited"]) == 1
 
 
 def test_an_update_that_is_skipped_moves_nothing_and_says_so():

@@ -150,3 +150,14 @@ def test_the_baseline_is_that_network():
         stages, after = jax.jit(baseline.predict)(sample, seen, given, learned)
         np.testing.assert_allclose(stages, predicted(learned, SEEN, given)[0], rtol=1e-10)
         np.testing.assert_allclose(after, predicted(learned, SEEN, given)[1], rtol=1e-10)
+
+
+@pytest.mark.parametrize("weight", [50.0, -50.0])
+def test_a_fit_brings_predictions_nearer_from_above_and_from_below_however_few_they_are(weight):
+    """Twelve stages are fewer than a row of a step, and still one is made."""
+    observations, target = jnp.ones((3, 4, P)), jnp.full((3, 4), 3.0)
+    before = linear([weight, 0.0, 0.0])
+    after = fit(before, observations, target, jnp.ones((3, 4)), True)
+    errors = [float(predicted(state, observations)[0][0, 0]) - 3.0 for state in (before, after)]
+    assert 0 < abs(errors[1]) < abs(errors[0]) - 2e-3
+    assert errors[0] * errors[1] > 0

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -115,3 +116,9 @@ def test_the_least_and_the_largest_scales_are_taken(scale):
 def test_a_scaling_that_no_longer_runs_divides_by_one_where_nothing_varied():
     frozen = Scaling(jnp.asarray(4.0), jnp.asarray([3.0, 3.0]), jnp.asarray([0.0, 16.0]))
     assert frozen.scale.tolist() == [1.0, 2.0]
+
+
+def test_only_the_statistics_are_leaves():
+    """Whether it runs and whether it is centred are part of the program."""
+    leaves = jax.tree.leaves(Scaling.follow(2))
+    assert [leaf.shape for leaf in leaves] == [(), (2,), (2,)]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from policysearch.core.controller import Controller
+from policysearch.core.distributions import Gaussian
 from policysearch.core.initial import from_controller
 from policysearch.core.interface import Interface
 from policysearch.core.normalize import Scaling
@@ -388,3 +389,23 @@ def test_only_numbers_that_a_search_may_change_are_leaves(policies):
     for name, policy in {"named": named(), **{name: make() for name, make in policies.items()}}.items():
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(policy)), name
         assert hash(jax.tree.structure(policy)) == hash(jax.tree.structure(policy)), name
+
+
+class Constant(Policy):
+    """A policy of one's own, with the constructor that its fields give it."""
+
+    parameters: dict[str, jax.Array]
+    scaling: Scaling | None
+
+    def __call__(self, observation):
+        return Gaussian(jnp.broadcast_to(self.parameters["level"], (*observation.shape[:-1], 1)), jnp.zeros(1))
+
+    def controller(self):
+        raise NotImplementedError
+
+
+def test_a_policy_of_ones_own_needs_no_constructor():
+    policy = Constant({"level": jnp.asarray([2.0])}, None)
+    assert policy.interface == Interface()
+    assert policy.with_theta(jnp.asarray([3.0])).mode(jnp.zeros((2, 3))).tolist() == [[3.0], [3.0]]
+    assert Constant({"level": jnp.zeros(1)}, None, interface=Interface(dt=0.1)).interface.dt == 0.1

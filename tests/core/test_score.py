@@ -215,3 +215,25 @@ def test_a_whole_set_of_differences_is_one_sample():
     dense = np.asarray(score.dense())
     sets = (np.asarray(a)[:, None] * dense).reshape(4, 6, 3).sum(1)
     np.testing.assert_allclose(score.group_gradients(a, 4), sets * 4 / 24, atol=1e-12)
+
+
+@pytest.mark.parametrize("per_stage", [True, False])
+def test_many_products_with_the_same_rows_are_those_of_one(per_stage, policies, sampled):
+    policy = policies["linear"]()
+    came = sampled(policy, 4, 3, lengths=[3, 1, 2, 3])
+    score, rng = PolicyScore.of(policy, came), np.random.default_rng(0)
+    w, a = jnp.asarray(rng.normal(size=8)), jnp.asarray(rng.normal(size=(4, 3) if per_stage else 4))
+    forward, transposed = score.products(per_stage)
+    np.testing.assert_allclose(forward(w), score.mv(w, per_stage), atol=1e-12)
+    np.testing.assert_allclose(transposed(a), score.rmv(a), atol=1e-12)
+
+
+def test_the_fisher_matrix_of_a_normal_distribution_is_that_of_its_mean_and_log_std():
+    std = np.array([0.1, 0.2, 0.4])
+    plain, _ = perturbed(ParameterNoise(4, std))
+    np.testing.assert_allclose(plain.fisher(3), 1 / std**2, rtol=1e-6)
+    learned = ParameterNoise(4, std, learned=True)
+    layout = learned.layout(3)
+    came = Rollouts(jnp.zeros((8, 1)), jnp.ones((8, 1), bool), jnp.zeros(8, int))
+    score = learned.score(LinearGaussian([[0.0] * 3]), jnp.zeros((8, 3)), came, layout, learned.init(3))
+    np.testing.assert_allclose(score.fisher(3), [*(1 / std**2), 2, 2, 2], rtol=1e-6)

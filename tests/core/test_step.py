@@ -330,3 +330,10 @@ def test_only_tuned_numbers_are_leaves_so_that_others_are_the_same_program():
     leaves = jax.tree.leaves(parts)
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
     assert len(leaves) == 3 + 3 + 1
+
+
+def test_the_mean_of_a_refit_moves_against_the_direction_by_the_share_that_is_not_kept():
+    theta, w = jnp.asarray([1.0, -2.0, 0.0, 0.0]), jnp.asarray([0.4, -0.2, 0.0, 0.0])
+    step = Refit(smoothing=0.25, extra=0.0)
+    after, _, _ = step(theta, w, Estimate(*[None] * len(Estimate._fields)), step.init(theta))
+    np.testing.assert_allclose(after[:2], [1.0 - 0.75 * 0.4, -2.0 + 0.75 * 0.2], rtol=1e-6)

@@ -84,6 +84,8 @@ def test_a_row_complains_of_a_bias_beyond_four_standard_errors_and_of_too_much_n
     assert "x is biased by 5.0" in known(z=[5.0, -4.1]).complaint
     noisy = known(error=0.021, variant="v").complaint
     assert noisy.startswith("m v b on p: the standard error is 2.1 % of the gradient after 9 batches, more than 2 %")
+    assert ", 90 % of the gradient's norm" in known(z=[0.0, 5.0], bias=0.9).complaint
+    assert "the standard error is 90 % of the gradient" in known(error=0.9).complaint
     for nothing in (known(z=[np.nan, 0.0]), known(error=np.nan)):
         assert nothing.complaint
 
