@@ -27,7 +27,8 @@ def test_flags_become_gains_and_the_method_perturbs_parameters(folder):
     assert configuration["policy"]["observation"] == ["position"]
 
 
-def test_evaluate_and_diagnose_read_the_run(folder, capsys):
+def test_evaluate_and_diagnose_read_the_run(folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # diagnose draws a picture where it is
     assert main(["evaluate", str(folder), "--rollouts", "5"]) == 0
     assert "cost" in capsys.readouterr().out
     assert main(["diagnose", str(folder), "--rollouts", "4", "--batches", "4"]) == 0
