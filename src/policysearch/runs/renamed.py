@@ -24,6 +24,21 @@ PARTS = (
     ("Coordinates", "explore", "step", "epsilon"),
 )
 KINDS = {"Saturation": "ActionLimitPenalty"}
+#: arrays of a policy that were fields of their own in snapshots, and are among its constants now
+CONSTANTS = ("action_centre", "action_scale", "initial", "scale", "low", "high")
+
+
+def array(place: str) -> str:
+    """The place of a snapshot's array.
+
+    Example:
+        >>> array(".policy.fixed_log_std")
+        ".policy.constants['log_std']"
+    """
+    field = place.removeprefix(".policy.")
+    if field == "fixed_log_std":
+        return ".policy.constants['log_std']"
+    return f".policy.constants[{field!r}]" if place != field and field in CONSTANTS else place
 
 
 def configuration(found: Plain) -> Plain:

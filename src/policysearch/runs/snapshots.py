@@ -13,6 +13,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from policysearch.runs import renamed
+
 if TYPE_CHECKING:
     from policysearch.core.method import State
 
@@ -33,7 +35,7 @@ def decode(data: bytes, like: State) -> State:
         ValueError: arrays are missing, or differ in shape or type from those of this method and policy.
     """
     try:
-        arrays = load(data)
+        arrays = {renamed.array(name): value for name, value in load(data).items()}
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"A snapshot is damaged: {error}.") from error
     named = _named(like)
