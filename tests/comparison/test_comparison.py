@@ -274,7 +274,7 @@ def test_a_comparison_is_not_written_into_the_folder_of_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("task", "methods", "options", "words"),
     [
-        ("bowl", "gpomdp", {}, "no actions|evaluates|parameters"),
+        ("bowl", "gpomdp", {}, "no actions|evaluates|Parameters has none"),
         ("bowl", "cma", {"seeds": 0}, "at least one"),
         ("bowl", "cma", {"seeds": [1, 1]}, "none twice"),
         ("bowl", "cma", {"points": 0}, "at least one"),

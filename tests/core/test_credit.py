@@ -750,7 +750,10 @@ def test_elites_are_the_best_that_came_back_and_weigh_alike():
         (lambda: CostToGo("value", discounting=(0.9, 1.5)), "λ is 1.5"),
         (lambda: CostToGo("value", discounting=(0.0, 0.9)), "γ is 0.0"),
         (lambda: CostToGo("value", bootstrap=True), "bootstrap with baseline 'value' and discounting None"),
-        (lambda: CostToGo(saturation=(0.0, np.zeros(1), np.ones(1))), "weight of saturation is 0.0"),
+        (
+            lambda: CostToGo(action_limit_penalty=(0.0, np.zeros(1), np.ones(1))),
+            "weight of action_limit_penalty is 0.0",
+        ),
         (lambda: TotalCost(Running(0.0)), "rate is 0.0"),
         (lambda: TotalCost(Running(1.5)), "rate is 1.5"),
         (lambda: TotalCost(LeastVariance(1.5)), "rate is 1.5"),

@@ -273,10 +273,11 @@ def test_policies_by_default():
     np.testing.assert_allclose(jnp.exp(network.log_std), [0.3], rtol=1e-6)
     assert network.searched("action") == ("bias_0", "log_std", "weight_0")
     assert network.mode(x).tolist() == [4.0]
-    assert (network.activation, network.depth, network.constants) == ("tanh", 1, {})
+    assert (network.details["activation"], network.depth) == ("tanh", 1)
+    assert network.searched("parameter") == ("bias_0", "weight_0")
     softmax = Softmax([(np.asarray([[1.0, 0.5]]), None)])
     assert softmax(x).logits.tolist() == [4.0]
-    assert (softmax.activation, softmax.searched("action")) == ("tanh", ("weight_0",))
+    assert (softmax.details["activation"], softmax.searched("action")) == ("tanh", ("weight_0",))
 
 
 def test_a_network_is_its_layers_with_the_activation_between_them():
@@ -290,7 +291,8 @@ def test_a_network_is_its_layers_with_the_activation_between_them():
         for frozen in (0, 2):
             policy = NeuralGaussian(layers, activation=activation, frozen=frozen)
             np.testing.assert_allclose(policy.mode(jnp.asarray(OBSERVATIONS)), expected, rtol=1e-4, atol=1e-4)
-            assert sorted(policy.constants) == [f"{n}_{i}" for n in ("bias", "weight") for i in range(frozen)]
+            held = [name for name in sorted(policy.constants) if not name.startswith("action")]
+            assert held == [f"{n}_{i}" for n in ("bias", "weight") for i in range(frozen)]
         logits = Softmax(layers, activation=activation)(jnp.asarray(OBSERVATIONS)).logits
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 

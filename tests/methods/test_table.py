@@ -164,10 +164,10 @@ def baselines(method):
 
 @pytest.mark.parametrize("central", [True, False])
 def test_finite_differences_part_by_part(central):
-    method = build(settings.FiniteDifferences(step=0.2, central=central, repeats=3, trust=0.5), problem())
+    method = build(settings.FiniteDifferences(epsilon=0.2, central=central, repeats=3, step_size=0.5), problem())
     assert kinds(method) == (Coordinates, TotalCost, LeastSquares, LearningRate)
     assert method.layout(LinearGaussian([[0.0] * 4])).size == 3 * (8 if central else 5)
-    assert float(method.explore.step) == pytest.approx(0.2)
+    assert float(method.explore.epsilon) == pytest.approx(0.2)
     assert method.explore.common
     assert (baselines(method), method.credit.normalise) == ("none" if central else "reference", True)
     assert float(method.step.rate) == pytest.approx(0.5 * 0.2**2)
@@ -175,7 +175,7 @@ def test_finite_differences_part_by_part(central):
 
 @pytest.mark.parametrize("two_sided", [True, False])
 def test_weight_perturbation_part_by_part(two_sided):
-    given = settings.WeightPerturbation(rollouts=6, std=0.2, shape="sphere", two_sided=two_sided, step=0.5)
+    given = settings.WeightPerturbation(rollouts=6, std=0.2, shape="sphere", two_sided=two_sided, step_size=0.5)
     method = build(given, problem())
     assert kinds(method) == (ParameterNoise, TotalCost, Euclidean, LearningRate)
     layout = method.layout(LinearGaussian([[0.0] * 4]))
@@ -205,14 +205,14 @@ def test_ars_part_by_part():
 
 
 def test_pgpe_part_by_part():
-    method = build(settings.PGPE(directions=5, std=0.1, step=0.7, std_step=0.2), problem())
+    method = build(settings.PGPE(directions=5, std=0.1, step_size=0.7, std_step_size=0.2), problem())
     assert kinds(method) == (ParameterNoise, TotalCost, Natural, LearningRate)
     explore = method.explore
     assert (explore.directions, explore.two_sided, explore.learned, explore.common) == (5, True, True, True)
     assert (explore.shape, method.direction.fisher) == ("gaussian", "analytic")
     assert (baselines(method), method.credit.normalise) == ("leave_one_out", True)
     np.testing.assert_allclose(method.step.rate, [0.7] * 4 + [0.2] * 4, rtol=1e-6)
-    still = build(settings.PGPE(std_step=0.0), problem())
+    still = build(settings.PGPE(std_step_size=0.0), problem())
     np.testing.assert_allclose(still.step.rate, [1.0] * 4 + [0.0] * 4, atol=1e-20)
 
 
@@ -242,25 +242,25 @@ def test_cem_part_by_part():
     ],
 )
 def test_methods_of_sampled_actions_part_by_part(name, parts):
-    method = build(settings.method_settings(name, {"rollouts": 7, "kl": 0.02, "settle": 30}), problem())
+    method = build(settings.method_settings(name, {"rollouts": 7, "max_kl": 0.02, "step_decay": 30}), problem())
     assert kinds(method) == parts
     assert method.layout(LinearGaussian([[0.0] * 4])).size == 7
     step = method.step
-    assert (float(step.kl), float(step.settle)) == (pytest.approx(0.02), 30)
+    assert (float(step.max_kl), float(step.step_decay)) == (pytest.approx(0.02), 30)
     assert (step.memory, step.line_search) == (0.8, name == "trpo")
     assert getattr(method.direction, "intercept", False) == (name == "enac")
     # without them the steps neither settle nor shrink
     plain = build(settings.method_settings(name, {"shrink": False}), problem()).step
-    assert (plain.memory, float(plain.settle), float(plain.rate)) == (None, np.inf, np.inf)
+    assert (plain.memory, float(plain.step_decay), float(plain.rate)) == (None, np.inf, np.inf)
 
 
 def test_settings_of_a_natural_direction_reach_it():
-    given = {"cutoff": 1e-3, "damping": 0.2}
+    given = {"rcond": 1e-3, "damping": 0.2}
     natural = build(settings.NaturalGradient(**given, solver="sample", fisher="empirical"), problem()).direction
-    assert (natural.cutoff, float(natural.damping)) == (1e-3, pytest.approx(0.2))
+    assert (natural.rcond, float(natural.damping)) == (1e-3, pytest.approx(0.2))
     assert (natural.solver, natural.fisher, natural.intercept) == ("sample", "empirical", False)
     episodic = build(settings.ENAC(**given), problem())
-    assert (episodic.direction.cutoff, float(episodic.direction.damping)) == (1e-3, pytest.approx(0.2))
+    assert (episodic.direction.rcond, float(episodic.direction.damping)) == (1e-3, pytest.approx(0.2))
     assert baselines(episodic) == "leave_one_out"
     assert baselines(build(settings.Reinforce(baseline="mean"), problem())) == "mean"
 

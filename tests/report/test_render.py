@@ -21,7 +21,7 @@ from policysearch.core.initial import random_layers
 from policysearch.core.policies import LinearGaussian, NeuralGaussian, Parameters, Softmax
 from policysearch.report import camera, video
 from policysearch.report.drawings import MOST_CURVES, draw
-from policysearch.report.plant import Plant
+from policysearch.report.filming import studio
 from policysearch.report.studio import NoRendererError, Pace
 from policysearch.report.video import render
 from policysearch.runs import journal
@@ -105,7 +105,7 @@ def test_what_moves_in_a_plant_moves_in_its_picture(name):
     task = resolve(name)
     policy = network(5, 10.0) if name.startswith("cart") else linear(task)
     pictures = []
-    Plant(task, policy, 1, 0, (200, 160)).rollout(0, 10, 5, pictures.append, "")
+    studio(task, policy, 1, 0, (200, 160)).rollout(0, 10, 5, pictures.append, "")
     assert [picture.shape for picture in pictures] == [(160, 200, 3)] * 3
     # not the caption, which has the time
     drawn = [picture[20:] for picture in pictures]
@@ -124,7 +124,7 @@ def test_the_pole_points_where_the_angle_says():
 
     draw.register(type(task), spy)
     try:
-        Plant(task, network(5, 10.0), 1, 0, (300, 300)).rollout(0, 40, 40, lambda picture: None, "")
+        studio(task, network(5, 10.0), 1, 0, (300, 300)).rollout(0, 40, 40, lambda picture: None, "")
     finally:
         draw.register(type(task), original)
     axes, it = motion[0]
@@ -172,7 +172,7 @@ def test_a_plant_of_ones_own_is_shown_as_curves_and_slow_ones_faster(tmp_path):
         return move
 
     draw.register(Wide, spy)
-    Plant(Wide(), linear(Wide()), 1, 0, None).rollout(0, 12, 4, lambda picture: None, "")
+    studio(Wide(), linear(Wide()), 1, 0, None).rollout(0, 12, 4, lambda picture: None, "")
     assert len(figures[0].child_axes) == MOST_CURVES
 
 
@@ -195,7 +195,7 @@ def test_bars_show_the_action_within_its_limits():
     for torque in (-2.0, 1.0):
         policy = LinearGaussian([[0.0, 0.0, 0.0]], bias=[torque]).controller()
         pictures = []
-        Plant(task, policy, 1, 0, (400, 400)).rollout(0, 1, 1, pictures.append, "")
+        studio(task, policy, 1, 0, (400, 400)).rollout(0, 1, 1, pictures.append, "")
         found = np.argwhere((np.abs(pictures[0].astype(int) - (196, 69, 28)) < 4).all(-1))
         assert (np.abs(pictures[1].astype(int) - (196, 69, 28)) < 4).all(-1).sum() == 0  # none acts at the end
         red.append(found[:, 1])
@@ -212,9 +212,9 @@ def test_a_choice_among_actions_can_be_drawn():
 
     policy = Softmax([(np.eye(3, 8), None)]).controller()
     pictures = []
-    studio = Plant(Choice(), policy, 1, 0, (200, 200))
-    assert studio.dt is None
-    studio.rollout(0, 4, 2, pictures.append, "")
+    drawn = studio(Choice(), policy, 1, 0, (200, 200))
+    assert drawn.dt is None
+    drawn.rollout(0, 4, 2, pictures.append, "")
     assert len(pictures) == 3
 
 
@@ -358,8 +358,8 @@ def test_an_mp4_plays(tmp_path):
     assert "160x120" in about
     assert "20 fps" in about
     made = []
-    studio = Plant(resolve("pendulum"), network(3), 1, 0, (161, 121))
-    studio.rollout(0, 10, 1, made.append, "")
+    drawn = studio(resolve("pendulum"), network(3), 1, 0, (161, 121))
+    drawn.rollout(0, 10, 1, made.append, "")
     assert np.abs(pictures - np.stack(made)[:, :120, :160]).mean() < 4
 
 

@@ -9,7 +9,8 @@ from policysearch.core.method import Method
 from policysearch.core.policies import LinearGaussian, Parameters
 from policysearch.core.specification import FAILED, LOST, OK, Continuous, Discrete, Specification
 from policysearch.core.step import KLStep, LearningRate
-from policysearch.runners.host import InProcess, jobs, offsets, padded_horizon, to_rollouts
+from policysearch.runners.host import jobs, offsets, padded_horizon, to_rollouts
+from policysearch.runners.on_host import InProcess
 from policysearch.tasks.python_function import PythonFunction
 from policysearch.workers.jobs import Episode, gather
 

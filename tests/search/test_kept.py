@@ -44,7 +44,7 @@ def test_the_command_line_continues_what_python_started_by_a_name(tmp_path, caps
 def test_a_task_that_only_code_makes_is_given_again(tmp_path, capsys):
     with Search(bowl_task(), budget="3updates", folder=tmp_path / "run") as search:
         search.update()
-    with pytest.raises(ValueError, match="give the same one"):
+    with pytest.raises(ValueError, match="Give the same one"):
         Search.open(tmp_path / "run")
     assert main(["resume", str(tmp_path / "run")]) == 2
     assert "Search.open" in capsys.readouterr().err

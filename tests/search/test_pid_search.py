@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policysearch import ARS, PID, Search, WeightPerturbation, evaluate, open_run, resolve, train
+from policysearch import ARS, PID, Rig, Search, WeightPerturbation, evaluate, open_run, resolve, train
 from policysearch.core.rng import Purpose
 from policysearch.core.specification import Continuous, Specification
 from policysearch.runners import native
@@ -137,7 +137,7 @@ def test_what_is_found_is_evaluated_on_other_tasks_of_the_same_signals():
 
 def test_a_task_without_a_time_step_is_refused_with_what_to_do():
     with pytest.raises(ValueError, match=r"servo does not say its time step.*dt=0\.01"):
-        Search(Specification(name="servo", action=Continuous((-1.0,), (1.0,)), observation_size=1), "ars", policy="pid")
+        Rig(Specification(name="servo", action=Continuous((-1.0,), (1.0,)), observation_size=1), "ars", policy="pid")
 
 
 def test_partners_of_a_pair_share_no_memory_in_the_compiled_program():

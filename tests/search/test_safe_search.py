@@ -443,7 +443,7 @@ def test_held_actions_have_a_score_for_each_draw_and_all_costs_that_follow_it():
         horizon=3,
         repeatable=False,
     )
-    method = NaturalGradient(rollouts=6, kl=0.1)
+    method = NaturalGradient(rollouts=6, max_kl=0.1)
     with Rig(SERVO, method, **options) as held, Rig(coarse, method, **options) as summed:
         for _ in range(6):
             trial, plain = held.ask(), summed.ask()

@@ -229,13 +229,11 @@ def test_a_search_without_a_usable_trial_gives_up_and_says_why():
 
 def test_named_numbers_are_asked_by_name_within_their_bounds():
     policy = Parameters(["kp", "kd"], [1.0, 0.1], bounds={"kp": (0.0, 1.05)}, scale=[1.0, 0.1])
-    search = Search(Specification(name="bench"), PERTURBED, policy=policy)
+    search = Rig(Specification(name="bench"), PERTURBED, policy=policy)
     trials = [search.ask() for _ in range(8)]
     assert all(isinstance(trial, Trial) and set(trial.values) == {"kp", "kd"} for trial in trials)
     assert max(trial.values["kp"] for trial in trials) == pytest.approx(1.05)
     np.testing.assert_allclose(trials[0].values["kd"] + trials[1].values["kd"], 0.2, rtol=1e-5)
-    with pytest.raises(RuntimeError, match="run the trials yourself"):
-        search.update()
 
 
 # budgets, seeds, starts
@@ -328,8 +326,8 @@ def test_finite_differences_whose_rollouts_share_no_seed_warn_of_noise():
     with pytest.warns(UserWarning, match=words):
         Search(noisy, settings.FiniteDifferences(common_random_numbers=False))
     Search(noisy, FD)  # they share one: there is nothing to warn of, and warnings are errors here
-    with pytest.warns(UserWarning, match="No seed repeats a rollout here; a larger step or more repeats help"):
-        Search(Specification(name="rig", repeatable=False), "finite_differences", policy=Parameters(["kp"], [1.0]))
+    with pytest.warns(UserWarning, match="No seed repeats a rollout here; a larger epsilon or more repeats help"):
+        Rig(Specification(name="rig", repeatable=False), "finite_differences", policy=Parameters(["kp"], [1.0]))
 
 
 def coin(values, seed):
@@ -346,7 +344,7 @@ def coin(values, seed):
         ),
         (
             Method(Coordinates(0.002, common=False, repeats=2), TotalCost("none"), LeastSquares(), LearningRate(1e-9)),
-            "perturbations of 0.002 and 8 rollouts per update. To raise it: a larger step, more repeats, common",
+            "perturbations of 0.002 and 8 rollouts per update. To raise it: a larger epsilon, more repeats, common",
         ),
     ],
     ids=["random directions", "coordinates"],

@@ -92,9 +92,9 @@ def test_sampled_actions_go_on_to_the_bit(tmp_path):
         return np.asarray(search.policy.theta())
 
     options = {"policy": LinearGaussian([[0.0, 0.0]], std=0.5, learned_std=True), "budget": 12}
-    with Rig(RIG, NaturalGradient(rollouts=4, kl=0.1), **options) as whole:
+    with Rig(RIG, NaturalGradient(rollouts=4, max_kl=0.1), **options) as whole:
         expected = answered(whole, 12)
-    with Rig(RIG, NaturalGradient(rollouts=4, kl=0.1), folder=tmp_path / "run", **options) as search:
+    with Rig(RIG, NaturalGradient(rollouts=4, max_kl=0.1), folder=tmp_path / "run", **options) as search:
         answered(search, 6)
     with Rig.open(tmp_path / "run") as again:
         assert again.specification == RIG

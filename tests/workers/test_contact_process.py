@@ -207,7 +207,7 @@ def test_limits_to_be_on_the_safe_side_change_nothing_of_what_is_learned():
     for method in (ARS(version="v2", directions=2), NaturalGradient(rollouts=4, baseline="running")):
         found = []
         for limit in (1.0, 900.0, float("inf")):
-            with Rig(odd("Bounded", limit=limit), method, policy="linear", budget="2updates", workers=1) as search:
+            with Search(odd("Bounded", limit=limit), method, policy="linear", budget="2updates", workers=1) as search:
                 start = content(search.policy.controller())
                 search.run()
                 found.append(content(search.policy.controller()))

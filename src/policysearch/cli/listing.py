@@ -5,12 +5,9 @@ from __future__ import annotations
 import textwrap
 
 from policysearch.cli import shared
-from policysearch.core.policies.registry import kinds
-from policysearch.core.settings import unknown
+from policysearch.core.settings import POLICIES, unknown
 from policysearch.methods.settings import METHODS
 from policysearch.tasks import BUILT_IN
-
-POLICIES = {word: text for kind in kinds() for word, text in kind.words.items() if text}
 
 
 def main(given: list[str]) -> int:

@@ -11,7 +11,7 @@ from policysearch.core.settings import Budget
 from policysearch.runs.reader import open_run
 
 if TYPE_CHECKING:
-    pass
+    from policysearch.tasks import AnyTask
 
 
 def main(given: list[str]) -> int:
@@ -48,35 +48,27 @@ def main(given: list[str]) -> int:
         raise ValueError(f"--by and --back-to are for searches on a rig; {run.folder} is a simulated task's.")
     place = shared.scalars_place(arguments.tensorboard, run.folder)
     programs, known = shared.prepare_jax(), run.configuration
-    if not known.get("named", True):
-        raise ValueError(
-            f"{run.folder} was started from Python, with a task that only code can make. Continue it there: "
-            f"Search.open({str(arguments.folder)!r}, task)."
-        )
+    from policysearch.search import resume
     from policysearch.search.search import Search
 
-    with Search.open(
-        run.folder,
-        shared.task(_place(known), known["task_options"], known.get("timeout")),
-        budget=arguments.budget,
-        workers=arguments.workers,
-        programs=programs,
-    ) as search:
+    def make(known: Plain) -> AnyTask:
+        return shared.task(resume.placed(known), known["task_options"], known.get("timeout"))
+
+    folder = run.folder.absolute()
+    search, journal = resume.continued(
+        Search, run.folder, None, None, arguments.budget, arguments.workers, programs, make
+    )
+    search.journal = journal
+    with search:
         if search.done:
             raise ValueError(
                 f"{run.folder} has spent its budget of {search.budget}. To continue, give a larger one with --budget."
             )
-        if place is not None and search.journal is not None:
-            search.journal.amend({"tensorboard": place})
+        if place is not None:
+            journal.amend({"tensorboard": place})
         arguments.tensorboard = known.get("tensorboard") if place is None else place
         arguments.task, arguments.directory = known["task"], directory
         arguments.evaluation_rollouts = known.get("evaluation_rollouts")
         from policysearch.cli.train import carry_out
 
-        return carry_out(search, run.folder, arguments)
-
-
-def _place(known: Plain) -> str:
-    """The task's name; the path of a file is relative to where the run was started."""
-    file, colon, attribute = known["task"].rpartition(":")
-    return str(Path(known["directory"], file)) + colon + attribute if file.endswith(".py") else known["task"]
+        return carry_out(search, folder, arguments)

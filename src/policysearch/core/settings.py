@@ -41,6 +41,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{field.name} is {value!r}; it must be {allowed(hint)}.") from None
 
 
+#: policies that users ask for by a word, and what each is; a kind's class lists its words too
+POLICIES = {
+    "linear": "a gain matrix on the observations; softmax of one layer where actions are discrete",
+    "rbf": "a gain matrix on random Fourier features of the observations (--features 100)",
+    "network": "a multilayer perceptron (--hidden 32 32); softmax of its outputs where actions are discrete",
+    "pid": "feedback of one error: --kp, --ki, --kd, --observation, --setpoint; methods that perturb parameters",
+}
+
+
 class PolicySettings(Settings, frozen=True):
     """What kind of policy is searched."""
 

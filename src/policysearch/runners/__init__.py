@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 #: what a task calls its runner → where it is
 RUNNERS = {
     "compiled": "policysearch.runners.native:Native",
-    "workers": "policysearch.runners.host:Host",
-    "here": "policysearch.runners.host:InProcess",
+    "workers": "policysearch.runners.on_host:Host",
+    "here": "policysearch.runners.on_host:InProcess",
 }
 
 

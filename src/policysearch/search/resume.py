@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from policysearch.core.controller import Controller
 from policysearch.core.identity import described, differences
 from policysearch.core.initial import from_controller
 from policysearch.core.method import Method
+from policysearch.core.plain import Plain
 from policysearch.core.policies import Policy
 from policysearch.core.specification import Specification
 from policysearch.methods.settings import METHODS, MethodSettings, method_settings, plain
@@ -156,13 +157,17 @@ def continued(
     budget: str | int | None,
     workers: int | None,
     programs: Path | None,
+    make: Callable[[Plain], Any] | None = None,
 ) -> tuple[L, Journal]:
-    """The search on a simulated task in a folder, where it ended.
+    """The search on a simulated task in a folder, where it ended; for the arguments see `Search.open`.
+
+    Args:
+        make: makes the task from the configuration, if `task` is None.
 
     Raises:
         ValueError: see `Search.open`.
     """
-    writer, run = Journal.reopen(folder)
+    writer, run = Journal.reopen(folder.absolute())  # code of the task may change the directory
     with _closed_on_error(writer):
         known = run.configuration
         if known.get("trials") == RIG:
@@ -172,10 +177,10 @@ def continued(
         if task is None:
             if not known.get("named", True):
                 raise ValueError(
-                    f"{folder} was started from Python with a task that only code can make; give the same one: "
+                    f"{folder} was started from Python, with a task that only code can make. Give the same one: "
                     f"Search.open({str(folder)!r}, task)."
                 )
-            task = resolve(known["task"], **known["task_options"])
+            task = resolve(placed(known), **known["task_options"]) if make is None else make(known)
         search = _rebuilt(
             kind,
             task,
@@ -189,6 +194,12 @@ def continued(
         if budget is not None and not search.done:
             writer.amend({"budget": str(search.budget)})
     return search, writer
+
+
+def placed(known: Plain) -> str:
+    """The name of a configuration's task; the path of a file is relative to where the run was started."""
+    file, colon, attribute = known["task"].rpartition(":")
+    return str(Path(known["directory"], file)) + colon + attribute if file.endswith(".py") else known["task"]
 
 
 def _rebuilt(kind: type[L], task: Any, run: Run, method: Method | None, budget: str | int | None, **more: Any) -> L:

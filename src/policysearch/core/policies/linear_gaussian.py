@@ -5,7 +5,7 @@ p observations, m actions; x' the scaled observation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -52,9 +52,7 @@ class LinearGaussian(Policy):
 
     kind = "linear_gaussian"
     flags = ("mask",)
-    words: ClassVar[dict[str, str]] = {
-        "linear": "a gain matrix on the observations; softmax of one layer where actions are discrete"
-    }
+    words = ("linear",)
 
     def __init__(
         self,

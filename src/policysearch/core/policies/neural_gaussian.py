@@ -5,7 +5,7 @@ p observations, m actions; x' the scaled observation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -44,10 +44,7 @@ class NeuralGaussian(Policy):
 
     kind = "neural_gaussian"
     described = ("activation",)
-    words: ClassVar[dict[str, str]] = {
-        "rbf": "a gain matrix on random Fourier features of the observations (--features 100)",
-        "network": "a multilayer perceptron (--hidden 32 32); softmax of its outputs where actions are discrete",
-    }
+    words = ("rbf", "network")
 
     def __init__(
         self,

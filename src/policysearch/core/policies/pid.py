@@ -6,7 +6,7 @@ p observations, m loops, one for each action; n = 3m numbers, d of them searched
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -80,9 +80,7 @@ class PID(Policy):
     recurrent = True
     described = ("names",)
     flags = ("log", "free")
-    words: ClassVar[dict[str, str]] = {
-        "pid": "feedback of one error: --kp, --ki, --kd, --observation, --setpoint; methods that perturb parameters"
-    }
+    words = ("pid",)
     settings = ("kp", "ki", "kd", "observation", "setpoint", "filter", "fixed")
 
     def __init__(

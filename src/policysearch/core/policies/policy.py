@@ -53,7 +53,7 @@ class Policy:
     #: whether it remembers; then `begin` is its law, not `forward`
     recurrent: ClassVar[bool] = False
     #: words by which a user asks for it → what they get
-    words: ClassVar[dict[str, str]] = {}
+    words: ClassVar[tuple[str, ...]] = ()
     #: which `details` a controller's description has, and which are among its constants, as arrays of true and false
     #: the policy settings that are its own, which no other kind may be given
     settings: ClassVar[tuple[str, ...]] = ()

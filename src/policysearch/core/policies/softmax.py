@@ -5,7 +5,7 @@ p observations, k choices; x' the scaled observation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Softmax(Policy):
     kind = "softmax"
     outputs = CHOICE
     described = ("activation",)
-    words: ClassVar[dict[str, str]] = {"linear": "", "network": ""}
+    words = ("linear", "network")
 
     def __init__(self, layers: network.Layers, *, activation: str = "tanh", scaling: Scaling | None = None):
         from policysearch.core.normalize import Scaling
