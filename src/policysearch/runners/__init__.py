@@ -25,6 +25,8 @@ RUNNERS = {
     "compiled": "policysearch.runners.native:Native",
     "workers": "policysearch.runners.host:Host",
     "here": "policysearch.runners.host:InProcess",
+    "batch": "policysearch.runners.batch:Batch",
+    "singly": "policysearch.runners.batch:Singly",
 }
 
 

@@ -180,8 +180,8 @@ def tell(
     return state, {**info, "cost": np.asarray(info["cost"], float) + level}
 
 
-class _OnHost:
-    """What the runners outside JAX share; a subclass runs jobs."""
+class OnHost:
+    """What the runners outside JAX share; a subclass runs jobs, records rollouts and closes."""
 
     vectorised: ClassVar[bool] = False
     #: rollouts have returns
@@ -224,13 +224,14 @@ class _OnHost:
 
     def evaluate(self, controller: Controller, rollouts: int, seed: int) -> Outcomes:
         """See `Runner`."""
-        came = self.run(_evaluation(controller, rollouts, seed))
+        came = self.run(evaluation(controller, rollouts, seed))
         good = came.outcome == OK
         costs, returns = (np.where(good, values, np.nan) for values in (came.totals, came.returns))
         return Outcomes(costs, came.lengths, returns if self.specification.returns else None)
 
 
-def _evaluation(controller: Controller, rollouts: int, seed: int, record: bool = False) -> Jobs:
+def evaluation(controller: Controller, rollouts: int, seed: int, record: bool = False) -> Jobs:
+    """The trials of an evaluation."""
     return Jobs(
         controller=controller,
         seed=seed,
@@ -241,7 +242,7 @@ def _evaluation(controller: Controller, rollouts: int, seed: int, record: bool =
     )
 
 
-class Host(_OnHost):
+class Host(OnHost):
     """Runs the trials of a Gymnasium task in worker processes; see `Runner`."""
 
     slow: ClassVar[bool] = True
@@ -276,7 +277,7 @@ class Host(_OnHost):
         undiscounted = copy.copy(self.task)
         undiscounted.discount = 1.0
         with Workers(undiscounted, 1) as workers:
-            came = workers.run(_evaluation(controller, rollouts, seed, record=True))
+            came = workers.run(evaluation(controller, rollouts, seed, record=True))
         action, found = self.specification.action, []
         for index, kept in enumerate(came.records):
             events = [event for event in came.events if event.trial == index]
@@ -294,7 +295,7 @@ class Host(_OnHost):
         self.workers.close()
 
 
-class InProcess(_OnHost):
+class InProcess(OnHost):
     """Runs the trials of a Python function g(θ), one call per trial, in this process; see `Runner`."""
 
     slow: ClassVar[bool] = False
