@@ -174,9 +174,7 @@ class Controller:
                 f"A {self.policy} controller remembers, so it takes one observation (p,) after the other; it was given "
                 f"a batch of shape {observation.shape}. For many rollouts at once, give each a controller.fresh()."
             )
-        if self._shift is not None:
-            observation = observation - self._shift
-        return self.record.forward(np, observation if self._scale is None else observation / self._scale)
+        return self.record.forward(np, _scaled(observation, self._shift, self._scale))
 
     def _checked(self, observation: Any) -> np.ndarray:
         """The law, for a finite observation or a batch of them."""
@@ -369,8 +367,8 @@ class Controller:
         if thetas is not None:
             record = record._with(parameters=self._named(np.asarray(thetas, dtype=np.float64)))
         if not record.recurrent:
-            shift, scale = (0.0 if self._shift is None else self._shift), (1.0 if self._scale is None else self._scale)
-            return lambda observations: record.forward(np, (observations - shift) / scale)
+            shift, scale = self._shift, self._scale
+            return lambda observations: record.forward(np, _scaled(observations, shift, scale))
         memory, act = record.begin(np)
 
         def remembering(observations: np.ndarray) -> np.ndarray:
@@ -425,6 +423,12 @@ class Controller:
             return Controller(*content)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"{path} is not a policy: {error}") from None
+
+
+def _scaled(observation: np.ndarray, shift: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray:
+    if shift is not None:
+        observation = observation - shift
+    return observation if scale is None else observation / scale
 
 
 def _constant(value: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from policysearch.core.controller import Controller
 from policysearch.core.rng import action_stream, environment_seed
 from policysearch.runners import DEFAULTS, Recording, Resources
-from policysearch.runners.host import Host, OnHost, evaluation
+from policysearch.runners.host import Host, OnHost, evaluation, offsets
 from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.tasks.plant import Plant
 from policysearch.workers.jobs import Episode, Event, HostRollouts, Jobs, gather
@@ -41,7 +41,8 @@ class Batch(OnHost):
     def _rollouts(self, requested: Jobs) -> list[Rollout]:
         """All rollouts, as many at a time as fit into memory; which ones depends on nothing but sizes."""
         equations, horizon = self.task.equations, self.specification.horizon
-        size, found = rows(equations, self.specification.observation_size, horizon), []
+        moved, found = offsets(requested), []
+        size = rows(equations, self.specification.observation_size, horizon, requested.controller.theta().size)
         address = (requested.seed, requested.purpose, requested.update)
         for start in range(0, len(requested), size):
             trials = range(start, min(start + size, len(requested)))
@@ -51,7 +52,11 @@ class Batch(OnHost):
                 draws = self.specification.draws
                 drawn = [controller.noise(action_stream(*address, trial), draws) for trial in trials]
                 deviations = controller.std * np.stack(drawn, 1)
-            law = controller.together(requested.thetas(list(trials)))
+            if moved is None or isinstance(moved, np.ndarray):
+                thetas = None if moved is None else controller.theta() + moved[list(trials)]
+            else:
+                thetas = np.stack([one.theta() for one in requested.controllers(list(trials))])
+            law = controller.together(thetas)
             found += rollouts(equations, law, seeds, deviations, horizon, self.specification.discount)
         return found
 

@@ -65,6 +65,7 @@ def jobs(method: Method, state: State, seed: int) -> Jobs:
     return ask(offsets=np.asarray(method.offsets(state, jnp.zeros((d, d)), layout), float))
 
 
+@functools.lru_cache(maxsize=1)  # what runs many trials at once needs it before what learns from them
 def offsets(requested: Jobs, largest: int = LARGEST) -> np.ndarray | Regenerated | None:
     """β of every trial (n, d), the numbers that the workers used; None where actions vary.
 

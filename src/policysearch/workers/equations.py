@@ -152,9 +152,9 @@ class Equations:
             f = lambda x, u: np.stack([self.f(one, held) for one, held in zip(x, u, strict=True)])  # noqa: E731
             return self._moved(f, x, u)
         if layout == "rows":
-            return self._moved(self.f, x, u)
-        x, u = np.ascontiguousarray(x.T), np.ascontiguousarray(u.T)
-        return np.ascontiguousarray(self._moved(self.f, x, u).T)
+            return self._moved(self.f, np.ascontiguousarray(x), u)
+        # columns stay columns: from one stage to the next nothing is copied
+        return self._moved(self.f, np.ascontiguousarray(x.T), np.ascontiguousarray(u.T)).T
 
     def _moved(self, f: Callable[..., Any], x: np.ndarray, u: np.ndarray) -> np.ndarray:
         """The states after a stage, in the layout of f."""
@@ -188,7 +188,7 @@ class Equations:
         if layout == "one":
             return np.stack([np.asarray(function(*one), np.float64) for one in zip(*given, strict=True)])
         if layout == "rows":
-            return np.asarray(function(*given), np.float64)
+            return np.asarray(function(*map(np.ascontiguousarray, given)), np.float64)
         return np.asarray(function(*(np.ascontiguousarray(part.T) for part in given)), np.float64).T
 
     def _numbers(self, name: str, *given: np.ndarray) -> np.ndarray:
@@ -196,8 +196,7 @@ class Equations:
         function, layout = getattr(self, name), self.layouts[name]
         if layout == "one":
             return np.array([float(function(*one)) for one in zip(*given, strict=True)])
-        if layout == "columns":
-            given = tuple(np.ascontiguousarray(part.T) for part in given)
+        given = tuple(np.ascontiguousarray(part.T if layout == "columns" else part) for part in given)
         found = np.asarray(function(*given), np.float64)
         size = given[0].shape[1 if layout == "columns" else 0]
         return np.full(size, found) if found.shape == () else _fitting(name, found, (size,))

@@ -102,13 +102,6 @@ class Jobs:
         for row in self._offsets(trials):
             yield self.controller if row is None else self.controller.with_theta(theta + row)
 
-    def thetas(self, trials: Sequence[int]) -> Float[np.ndarray, "b d"] | None:
-        """θ of some trials, a row each; None if no trial moves it."""
-        if self.offsets is None and self.perturbation is None:
-            return None
-        theta = self.controller.theta()
-        return np.stack([theta if row is None else theta + row for row in self._offsets(trials)])
-
     def _offsets(self, trials: Sequence[int]) -> Iterator[np.ndarray | None]:
         """What is added to θ in some trials, (d,); None for nothing."""
         if self.offsets is not None:

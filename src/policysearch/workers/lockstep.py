@@ -5,6 +5,7 @@ B rollouts, L of at most T stages, n states, p observations, m actions. One that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,7 +25,8 @@ class Rollout(NamedTuple):
     """One rollout of L stages, up to the one in which it failed.
 
     states: (L + 1, n). observations: (L + 1, p). actions: as sampled, (L, m). applied: (L, m). costs: discounted (L,),
-    NaN at a failure. reason: why it failed, or "". terminated: `end` was met.
+    NaN at a failure. reason: why it failed, or "". terminated: `end` was met. mean, m2: of the L observations that led
+    to actions, (p,), and the sum of their squared deviations from it.
     """
 
     states: np.ndarray
@@ -34,12 +36,13 @@ class Rollout(NamedTuple):
     costs: np.ndarray
     reason: str
     terminated: bool
+    mean: np.ndarray
+    m2: np.ndarray
 
     def episode(self, record: bool, hold: int = 1) -> Episode:
         """What a search learns from; with records, one row for each action that was drawn."""
         length = len(self.costs)
         seen, paid = self.observations[:length], self.costs[: length - bool(self.reason)]
-        mean = seen.mean(axis=0)
         total = float(paid.sum())
         kept = None
         if record:
@@ -57,16 +60,16 @@ class Rollout(NamedTuple):
             outcome=FAILED if self.reason else OK,
             reason=self.reason,
             terminated=self.terminated,
-            mean=mean,
-            m2=((seen - mean) ** 2).sum(axis=0),
+            mean=self.mean,
+            m2=self.m2,
             record=kept,
         )
 
 
-def rows(equations: Equations, observation_size: int, horizon: int) -> int:
+def rows(equations: Equations, observation_size: int, horizon: int, parameters: int) -> int:
     """How many rollouts run together at most, so that what they keep fits into memory."""
     n, m = len(equations.start(np.random.default_rng(0))), len(equations.low)
-    return max(1, LARGEST // ((horizon + 1) * (n + observation_size + 2 * m)))
+    return max(1, LARGEST // ((horizon + 1) * (n + observation_size + 2 * m) + parameters))
 
 
 def rollouts(
@@ -106,17 +109,19 @@ def _rollouts(
     discount: float,
 ) -> list[Rollout]:
     size, m, hold, delay = len(seeds), len(equations.low), equations.hold, equations.delay
-    generators = [np.random.default_rng(seed) for seed in seeds]
-    x = np.stack([equations.start(generator) for generator in generators])
+    distinct, which = np.unique(seeds, return_inverse=True)  # partners share a seed
+    generators = [np.random.default_rng(seed) for seed in distinct.tolist()]
+    x = np.stack([equations.start(generator) for generator in generators])[which]
     observation, std = equations.observed(x), equations.sensor_noise
     states, seen = (np.empty((horizon + 1, *part.shape)) for part in (x, observation))
     if std is not None:
-        noise = np.stack([std * generator.standard_normal(seen[:, 0].shape) for generator in generators], 1)
+        noise = np.stack([std * generator.standard_normal(seen[:, 0].shape) for generator in generators], 1)[:, which]
     acted, applied = np.empty((horizon, size, m)), np.empty((horizon, size, m))
     lengths, alive = np.full(size, horizon), np.ones(size, bool)
     diverged, terminated = np.zeros(size, bool), np.zeros(size, bool)
     compared = {int(share * horizon) for share in COMPARED} if size > 1 else set()
     states[0], seen[0] = x, observation if std is None else observation + noise[0]
+    standing, isfinite = False, math.isfinite  # whether any rollout is over
     k = 0
     for k in range(horizon):
         if k % hold == 0:
@@ -126,41 +131,43 @@ def _rollouts(
         acted[k] = u
         due = acted[k - delay] if k >= delay else equations.resting
         command = np.minimum(np.maximum(due, equations.low), equations.high, out=applied[k])
-        good = np.isfinite(command).all(1)
-        if not good.all():
-            command = np.where(good[:, None], command, equations.resting)
+        bad = np.zeros(0, bool)
+        if not isfinite(command.sum()):
+            bad = ~np.isfinite(command).all(1)
+            command = np.where(bad[:, None], equations.resting, command)
         after = equations.advanced(x, command)
         if k in compared:
             row = k % size
             alone = equations.alone.advanced(x[row : row + 1], command[row : row + 1])[0]
             _compare(equations, "f", alone, after[row], x[row])
-        good &= np.isfinite(after).all(1)
-        lost = alive & ~good
-        if lost.any():
+        if bad.any() or not isfinite(after.sum()):
+            lost = alive & ~np.isfinite(after).all(1)
+            if bad.any():
+                lost |= alive & bad
             diverged |= lost
-            lengths[lost], alive = k + 1, alive & good
-        if not alive.all():
-            after = np.where(alive[:, None], after, x)
-        x = after
+            lengths[lost], alive, standing = k + 1, alive & ~lost, standing or bool(lost.any())
+        x = np.where(alive[:, None], after, x) if standing else after
         if equations.end is not None:
             over = alive & equations.ended(x)
             terminated |= over
-            lengths[over], alive = k + 1, alive & ~over
+            if over.any():
+                lengths[over], alive, standing = k + 1, alive & ~over, True
         observation = equations.observed(x)
         states[k + 1], seen[k + 1] = x, observation if std is None else observation + noise[k + 1]
-        if not alive.any():
+        if standing and not alive.any():
             break
     longest = k + 1
     last = lengths - 1, np.arange(size)
-    live = np.arange(longest)[:, None] < lengths
+    live: np.ndarray = np.arange(longest)[:, None] < lengths
+    whole = bool(live.all())
     costs = np.zeros((longest, size))
-    given = states[:longest][live], applied[:longest][live]
+    given = [part[:longest].reshape(-1, part.shape[2]) if whole else part[:longest][live] for part in (states, applied)]
     paid = equations.costs(*given)
     if compared:
         row = len(paid) // 2
         alone = equations.alone.costs(*(part[row : row + 1] for part in given))[0]
         _compare(equations, "cost", alone, paid[row], given[0][row])
-    costs[live] = paid
+    costs[live] = paid.ravel()
     costs[last] += equations.final_costs(states[lengths, last[1]])
     if discount != 1:
         costs *= discount ** np.arange(longest)[:, None]
@@ -174,6 +181,11 @@ def _rollouts(
     }
     wrong = ~np.logical_and.reduce(list(checked.values())) & live
     failed = wrong.any(0)
+    # all rollouts at once: small arrays cost as much as large ones
+    counted = seen[:longest] if whole else np.where(live[:, :, None], seen[:longest], 0.0)
+    mean = counted.sum(0) / lengths[:, None]
+    away = np.where(live[:, :, None], counted - mean, 0.0)
+    m2 = np.einsum("kbp,kbp->bp", away, away)
     found = []
     for i in range(size):
         length, reason = int(lengths[i]), ""
@@ -191,6 +203,8 @@ def _rollouts(
                 costs[:length, i],
                 reason,
                 bool(terminated[i]) and not reason,
+                mean[i],
+                m2[i],
             )
         )
     return found
