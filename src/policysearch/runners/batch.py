@@ -46,7 +46,8 @@ class Batch(OnHost):
         address = (requested.seed, requested.purpose, requested.update)
         for start in range(0, len(requested), size):
             trials = range(start, min(start + size, len(requested)))
-            seeds = [environment_seed(*address, int(requested.environment[trial])) for trial in trials]
+            places, which = np.unique(requested.environment[trials.start : trials.stop], return_inverse=True)
+            seeds = [environment_seed(*address, place) for place in places.tolist()]
             deviations, controller = None, requested.controller
             if requested.stochastic:
                 draws = self.specification.draws
@@ -57,7 +58,7 @@ class Batch(OnHost):
             else:
                 thetas = np.stack([one.theta() for one in requested.controllers(list(trials))])
             law = controller.together(thetas)
-            found += rollouts(equations, law, seeds, deviations, horizon, self.specification.discount)
+            found += rollouts(equations, law, seeds, which, deviations, horizon, self.specification.discount)
         return found
 
     def record(self, controller: Controller, rollouts: int, seed: int) -> list[Recording]:

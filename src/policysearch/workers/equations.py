@@ -118,7 +118,7 @@ class Equations:
         from policysearch.workers.lockstep import rollouts
 
         deviations = None if noise is None else (controller.std * noise)[:, None]
-        (found,) = rollouts(made, controller.together(), [seed], deviations, horizon, discount)
+        (found,) = rollouts(made, controller.together(), [seed], [0], deviations, horizon, discount)
         return found.episode(record, self.hold)
 
     # what the functions give, for B states

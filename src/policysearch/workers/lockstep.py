@@ -76,6 +76,7 @@ def rollouts(
     equations: Equations,
     law: Callable[[np.ndarray], np.ndarray],
     seeds: Sequence[int],
+    which: Sequence[int] | np.ndarray,
     deviations: np.ndarray | None,
     horizon: int,
     discount: float = 1.0,
@@ -87,7 +88,8 @@ def rollouts(
     Args:
         equations: of the plant.
         law: of `Controller.together`, at the start of its rollouts.
-        seeds: of the initial states and the sensors' noise, (B,).
+        seeds: of the initial states and the sensors' noise, each once.
+        which: place of each rollout's seed among them, (B,); partners share one.
         deviations: of the drawn actions from the law, (draws, B, m); None: the mode acts.
         horizon: T.
         discount: per stage.
@@ -97,25 +99,27 @@ def rollouts(
         Exception: anything the functions raise.
     """
     with np.errstate(all="ignore"):
-        return _rollouts(equations, law, seeds, deviations, horizon, discount)
+        return _rollouts(equations, law, seeds, which, deviations, horizon, discount)
 
 
 def _rollouts(
     equations: Equations,
     law: Callable[[np.ndarray], np.ndarray],
     seeds: Sequence[int],
+    which: Sequence[int] | np.ndarray,
     deviations: np.ndarray | None,
     horizon: int,
     discount: float,
 ) -> list[Rollout]:
-    size, m, hold, delay = len(seeds), len(equations.low), equations.hold, equations.delay
-    distinct, which = np.unique(seeds, return_inverse=True)  # partners share a seed
-    generators = [np.random.default_rng(seed) for seed in distinct.tolist()]
-    x = np.stack([equations.start(generator) for generator in generators])[which]
+    size, m, hold, delay = len(which), len(equations.low), equations.hold, equations.delay
+    generators = [np.random.default_rng(seed) for seed in seeds]
+    x = np.stack([equations.start(generator) for generator in generators])[np.asarray(which)]
     observation, std = equations.observed(x), equations.sensor_noise
     states, seen = (np.empty((horizon + 1, *part.shape)) for part in (x, observation))
     if std is not None:
-        noise = np.stack([std * generator.standard_normal(seen[:, 0].shape) for generator in generators], 1)[:, which]
+        noise = np.stack([std * generator.standard_normal(seen[:, 0].shape) for generator in generators], 1)[
+            :, np.asarray(which)
+        ]
     acted, applied = np.empty((horizon, size, m)), np.empty((horizon, size, m))
     lengths, alive = np.full(size, horizon), np.ones(size, bool)
     diverged, terminated = np.zeros(size, bool), np.zeros(size, bool)
