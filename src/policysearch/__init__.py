@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from policysearch.tasks import BUILT_IN, resolve
     from policysearch.tasks.gymnasium_task import GymnasiumTask
     from policysearch.tasks.lqr import LQR
+    from policysearch.tasks.plant import Plant
     from policysearch.tasks.python_function import PythonFunction
     from policysearch.tasks.regulator import lqr
     from policysearch.tasks.task import Equilibrium, Function, Task
@@ -89,6 +90,7 @@ __all__ = [
     "Optimizer",
     "ParameterNoise",
     "Parameters",
+    "Plant",
     "Policy",
     "PolicySettings",
     "PythonFunction",
@@ -148,6 +150,7 @@ _HOMES = {
     "tasks": "BUILT_IN resolve",
     "tasks.gymnasium_task": "GymnasiumTask",
     "tasks.lqr": "LQR",
+    "tasks.plant": "Plant",
     "tasks.python_function": "PythonFunction",
     "tasks.regulator": "lqr",
     "tasks.task": "Equilibrium Function Task",

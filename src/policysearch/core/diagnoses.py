@@ -9,10 +9,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import linecache
 import os
 import sqlite3
 import sys
+import traceback
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from types import TracebackType
 
 #: modules that policysearch calls with its own files and text
@@ -87,14 +91,41 @@ def _adrift() -> bool:
     return False
 
 
-def _called(traceback: TracebackType | None) -> set[str] | None:
+def _called(frames: TracebackType | None) -> set[str] | None:
     """Top-level modules that policysearch called at the error; empty if it raised it; None if not involved."""
     found: set[str] | None = None
-    while traceback is not None:
-        module = traceback.tb_frame.f_globals.get("__name__", "").split(".")[0]
+    while frames is not None:
+        module = frames.tb_frame.f_globals.get("__name__", "").split(".")[0]
         if module == "policysearch":
             found = set()
         elif found is not None:
             found.add(module)
-        traceback = traceback.tb_next
+        frames = frames.tb_next
     return found
+
+
+#: packages whose code is not the user's
+_OTHERS = ("policysearch", "jax", "equinox", "numpy", "scipy")
+
+
+def place(error: BaseException) -> str:
+    """The last line of the user's own code in an error's traceback, as "file:line: code"; "" without one.
+
+    Example:
+        >>> place(ValueError("never raised"))
+        ''
+    """
+    found = ""
+    others = {str(Path(spec.origin).parent) for name in _OTHERS if (spec := find_spec(name)) and spec.origin}
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not frame.filename.startswith((*others, "<")) and "importlib" not in frame.filename:
+            line = linecache.getline(frame.filename, frame.lineno or 0).strip()
+            found = f"{frame.filename}:{frame.lineno}: {line}"
+    return found
+
+
+def said(error: BaseException) -> str:
+    """An error's type and first line, with its location in the user's code."""
+    lines = str(error).strip().splitlines() or [""]
+    where = place(error)
+    return f"{type(error).__name__}: {lines[0]}" + (f"\n  {where}" if where else "")

@@ -25,6 +25,8 @@ RUNNERS = {
     "compiled": "policysearch.runners.native:Native",
     "workers": "policysearch.runners.on_host:Host",
     "here": "policysearch.runners.on_host:InProcess",
+    "batch": "policysearch.runners.batch:Batch",
+    "singly": "policysearch.runners.batch:Singly",
 }
 
 

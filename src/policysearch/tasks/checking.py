@@ -5,42 +5,15 @@ p observations, m actions, T stages. Built-in plants are not checked; their test
 
 from __future__ import annotations
 
-import linecache
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from policysearch.core.diagnoses import said
 from policysearch.core.specification import Discrete, Specification
 from policysearch.tasks.task import Task
-
-#: folders whose code is not the user's
-_OTHERS = (str(Path(__file__).resolve().parents[1]), str(Path(jax.__file__).resolve().parents[1]))
-
-
-def place(error: BaseException) -> str:
-    """The last line of the user's own code in an error's traceback, as "file:line: code"; "" without one.
-
-    Example:
-        >>> place(ValueError("never raised"))
-        ''
-    """
-    found = ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        if not frame.filename.startswith((*_OTHERS, "<")) and "importlib" not in frame.filename:
-            line = linecache.getline(frame.filename, frame.lineno or 0).strip()
-            found = f"{frame.filename}:{frame.lineno}: {line}"
-    return found
-
-
-def said(error: BaseException) -> str:
-    """An error's type and first line, with its location in the user's code."""
-    lines = str(error).strip().splitlines() or [""]
-    where = place(error)
-    return f"{type(error).__name__}: {lines[0]}" + (f"\n  {where}" if where else "")
 
 
 def check(task: Task) -> None:
@@ -60,6 +33,12 @@ def check(task: Task) -> None:
             hint = ""
             if method == "step" and "positional argument" in str(error):
                 hint = " step takes (x, u, w); w is this stage's disturbance, or None."
+            if isinstance(error, jax.errors.TracerArrayConversionError):
+                hint = (
+                    "\n  A Task is written in JAX, and this calls NumPy. Either use jax.numpy (jnp.sin, jnp.stack) in "
+                    "all its methods; or leave the plant in NumPy and give its functions to policysearch.Plant(f, "
+                    "dt=…, horizon=…, cost=…, limits=…, reset=…) instead."
+                )
             raise ValueError(f"{name}.{method} fails: {said(error)}{hint}") from error
 
     def scalar(method: str, found: Any) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from policysearch.core.references import address
 from policysearch.workers.jobs import Met, Recipe
 from policysearch.workers.process import LOST_CONNECTION, WorkerProcess
 from policysearch.workers.worker import CALLS, SHORTEST_TIMEOUT, START_TIMEOUT
@@ -250,15 +251,14 @@ def _below(stack: str) -> str:
 
 def _address(factory: Callable[..., Any]) -> str:
     """`module:attr` of a class or function; refuses those that another process cannot import."""
-    module = getattr(factory, "__module__", None)
-    name = getattr(factory, "__qualname__", None)
-    if not callable(factory) or module is None or name is None or "<" in name or module == "__main__":
+    found = address(factory)
+    if found is None:
         raise ValueError(
             f"environment is {factory!r}; workers make their own environments and can import neither "
             "lambdas, closures and objects nor what the main script defines. Put a function that returns "
             'the environment into a module and pass it as "module:function".'
         )
-    return f"{module}:{name}"
+    return found
 
 
 def _absolute(environment: str) -> str:

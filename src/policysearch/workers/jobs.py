@@ -137,6 +137,18 @@ class Recipe(NamedTuple):
     horizon: int | None
     discount: float
 
+    def make(self) -> Any:
+        """A new environment; see `making.make`."""
+        from policysearch.workers.making import make
+
+        return make(self)
+
+    def rollout(self, made: Any, *trial: Any) -> Episode:
+        """One rollout of what `make` made; see `episode.run_rollout`."""
+        from policysearch.workers.episode import run_rollout
+
+        return run_rollout(made, *trial)
+
 
 class Met(NamedTuple):
     """The findings of first contact.

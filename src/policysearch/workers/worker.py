@@ -52,9 +52,7 @@ class _Bench:
         self.env = self._made()
 
     def _made(self) -> Any:
-        from policysearch.workers.making import make
-
-        return make(self.recipe)
+        return self.recipe.make()
 
     def environment(self) -> Any:
         if self.broken:
@@ -74,8 +72,6 @@ class _Bench:
 
     def trial(self, jobs: Jobs, terms: Terms, trial: int, controller: Controller, used: int) -> tuple[Any, float]:
         """Run one trial, again after a fault, which is reported at once: (`Episode` or None, seconds)."""
-        from policysearch.workers.episode import run_rollout
-
         seed = environment_seed(jobs.seed, jobs.purpose, jobs.update, int(jobs.environment[trial]))
         noise = None
         if jobs.stochastic:
@@ -87,7 +83,7 @@ class _Bench:
             note(self.beat, trial)
             start = time.monotonic()
             try:
-                episode: Episode = run_rollout(
+                episode: Episode = self.recipe.rollout(
                     env,
                     controller,
                     seed,
@@ -110,7 +106,7 @@ class _Bench:
 def serve(connection: Connection, beat: mmap.mmap, driver: int) -> None:
     """Make the environment, check it on request, then answer blocks of trials until the driver is gone.
 
-    The order comes first: (a `Recipe`, whether to check). The answer is ("ready", a `Met` or None), or
+    The order comes first: (a `Recipe` or `Equations`, whether to check). The answer is ("ready", a `Met` or None), or
     ("refused" | "unknown" | "other", (a sentence, the traceback, similar names)).
 
     Args:

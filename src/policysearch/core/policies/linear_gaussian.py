@@ -110,7 +110,7 @@ class LinearGaussian(Policy):
             return free
         mask = np.asarray(self.mask)
         index = np.cumsum(mask).reshape(mask.shape) - 1  # of each entry among the free ones, row by row
-        return xp.where(mask, free[np.maximum(index, 0)], 0.0) if free.size else xp.zeros(mask.shape)
+        return xp.where(mask, free[..., np.maximum(index, 0)], 0.0) if free.size else xp.zeros(mask.shape)
 
     def _layers(self, xp: Any) -> list[tuple[Any, Any]]:
         return [(self._gain(xp), self.parameters.get("bias"))]

@@ -68,10 +68,10 @@ def sizes(found: Layers, policy: str, activation: str, weight: str = "weight_{}"
 
 
 def forward(xp: Any, found: Layers, activation: str, inputs: Float[Array, "*b p"]) -> Float[Array, "*b m"]:
-    """The outputs of the layers, with the activation between them."""
+    """The outputs of the layers, with the activation between them; each of B inputs may have weights of its own."""
     values = inputs
     for index, (weight, bias) in enumerate(found):
-        values = values @ weight.T
+        values = values @ weight.T if weight.ndim == 2 else (weight @ values[..., None])[..., 0]
         if bias is not None:
             values = values + bias
         if index < len(found) - 1:

@@ -204,12 +204,12 @@ class PID(Policy):
             raise ValueError("A pid controller has three gains for each loop, and filters of at least 0 s.")
         return error.shape[1], m
 
-    def gains(self, xp: Any) -> Float[Array, "m 3"]:
+    def gains(self, xp: Any) -> Float[Array, "*b m 3"]:
         """kp, ki and kd of each loop."""
         free = np.asarray(self.details["free"])
         index = np.maximum(np.cumsum(free) - 1, 0)
-        z = xp.where(free, self.parameters["values"][index], 0.0)
-        return named_numbers.vector(xp, z, self.constants, self.details["log"]).reshape(-1, 3)
+        z = xp.where(free, self.parameters["values"][..., index], 0.0)
+        return named_numbers.vector(xp, z, self.constants, self.details["log"]).reshape(*z.shape[:-1], -1, 3)
 
     def begin(self, xp: Any) -> tuple[Any, Callable[[Any, Any], tuple[Any, Any]]]:
         """See `Policy.begin`; the memory is I (m,), D (m,), the last error (m,), and whether there was one ().
@@ -221,7 +221,7 @@ class PID(Policy):
             raise ValueError("A PID needs its time step: with_interface(Interface(dt=…)), in seconds.")
         h = self.interface.dt * self.interface.hold
         limits = self.interface.limits
-        kp, ki, kd = self.gains(xp).T
+        kp, ki, kd = xp.moveaxis(self.gains(xp), -1, 0)
         held = self.constants
         lag, matrix, setpoint = held["filter"], held["error"], held["setpoint"]
         keep, rise = lag / (lag + h), kd / (lag + h)
@@ -233,7 +233,7 @@ class PID(Policy):
 
         def act(memory: Any, observation: Any) -> tuple[Any, Any]:
             integral, derivative, last, started = memory
-            error = setpoint + matrix @ observation
+            error = setpoint + (matrix @ observation if observation.ndim == 1 else observation @ matrix.T)
             derivative = keep * derivative + rise * (error - xp.where(started > 0, last, error))
             wanted = kp * error + integral + derivative
             integral = integral + h * ki * error

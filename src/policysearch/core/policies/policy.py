@@ -111,14 +111,15 @@ class Policy:
 
         Args:
             xp: the namespace of the arrays, `numpy` or `jax.numpy`.
-            observation: scaled.
+            observation: scaled. Where the parameters have a leading axis B, it is (B, p), one for each set of them.
         """
         raise NotImplementedError
 
     def begin(self, xp: Any) -> tuple[Any, Callable[[Any, Any], tuple[Any, Any]]]:
         """The memory at the start of a rollout, and the law (memory, observation (p,)) → (memory, action (m,)).
 
-        Most policies remember nothing: their memory is (), and the action is the mode.
+        Most policies remember nothing: their memory is (), and the action is the mode. One that remembers also takes
+        B observations (B, p) of as many rollouts, with parameters of their own if those have a leading axis.
 
         Args:
             xp: the namespace of the arrays, `numpy` or `jax.numpy`.
