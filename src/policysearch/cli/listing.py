@@ -31,7 +31,9 @@ def main(given: list[str]) -> int:
     for kind, entries in chosen.items():
         lines = [kind, *(_entry(name, text) for name, text in entries.items())]
         if kind == "tasks":
-            lines.append("  and any Gymnasium id, module:attr or file.py:attr")
+            lines.append(
+                "  and any Gymnasium id, module:attr or file.py:attr (a Plant, a Task, an environment, a cost)"
+            )
         blocks.append("\n".join(lines))
     print("\n\n".join(blocks))
     return 0
