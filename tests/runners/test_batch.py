@@ -104,7 +104,7 @@ def test_partners_share_initial_state_and_noise_and_others_do_not():
 def test_costs_and_ends_are_those_of_the_equations():
     plant = oscillator(reset=[1.5, -2.0], end=fallen, final_cost=left, discount=0.9)
     controller = POLICY.controller()
-    (rollout,) = lockstep.rollouts(plant.equations, controller.together(), [0], [0], None, 25, 0.9)
+    (rollout,) = lockstep.rollouts(plant.equations, lockstep.together(controller), [0], [0], None, 25, 0.9)
     x, paid = np.array([1.5, -2.0]), []
     for k in range(25):
         u = np.clip(controller.output(x), -1, 1)
@@ -121,7 +121,7 @@ def test_costs_and_ends_are_those_of_the_equations():
 
 def test_an_action_arrives_after_its_delay_and_is_held():
     plant = oscillator(reset=[1.0, 0.0], delay=2, hold=3, limits=(0.5, 2.0))
-    (rollout,) = lockstep.rollouts(plant.equations, POLICY.controller().together(), [0], [0], None, 25)
+    (rollout,) = lockstep.rollouts(plant.equations, lockstep.together(POLICY.controller()), [0], [0], None, 25)
     drawn = rollout.actions[:, 0]
     assert np.array_equal(drawn, np.repeat(drawn[::3], 3)[:25])
     assert np.array_equal(rollout.applied[:2, 0], [0.5, 0.5])
@@ -152,7 +152,7 @@ def test_failures_never_reach_the_parameters(method):
 
 def test_a_cost_that_is_not_finite_fails_its_stage():
     plant = oscillator(reset=[1.0, 0.0], cost=lambda x, u: np.where(x[0] < 0.5, np.nan, 1.0))
-    (rollout,) = lockstep.rollouts(plant.equations, POLICY.controller().together(), [0], [0], None, 25)
+    (rollout,) = lockstep.rollouts(plant.equations, lockstep.together(POLICY.controller()), [0], [0], None, 25)
     stage = len(rollout.costs) - 1
     assert rollout.reason == f"the cost of stage {stage} is not finite"
     assert rollout.states[stage, 0] < 0.5 <= rollout.states[stage - 1, 0]
@@ -195,7 +195,7 @@ def test_a_pid_runs_in_step_with_gains_of_its_own_in_each_trial():
     policy = PID(2.0, 0.5, 1.0, observation="position").fitted(plant.specification)
     controller = policy.controller()
     thetas = 0.3 * np.random.default_rng(0).standard_normal((4, 3))
-    together = controller.together(thetas)
+    together = lockstep.together(controller, thetas)
     alone = [controller.with_theta(theta) for theta in thetas]
     for observation in np.random.default_rng(1).normal(size=(5, 4, 2)):
         wanted = [one.output(seen) for one, seen in zip(alone, observation, strict=True)]
@@ -211,8 +211,8 @@ def test_laws_run_in_step_as_they_do_alone(policy):
     thetas = controller.theta() + 0.3 * np.random.default_rng(0).standard_normal((5, controller.theta().size))
     observations = np.random.default_rng(1).normal(size=(5, 3))
     wanted = [controller.with_theta(theta).output(seen) for theta, seen in zip(thetas, observations, strict=True)]
-    np.testing.assert_allclose(controller.together(thetas)(observations), wanted, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(controller.together()(observations), controller.output(observations), rtol=1e-12)
+    np.testing.assert_allclose(lockstep.together(controller, thetas)(observations), wanted, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(lockstep.together(controller)(observations), controller.output(observations), rtol=1e-12)
 
 
 @pytest.mark.parametrize("f", [rows, single])
@@ -272,5 +272,5 @@ def test_perturbations_in_the_batch_are_those_that_the_update_learns_from():
         requested = jobs(search.method, search.state, 0)
         found = run(plant, requested)
         for trial, controller in enumerate(requested.controllers(range(len(requested)))):
-            (alone,) = lockstep.rollouts(plant.equations, controller.together(), [0], [0], None, 25)
+            (alone,) = lockstep.rollouts(plant.equations, lockstep.together(controller), [0], [0], None, 25)
             assert alone.costs.sum() == pytest.approx(found.totals[trial], rel=1e-9)

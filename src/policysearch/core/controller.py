@@ -73,7 +73,7 @@ class Controller:
         self.version = version
         self.description = dict(description)
         self.parameters = {name: np.array(value, dtype=np.float64) for name, value in parameters.items()}
-        self.constants = {name: _constant(value) for name, value in (constants or {}).items()}
+        self.constants = {name: readings.constant(value) for name, value in (constants or {}).items()}
         self.policy: str = self.description.get("policy", "")
         given = self.policy, self.description, self.parameters, self.constants
         #: the policy itself, of NumPy arrays
@@ -174,7 +174,12 @@ class Controller:
                 f"A {self.policy} controller remembers, so it takes one observation (p,) after the other; it was given "
                 f"a batch of shape {observation.shape}. For many rollouts at once, give each a controller.fresh()."
             )
-        return self.record.forward(np, _scaled(observation, self._shift, self._scale))
+        return self.record.forward(np, self.scaled(observation))
+
+    def scaled(self, observation: np.ndarray) -> np.ndarray:
+        """Observations (…, p) as the law takes them, o'."""
+        moved = observation if self._shift is None else observation - self._shift
+        return moved if self._scale is None else moved / self._scale
 
     def _checked(self, observation: Any) -> np.ndarray:
         """The law, for a finite observation or a batch of them."""
@@ -337,9 +342,9 @@ class Controller:
         theta = np.asarray(theta, dtype=np.float64)
         size = sum(self.parameters[name].size for name in self.searched)
         law.fitting("theta", theta, (size,), self.policy)
-        return Controller(self.description, self._named(theta), self.constants, self.interface)
+        return Controller(self.description, self.named(theta), self.constants, self.interface)
 
-    def _named(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+    def named(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         """All parameters, the searched ones taken from θ (d,), or from B of them (B, d) with a leading axis."""
         parameters, start = dict(self.parameters), 0
         for name in self.searched:
@@ -347,36 +352,6 @@ class Controller:
             parameters[name] = theta[..., start : start + old.size].reshape(*theta.shape[:-1], *old.shape)
             start += old.size
         return parameters
-
-    def together(self, thetas: Float[np.ndarray, "B d"] | None = None) -> Callable[[np.ndarray], np.ndarray]:
-        """The law of B rollouts that run in step with each other, from their start; see `output`.
-
-        Args:
-            thetas: searched parameters of each rollout, (B, d); its own θ in all of them by default.
-
-        Returns:
-            A function of their observations (B, p), unchecked, that gives their mean actions (B, m); called once for
-            each stage.
-
-        Raises:
-            TypeError: if this controller only holds named parameters.
-        """
-        if self.outputs == NUMBERS:
-            raise TypeError("A controller of named parameters takes no observations; read its values().")
-        record: Any = self.record
-        if thetas is not None:
-            record = record._with(parameters=self._named(np.asarray(thetas, dtype=np.float64)))
-        if not record.recurrent:
-            shift, scale = self._shift, self._scale
-            return lambda observations: record.forward(np, _scaled(observations, shift, scale))
-        memory, act = record.begin(np)
-
-        def remembering(observations: np.ndarray) -> np.ndarray:
-            nonlocal memory
-            memory, actions = act(memory, observations)
-            return actions
-
-        return remembering
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with description and checksum: written aside, synced, then renamed.
@@ -423,14 +398,3 @@ class Controller:
             return Controller(*content)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"{path} is not a policy: {error}") from None
-
-
-def _scaled(observation: np.ndarray, shift: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray:
-    if shift is not None:
-        observation = observation - shift
-    return observation if scale is None else observation / scale
-
-
-def _constant(value: np.ndarray) -> np.ndarray:
-    value = np.array(value)
-    return value if value.dtype == bool else value.astype(np.float64)

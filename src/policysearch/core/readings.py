@@ -79,3 +79,9 @@ def refuse(what: str, values: np.ndarray, interface: Interface, advice: str) -> 
     name = words[what](index) if what in words else f"{what} {index}"
     where = f" of row {row[0]}" if row else ""
     raise ValueError(f"{name}{where} is {values[(*row, index)]}, which is not finite. {advice}")
+
+
+def constant(value: np.ndarray) -> np.ndarray:
+    """An array of a policy's constants: true and false as they are, numbers as float64."""
+    value = np.array(value)
+    return value if value.dtype == bool else value.astype(np.float64)

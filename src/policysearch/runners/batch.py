@@ -17,7 +17,7 @@ from policysearch.runners.on_host import Host, OnHost, evaluation
 from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.tasks.plant import Plant
 from policysearch.workers.jobs import Episode, Event, HostRollouts, Jobs, gather
-from policysearch.workers.lockstep import Rollout, rollouts, rows
+from policysearch.workers.lockstep import Rollout, rollouts, rows, together
 from policysearch.workers.process import WorkerProcess
 
 
@@ -57,7 +57,7 @@ class Batch(OnHost):
                 thetas = None if moved is None else controller.theta() + moved[list(trials)]
             else:
                 thetas = np.stack([one.theta() for one in requested.controllers(list(trials))])
-            law = controller.together(thetas)
+            law = together(controller, thetas)
             found += rollouts(equations, law, seeds, which, deviations, horizon, self.specification.discount)
         return found
 

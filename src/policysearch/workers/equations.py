@@ -115,10 +115,10 @@ class Equations:
         discount: float,
     ) -> Episode:
         """One rollout; see `lockstep.rollouts`."""
-        from policysearch.workers.lockstep import rollouts
+        from policysearch.workers.lockstep import rollouts, together
 
         deviations = None if noise is None else (controller.std * noise)[:, None]
-        (found,) = rollouts(made, controller.together(), [seed], [0], deviations, horizon, discount)
+        (found,) = rollouts(made, together(controller), [seed], [0], deviations, horizon, discount)
         return found.episode(record, self.hold)
 
     # what the functions give, for B states

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from policysearch.core.controller import Controller
+from policysearch.core.policies.registry import NUMBERS
 from policysearch.core.specification import FAILED, OK
 from policysearch.workers.equations import Equations, agreeing
 from policysearch.workers.jobs import Episode
@@ -87,7 +89,7 @@ def rollouts(
 
     Args:
         equations: of the plant.
-        law: of `Controller.together`, at the start of its rollouts.
+        law: of `together`, at the start of its rollouts.
         seeds: of the initial states and the sensors' noise, each once.
         which: place of each rollout's seed among them, (B,); partners share one.
         deviations: of the drawn actions from the law, (draws, B, m); None: the mode acts.
@@ -222,3 +224,33 @@ def _compare(equations: Equations, name: str, alone: np.ndarray, together: np.nd
             f"{x.tolist()} leads to {together.tolist()} among others, and alone to {alone.tolist()}. An `if`, a sum or "
             "a maximum over all numbers mixes the states: use numpy.where and axes, or give batch=False."
         )
+
+
+def together(controller: Controller, thetas: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
+    """The law of B rollouts that run in step with each other, from their start; see `Controller.output`.
+
+    Args:
+        controller: that takes observations.
+        thetas: searched parameters of each rollout, (B, d); the controller's own in all of them by default.
+
+    Returns:
+        A function of their observations (B, p), unchecked, that gives their mean actions (B, m); called once per stage.
+
+    Raises:
+        TypeError: the controller only holds named parameters.
+    """
+    if controller.outputs == NUMBERS:
+        raise TypeError("A controller of named parameters takes no observations; read its values().")
+    record: Any = controller.record
+    if thetas is not None:
+        record = record._with(parameters=controller.named(np.asarray(thetas, dtype=np.float64)))
+    if not record.recurrent:
+        return lambda observations: record.forward(np, controller.scaled(observations))
+    memory, act = record.begin(np)
+
+    def remembering(observations: np.ndarray) -> np.ndarray:
+        nonlocal memory
+        memory, actions = act(memory, observations)
+        return actions
+
+    return remembering
