@@ -119,6 +119,24 @@ def test_costs_and_ends_are_those_of_the_equations():
     np.testing.assert_allclose(rollout.states[-1], x, rtol=1e-12)
 
 
+def test_the_policy_acts_on_what_the_sensors_say():
+    plant = oscillator(output=lambda x: np.array([x[1], x[0]]), sensor_noise=[0.1, 0.2])
+    controller = POLICY.controller()
+    (rollout,) = lockstep.rollouts(plant.equations, controller.together(), [5], [0], None, 25)
+    noise = rollout.observations - rollout.states[:, ::-1]
+    assert 0.05 < noise[:, 0].std() < 0.15 < noise[:, 1].std() < 0.3
+    np.testing.assert_allclose(rollout.actions, controller.output(rollout.observations[:-1]), rtol=1e-12)
+
+
+def test_functions_never_see_a_state_that_is_not_finite():
+    def f(x, u):
+        assert np.isfinite(x).all()
+        return explosive(x, u)
+
+    plant = oscillator(f, limits=(-3.0, 3.0), integrator="euler", reset=lambda g: [g.uniform(0.5, 1.1), 0.5])
+    assert FAILED in run(plant, settled(plant)[0]).outcome
+
+
 def test_an_action_arrives_after_its_delay_and_is_held():
     plant = oscillator(reset=[1.0, 0.0], delay=2, hold=3, limits=(0.5, 2.0))
     (rollout,) = lockstep.rollouts(plant.equations, lockstep.together(POLICY.controller()), [0], [0], None, 25)

@@ -44,6 +44,14 @@ def test_own_plant_heats_the_room_for_less_than_an_idle_heater(tmp_path):
     assert float(cost[1]) < 15
 
 
+def test_numpy_plant_keeps_the_tank_from_running_dry(tmp_path):
+    found = re.search(r"cost ([\d.]+) ±.* (\d+) failed", output("numpy_plant.py", tmp_path, "30updates"))
+    assert found is not None
+    # the initial policy costs about 90
+    assert float(found[1]) < 30
+    assert found[2] == "0"
+
+
 def test_rig_example_lowers_the_cost_and_meets_both_kinds_of_trouble(tmp_path):
     text = output("tune_pd_on_a_rig.py", tmp_path)
     costs = [float(number) for number in re.findall(r"trials ([\d.]+)$", text, re.MULTILINE)]

@@ -1,5 +1,6 @@
 """`Plant`: its integrators against closed forms, what it finds out about its functions, and what it refuses."""
 
+import functools
 import subprocess
 import sys
 
@@ -72,6 +73,15 @@ def test_what_a_worker_cannot_import_runs_in_this_process():
     assert plant.layouts["f"] == "one"
     assert plant.runner == "batch"
     assert Ready().runner == "batch"
+
+
+def test_a_function_is_not_taken_for_the_one_whose_name_it_bears():
+    @functools.wraps(single)
+    def weaker(x, u):
+        return single(x, [0.5 * u[0]])
+
+    assert oscillator(single).equations.addresses["f"] == "numpy_plants:single"
+    assert oscillator(weaker).equations.addresses["f"] is None
 
 
 def test_a_plant_of_the_main_script_trains(tmp_path):
