@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -27,6 +27,9 @@ from policysearch.runners.pool import TrialsLostError, Workers
 from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.tasks.python_function import PythonFunction
 from policysearch.workers.jobs import Episode, Event, HostRollouts, Jobs, gather
+
+if TYPE_CHECKING:
+    from policysearch.runners.cluster import Cluster
 
 #: largest number of entries of β that an update forms at once
 LARGEST = 4_000_000
@@ -242,13 +245,19 @@ def _evaluation(controller: Controller, rollouts: int, seed: int, record: bool =
 
 
 class Host(OnHost):
-    """Runs the trials of a Gymnasium task in worker processes; see `Runner`."""
+    """Runs the trials of a Gymnasium task in worker processes, of this machine or of a cluster; see `Runner`."""
 
     slow: ClassVar[bool] = True
 
     def __init__(self, task: GymnasiumTask, seed: int, resources: Resources = DEFAULTS):
         super().__init__(task, seed)
-        self.workers = Workers(task, resources.workers, resources.timeout)
+        self.workers: Workers | Cluster
+        if resources.cluster is None:
+            self.workers = Workers(task, resources.workers, resources.timeout)
+        else:
+            from policysearch.runners.cluster import Cluster
+
+            self.workers = Cluster(task, resources.cluster, resources.workers, resources.timeout)
         self.workers.start(wait=False)
 
     def run(self, requested: Jobs) -> HostRollouts:

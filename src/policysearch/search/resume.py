@@ -76,7 +76,7 @@ def of_simulation(search: Loop, resources: Resources, task: Any) -> dict[str, An
         # another process can make the task from its name
         "named": named,
         "task_options": {},
-        **{name: getattr(resources, name) for name in ("workers", "timeout")},
+        **{name: getattr(resources, name) for name in ("workers", "timeout", "cluster")},
         # name → (start, stop) of what an environment's observations were flattened from
         "observation_layout": getattr(search.task, "observation_layout", {}),
         "fixed_actions": getattr(search.task, "fixed_actions", {}),
@@ -156,6 +156,7 @@ def continued(
     budget: str | int | None,
     workers: int | None,
     programs: Path | None,
+    cluster: str | None,
 ) -> tuple[L, Journal]:
     """The search on a simulated task in a folder, where it ended.
 
@@ -185,6 +186,7 @@ def continued(
             workers=known["workers"] if workers is None else workers,
             timeout=known["timeout"],
             programs=programs,
+            cluster=cluster,
         )
         if budget is not None and not search.done:
             writer.amend({"budget": str(search.budget)})
