@@ -32,6 +32,8 @@ PACKAGES = ("policysearch", "numpy", "gymnasium", "mujoco")
 ANSWER, CLOSING = 5.0, 5.0
 #: a block is given to an idle node as well once it takes this many times what others needed for as many trials
 OVERDUE = 2.0
+#: characters of an error of Ray in an event
+SAID = 300
 #: calls of this group are answered while trials run
 _CONTROL = "control"
 
@@ -103,13 +105,14 @@ class Supervisor:
         pool = self._free.get()
         try:
             return pool.some(jobs, deque([trials]))
-        except RuntimeError as error:
-            return str(error)
+        except Exception as error:  # a pool that is closed meanwhile fails in its own ways
+            return None if number < self._number else str(error)
         finally:
             self._free.put(pool)
 
     def close(self) -> None:
         """End the worker processes."""
+        self._number = sys.maxsize
         for pool in self._pools:
             pool.close()
 
@@ -274,6 +277,8 @@ class Cluster:
         episodes: dict[int, Episode | None] = {}
         paces: list[float] = []
         while len(episodes) < len(jobs):
+            if not self._nodes:
+                self._muster()
             for node in self._nodes.values():
                 while node.ready and (trials := self._next(node, waiting, episodes, paces)):
                     self._calls[node.actor.run.remote(self._number, [message], trials)] = _Call(
@@ -286,8 +291,6 @@ class Cluster:
                 if answer is None:  # the node was lost
                     held = {trial for other in self._open() for trial in other.trials}
                     waiting.extendleft([trial] for trial in reversed(owed) if trial not in held)
-                    if not self._nodes:
-                        self._muster()
                     continue
                 paces.append((time.monotonic() - call.since) / len(call.trials))
                 found, events = answer
@@ -349,19 +352,19 @@ class Cluster:
         """Take leave of a node, with an event; its open calls."""
         import ray
 
+        said = " ".join(str(error).split())
+        if isinstance(error, ray.exceptions.RayTaskError) or getattr(error, "actor_init_failed", False):
+            raise RuntimeError(f"Node {node.name} cannot run {self.task.environment}: {said}")
         del self._nodes[node.id]
         open_calls = {reference: call for reference, call in self._calls.items() if call.node is node}
         for reference in open_calls:
             del self._calls[reference]
-        alive = any(found["NodeID"] == node.id and found["Alive"] for found in ray.nodes())
-        said = " ".join(str(error).split())
-        if alive and not node.ready:
-            raise RuntimeError(f"Node {node.name} cannot start a supervisor of {self.task.environment}: {said}")
         with contextlib.suppress(Exception):
             ray.kill(node.actor)
         owed = sum(len(call.trials) for call in open_calls.values() if call.number == self._number)
-        what = "the supervisor on it ended" if alive else "it was lost"
-        self._events.append(Event(-1, "node", f"node {node.name}: {what}, {owed} trials go to others ({said})", "", 1))
+        if node.ready or self._tried[node.id] == 1:  # Ray may still list it, and a second supervisor then fails too
+            reason = f"node {node.name} was lost; {owed} trials go to others. Ray says: {said[:SAID]}"
+            self._events.append(Event(-1, "node", reason, "", 1))
         return [(call, None) for call in open_calls.values()]
 
     def _count_lost(self, episode: Episode | None) -> None:
@@ -437,7 +440,8 @@ def _connected(address: str) -> bool:
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, logging_level="error")
+        # what environments print is in Ray's logs on their nodes; Ray would mix it into standard output here
+        ray.init(address=address, logging_level="error", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         said = " ".join(str(error).split())
         raise ConnectionError(f"No Ray cluster to connect to: {said} {_start_one()}{_raylet_log()}") from None

@@ -36,8 +36,8 @@ class Search(Loop):
         seed: of everything random.
         initial: known parameters to start from: a file, a folder of a run, or a dict (see `initial.start`).
         workers: processes for Gymnasium tasks; the cores by default. Of each node, if there is a cluster.
-        cluster: address "HOST:PORT" of a running Ray cluster that runs the trials of a Gymnasium task, or "auto" for the
-            one that this machine is in; the results are those of local workers, to the bit. None for local workers.
+        cluster: of a running Ray cluster that runs the trials of a Gymnasium task: its address, "HOST:PORT", or "auto"
+            for the one that this machine is in. The results are those of local workers. None for local workers.
         failure_cost: cost of a trial that fails because of the policy; None for the worst finite cost of its update.
         timeout: seconds that a trial of a Gymnasium task may take; the larger of 60 s and 20 times the slowest good
             trial by default.
