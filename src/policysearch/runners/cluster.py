@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import pickle
 import queue
@@ -237,7 +238,8 @@ class Cluster:
         import ray
 
         self._join()
-        actor = ray.remote(concurrency_groups={_CONTROL: 1})(Supervisor)
+        remote: Any = ray.remote  # whose types lack this option
+        actor = remote(concurrency_groups={_CONTROL: 1})(Supervisor)
         for found in ray.nodes():
             cpus = int(found["Resources"].get("CPU", 0)) if found["Alive"] else 0
             name = found["NodeID"]
@@ -441,7 +443,7 @@ def _connected(address: str) -> bool:
     before = signal.getsignal(signal.SIGTERM)
     try:
         # what environments print is in Ray's logs on their nodes; Ray would mix it into standard output here
-        ray.init(address=address, logging_level="error", log_to_driver=False)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         said = " ".join(str(error).split())
         raise ConnectionError(f"No Ray cluster to connect to: {said} {_start_one()}{_raylet_log()}") from None
