@@ -41,7 +41,7 @@ def ray_cluster():
     from ray.cluster_utils import Cluster as Started
 
     started, patch = Started(), pytest.MonkeyPatch()
-    patch.setenv("RAY_usage_stats_enabled", "0")
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     try:
         try:
             started.add_node(num_cpus=0, object_store_memory=STORE, include_dashboard=False)
