@@ -219,3 +219,24 @@ def bowl(x: Any) -> float:
 
 
 bowl.initial = (0.0, 0.0, 0.0)  # type: ignore[attr-defined]
+
+
+class OnNodes(gymnasium.Wrapper):
+    """CartPole on the nodes of a cluster that differ by their variable NODE.
+
+    Every reset adds a line to the file `log` of `folder`: node, process, seed. On the node "held" it then waits for a
+    file `release`; on the node "broken" the environment cannot be made.
+    """
+
+    def __init__(self, folder: str):
+        self.folder, self.node = Path(folder), os.environ.get("NODE", "here")
+        if self.node == "broken":
+            raise ModuleNotFoundError("No module named 'simulator'")
+        super().__init__(gymnasium.make("CartPole-v1"))
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        with open(self.folder / "log", "a") as file:
+            print(self.node, os.getpid(), seed, file=file)
+        while self.node == "held" and not (self.folder / "release").exists():
+            time.sleep(0.02)
+        return super().reset(seed=seed, options=options)

@@ -54,6 +54,7 @@ def main(given: list[str]) -> int:
                 threshold=arguments.threshold,
                 folder=folder,
                 workers=arguments.workers,
+                cluster=arguments.cluster,
                 evaluation_rollouts=arguments.evaluation_rollouts,
                 on_progress=on_progress,
                 **({} if arguments.points is None else {"points": arguments.points}),
@@ -106,6 +107,7 @@ def _parser() -> shared.Parser:
         "--evaluation-rollouts", metavar="N", help="rollouts per measurement [5 for Gymnasium, else the task's]"
     )
     parser.add_argument("--workers", metavar="N", help="number of worker processes for Gymnasium tasks [one per core]")
+    parser.add_argument("--cluster", metavar="ADDRESS", help=shared.CLUSTER_HELP)
     parser.add_argument("--horizon", metavar="N", help="largest number of stages in a rollout [the task's]")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     flags.add(parser.add_argument_group("policy of all methods"), [PolicySettings], set(), True)

@@ -33,6 +33,7 @@ def main(given: list[str]) -> int:
     parser.add_argument("--rollouts", metavar="N", help="number of rollouts [20 for Gymnasium tasks, else 100]")
     parser.add_argument("--seed", metavar="S", help="random seed of the rollouts [the run's]")
     parser.add_argument("--workers", metavar="N", help="number of worker processes for Gymnasium tasks [one per core]")
+    parser.add_argument("--cluster", metavar="ADDRESS", help=shared.CLUSTER_HELP)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parsed(given)
     rollouts = shared.number("--rollouts", arguments.rollouts, int)
@@ -49,7 +50,7 @@ def main(given: list[str]) -> int:
     seed = run.configuration["seed"] if seed is None else seed
     from policysearch.search.evaluation import evaluate
 
-    evaluation = evaluate(task, controller, rollouts, seed, workers)
+    evaluation = evaluate(task, controller, rollouts, seed, workers, arguments.cluster)
     result = {
         "task": name,
         "seed": seed,

@@ -26,6 +26,7 @@ def main(given: list[str]) -> int:
         "--budget", metavar="B", help="a new budget: 2000 (rollouts), 2e6stages or 50updates [the run's]"
     )
     parser.add_argument("--workers", metavar="N", help="number of worker processes for Gymnasium tasks [as before]")
+    parser.add_argument("--cluster", metavar="ADDRESS", help=shared.CLUSTER_HELP)
     parser.add_argument(
         "--tensorboard", nargs="?", const="", metavar="DIR", help=f"{shared.TENSORBOARD_HELP}; without it, as before"
     )
@@ -56,7 +57,7 @@ def main(given: list[str]) -> int:
 
     folder = run.folder.absolute()
     search, journal = resume.continued(
-        Search, run.folder, None, None, arguments.budget, arguments.workers, programs, make
+        Search, run.folder, None, None, arguments.budget, arguments.workers, arguments.cluster, programs, make
     )
     search.journal = journal
     with search:

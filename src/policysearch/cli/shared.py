@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from policysearch.tasks import AnyTask
 
 TASK_HELP = "a built-in task, a Gymnasium id (HalfCheetah-v5), module:attr or file.py:attr"
+CLUSTER_HELP = (
+    "run the trials of a Gymnasium task on a running Ray cluster: auto for the one that this machine is in, or "
+    "HOST:PORT; --workers is then for each node [this machine alone]"
+)
 #: where results go while standard output is reserved for them
 _results: TextIO | None = None
 #: folder of scalars within a run's folder

@@ -54,6 +54,7 @@ def _parser(methods: Sequence[str], helpful: bool) -> shared.Parser:
     general.add_argument("--initial", metavar="FILE", help="start from a policy file, a run or gains in JSON")
     general.add_argument("--out", metavar="DIR", help="folder of the run [runs/TASK-METHOD-seedS]")
     general.add_argument("--workers", metavar="N", help="number of worker processes for Gymnasium tasks [one per core]")
+    general.add_argument("--cluster", metavar="ADDRESS", help=shared.CLUSTER_HELP)
     general.add_argument("--horizon", metavar="N", help="largest number of stages in a rollout [the task's]")
     general.add_argument(
         "--survival-bonus",
@@ -206,6 +207,7 @@ def _search(arguments: argparse.Namespace) -> Search:
         seed=arguments.seed,
         initial=arguments.initial,
         workers=arguments.workers,
+        cluster=arguments.cluster,
         failure_cost=arguments.failure_cost,
         timeout=arguments.timeout,
         programs=programs,

@@ -64,6 +64,7 @@ def compare(
     points: int = POINTS,
     evaluation_rollouts: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    cluster: str | None = None,
 ) -> Comparison:
     """Run every method with every seed, and measure the policies along the way on the same evaluation seeds.
 
@@ -83,6 +84,7 @@ def compare(
         evaluation_rollouts: per point and at the end; by default what the task asks for, and 5 per point of a
             Gymnasium task.
         on_progress: called after each update.
+        cluster: see `Search`.
 
     Returns:
         The comparison.
@@ -123,7 +125,7 @@ def compare(
             chosen[label] = by_rule(plain(search.given), search.settings)
     along = evaluation_rollouts or (SIMULATED_ROLLOUTS if runners.kind(plant).slow else default_rollouts(specification))
     final = evaluation_rollouts or default_rollouts(specification)
-    conditions = Conditions(plant, policy, common, threshold, along, final, points, workers)
+    conditions = Conditions(plant, policy, common, threshold, along, final, points, workers, cluster)
     baseline = _baseline(plant, final)
     found: dict[tuple[str, int], Cell] = {}
     if folder is not None:

@@ -57,6 +57,7 @@ class Conditions(NamedTuple):
     final: int
     points: int
     workers: int | None
+    cluster: str | None = None
 
     @property
     def shares(self) -> np.ndarray:
@@ -109,6 +110,7 @@ def run(conditions: Conditions, label: str, entrant: Entrant, seeds: list[int], 
                 budget=conditions.budget,
                 seed=seed,
                 workers=conditions.workers,
+                cluster=conditions.cluster,
             )
             for seed in seeds
         ]
@@ -225,7 +227,8 @@ def _rival(conditions: Conditions, label: str, name: str, seed: int, report: Rep
     task, start = conditions.task, rival_policy(conditions.task, conditions.policy, seed)
     if isinstance(task, GymnasiumTask) and task.survival_bonus is None:
         task = task.with_survival_bonus(0.0)
-    with contextlib.closing(runner(task, seed, Resources(conditions.workers))) as running:
+    resources = Resources(conditions.workers, cluster=conditions.cluster)
+    with contextlib.closing(runner(task, seed, resources)) as running:
         measure = lambda policy, n, s: evaluate(task, policy.controller(), n, s, running)  # noqa: E731
         curve = [conditions.point(0, 0, 0.0, measure(start, conditions.rollouts, ALONG))]
         shares = list(conditions.shares)

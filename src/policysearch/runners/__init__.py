@@ -33,12 +33,14 @@ RUNNERS = {
 class Resources(NamedTuple):
     """What a runner may use; each takes what it needs, see `Search`.
 
-    workers: processes. timeout: seconds per trial. programs: folder of compiled programs.
+    workers: processes, of each node of a cluster. timeout: seconds per trial. programs: folder of compiled programs.
+    cluster: address of a running Ray cluster for what worker processes do, "auto" for the one that this machine is in.
     """
 
     workers: int | None = None
     timeout: float | None = None
     programs: Path | None = None
+    cluster: str | None = None
 
 
 #: the runner's own choice of each
@@ -118,7 +120,13 @@ def runner(task: Any, seed: int, resources: Resources = DEFAULTS) -> Runner:
 
     Raises:
         RuntimeError: a bare specification, whose trials cannot be run here.
+        ValueError: a cluster for a task that needs none.
     """
+    if resources.cluster is not None and getattr(task, "runner", "workers") != "workers":
+        raise ValueError(
+            f"cluster is {resources.cluster!r}; it is for Gymnasium tasks, and {task.specification.name} runs in this "
+            "process. Leave it out."
+        )
     made: Runner = kind(task)(task, seed, resources)
     return made
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from policysearch.core.method import Method, State
     from policysearch.core.policies import Policy
     from policysearch.core.rollouts import Rollouts
+    from policysearch.runners.cluster import Cluster
 
 
 class OnHost:
@@ -90,13 +91,19 @@ def evaluation(controller: Controller, rollouts: int, seed: int, record: bool = 
 
 
 class Host(OnHost):
-    """Runs the trials of a Gymnasium task in worker processes; see `Runner`."""
+    """Runs the trials of a Gymnasium task in worker processes, of this machine or of a cluster; see `Runner`."""
 
     slow: ClassVar[bool] = True
 
     def __init__(self, task: GymnasiumTask, seed: int, resources: Resources = DEFAULTS):
         super().__init__(task, seed)
-        self.workers = Workers(task, resources.workers, resources.timeout)
+        self.workers: Workers | Cluster
+        if resources.cluster is None:
+            self.workers = Workers(task, resources.workers, resources.timeout)
+        else:
+            from policysearch.runners.cluster import Cluster
+
+            self.workers = Cluster(task, resources.cluster, resources.workers, resources.timeout)
         self.workers.start(wait=False)
 
     def run(self, requested: Jobs) -> HostRollouts:

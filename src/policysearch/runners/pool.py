@@ -45,23 +45,48 @@ class TrialsLostError(RuntimeError):
         self.events = events
 
 
-class _Batch:
-    """What is known about the trials of some jobs while they run."""
+def written(jobs: Jobs, task: GymnasiumTask) -> bytes:
+    """Jobs as the message that a worker process takes."""
+    return pickle.dumps(("jobs", (jobs, Terms(task.horizon, task.survival_bonus or 0.0, task.discount))))
 
-    def __init__(self, jobs: Jobs, terms: Terms, workers: int):
-        n = len(jobs)
-        self.message = pickle.dumps(("jobs", (jobs, terms)))
-        self.missing = set(range(n))
-        self.episodes: list[Episode | None] = [None] * n
-        self.used = [0] * n
+
+def blocks(jobs: Jobs, workers: int) -> deque[list[int]]:
+    """All trials: large blocks first, to save messages; at the end single ones, so that the workers end together."""
+    n, start = len(jobs), 0
+    queue: deque[list[int]] = deque()
+    while start < n:
+        size = jobs.block or max(1, int(SHARE * (n - start) / workers))
+        queue.append(list(range(start, min(start + size, n))))
+        start += size
+    return queue
+
+
+def check_fit(task: GymnasiumTask, controller: Controller) -> None:
+    """Raise ValueError if a controller does not fit a task."""
+    specification = task.specification
+    action = specification.action
+    size = action.n if isinstance(action, Discrete) else action.size if action else 0
+    have = (controller.observation_size, controller.action_size)
+    if have != (specification.observation_size, size):
+        raise ValueError(
+            f"The controller takes {have[0]} observations and gives {have[1]} actions; "
+            f"{specification.name} has {specification.observation_size} and {size}."
+        )
+    if controller.discrete != isinstance(action, Discrete):
+        fitting = "softmax" if isinstance(action, Discrete) else "Gaussian"
+        raise ValueError(f"The controller is {controller.policy}; {specification.name} needs a {fitting} policy.")
+
+
+class _Batch:
+    """What is known about some trials while they run."""
+
+    def __init__(self, message: bytes, queue: deque[list[int]]):
+        self.message = message
+        self.queue = queue
+        self.missing = {trial for block in queue for trial in block}
+        self.episodes: dict[int, Episode | None] = {}
+        self.used = dict.fromkeys(self.missing, 0)
         self.events: list[Event] = []
-        #: large blocks first, to save messages; at the end single trials, so that the workers end together
-        self.queue: deque[list[int]] = deque()
-        start = 0
-        while start < n:
-            size = jobs.block or max(1, int(SHARE * (n - start) / workers))
-            self.queue.append(list(range(start, min(start + size, n))))
-            start += size
 
     def put_back(self, blocks: deque[list[int]], guilty: int) -> None:
         """Queue the blocks of a dead worker; the one that ran is split, so that the guilty trial is alone."""
@@ -188,26 +213,28 @@ class Workers:
             RuntimeError: if an environment could not be made in a worker, with the worker's traceback.
             TrialsLostError: if `lost_limit` trials in a row were lost, counting on from earlier jobs.
         """
-        self._check(jobs.controller)
+        check_fit(self.task, jobs.controller)
+        found, events = self.some(written(jobs, self.task), blocks(jobs, self.count))
+        return gather([found[trial] for trial in range(len(jobs))], events, self.task.specification.observation_size)
+
+    def some(self, message: bytes, queue: deque[list[int]]) -> tuple[dict[int, Episode | None], list[Event]]:
+        """Run some trials of some jobs.
+
+        Args:
+            message: the jobs, see `written`; one object for all calls with the same jobs saves sending them again.
+            queue: the trials in blocks, which are used up.
+
+        Returns:
+            The `Episode` of each trial, None for a lost one, and what went wrong.
+
+        Raises:
+            RuntimeError, TrialsLostError: as `run`.
+        """
         try:
-            return self._run(jobs)
+            return self._run(_Batch(message, queue))
         except BaseException:
             self.close()  # they may be in the middle of blocks that are no longer awaited
             raise
-
-    def _check(self, controller: Controller) -> None:
-        specification = self.task.specification
-        action = specification.action
-        size = action.n if isinstance(action, Discrete) else action.size if action else 0
-        have = (controller.observation_size, controller.action_size)
-        if have != (specification.observation_size, size):
-            raise ValueError(
-                f"The controller takes {have[0]} observations and gives {have[1]} actions; "
-                f"{specification.name} has {specification.observation_size} and {size}."
-            )
-        if controller.discrete != isinstance(action, Discrete):
-            fitting = "softmax" if isinstance(action, Discrete) else "Gaussian"
-            raise ValueError(f"The controller is {controller.policy}; {specification.name} needs a {fitting} policy.")
 
     def _spawn(self) -> None:
         while len(self._workers) < self.count:
@@ -244,9 +271,7 @@ class Workers:
             raise RuntimeError(f"{sentence} Another process had made it. In this one:\n\n{text}")
         worker.ready = True
 
-    def _run(self, jobs: Jobs) -> HostRollouts:
-        terms = Terms(self.task.horizon, self.task.survival_bonus or 0.0, self.task.discount)
-        batch = _Batch(jobs, terms, self.count)
+    def _run(self, batch: _Batch) -> tuple[dict[int, Episode | None], list[Event]]:
         idle_deaths = 0
         self._spawn()
         while batch.missing:
@@ -271,7 +296,7 @@ class Workers:
             if idle_deaths > 3 * self.count:
                 reason = batch.events[-1].reason
                 raise RuntimeError(f"Workers keep dying outside of trials: {reason}. Is memory running out?")
-        return gather(batch.episodes, batch.events, self.task.specification.observation_size)
+        return batch.episodes, batch.events
 
     def _hand_out(self, batch: _Batch, worker: WorkerProcess) -> bool:
         """Give a worker the block that it runs now and the next one, but the last blocks to idle workers.

@@ -93,7 +93,12 @@ def default_rollouts(specification: Specification) -> int:
 
 
 def evaluate(
-    task: Any, controller: Controller, rollouts: int | None = None, seed: int = 0, workers: int | Runner | None = None
+    task: Any,
+    controller: Controller,
+    rollouts: int | None = None,
+    seed: int = 0,
+    workers: int | Runner | None = None,
+    cluster: str | None = None,
 ) -> Evaluation:
     """Run a policy's mode on fresh seeds.
 
@@ -103,6 +108,7 @@ def evaluate(
         rollouts: how many; see `default_rollouts`.
         seed: from which the environment seeds derive.
         workers: how many processes to start, for Gymnasium tasks; or the runner that is there already.
+        cluster: see `Search`.
 
     Raises:
         ValueError: fewer than one rollout, or a policy whose sizes do not fit the task.
@@ -124,7 +130,7 @@ def evaluate(
         )
     if workers is not None and not isinstance(workers, int):
         return judged(task, workers.evaluate(controller, n, seed))
-    with contextlib.closing(runner(task, seed, Resources(workers))) as made:
+    with contextlib.closing(runner(task, seed, Resources(workers, cluster=cluster))) as made:
         return judged(task, made.evaluate(controller, n, seed))
 
 

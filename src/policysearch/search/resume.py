@@ -77,7 +77,7 @@ def of_simulation(search: Loop, resources: Resources, task: Any) -> dict[str, An
         # another process can make the task from its name
         "named": named,
         "task_options": {},
-        **{name: getattr(resources, name) for name in ("workers", "timeout")},
+        **{name: getattr(resources, name) for name in ("workers", "timeout", "cluster")},
         # name → (start, stop) of what an environment's observations were flattened from
         "observation_layout": getattr(search.task, "observation_layout", {}),
         "fixed_actions": getattr(search.task, "fixed_actions", {}),
@@ -156,6 +156,7 @@ def continued(
     method: Method | None,
     budget: str | int | None,
     workers: int | None,
+    cluster: str | None,
     programs: Path | None,
     make: Callable[[Plain], Any] | None = None,
 ) -> tuple[L, Journal]:
@@ -190,6 +191,7 @@ def continued(
             workers=known["workers"] if workers is None else workers,
             timeout=known["timeout"],
             programs=programs,
+            cluster=cluster,
         )
         if budget is not None and not search.done:
             writer.amend({"budget": str(search.budget)})

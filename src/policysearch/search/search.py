@@ -35,7 +35,9 @@ class Search(Loop):
         budget: rollouts, or "2e6stages", "50updates"; None for the rule's choice.
         seed: of everything random.
         initial: known parameters to start from: a file, a folder of a run, or a dict (see `initial.start`).
-        workers: processes for Gymnasium tasks; the cores by default.
+        workers: processes for Gymnasium tasks; the cores by default. Of each node, if there is a cluster.
+        cluster: of a running Ray cluster that runs the trials of a Gymnasium task: its address, "HOST:PORT", or "auto"
+            for the one that this machine is in. The results are those of local workers. None for local workers.
         failure_cost: cost of a trial that fails because of the policy; None for the worst finite cost of its update.
         timeout: seconds that a trial of a Gymnasium task may take; the larger of 60 s and 20 times the slowest good
             trial by default.
@@ -62,8 +64,9 @@ class Search(Loop):
         timeout: float | None = None,
         programs: Path | None = None,
         folder: str | Path | None = None,
+        cluster: str | None = None,
     ):
-        self.resources = Resources(workers, timeout, programs)
+        self.resources = Resources(workers, timeout, programs, cluster)
         if isinstance(task, Specification):
             raise ValueError(f"{task.name} is a bare specification, whose trials you run yourself: use Rig instead.")
         super().__init__(
@@ -87,6 +90,7 @@ class Search(Loop):
         budget: str | int | None = None,
         workers: int | None = None,
         programs: Path | None = None,
+        cluster: str | None = None,
     ) -> Search:
         """Continue a search that is kept in a folder, exactly where it ended or was killed.
 
@@ -96,13 +100,14 @@ class Search(Loop):
             method: the same `Method` again, if it was composed by hand.
             budget: a new one from now on.
             workers, programs: see `Search`; as before by default.
+            cluster: see `Search`; local workers by default, wherever the search ran before.
 
         Raises:
             FileNotFoundError: there is no run.
             RuntimeError: another process owns the run; the message names it.
             ValueError: the run is damaged, of a rig, or was started with another task or method.
         """
-        search, journal = resume.continued(cls, Path(folder), task, method, budget, workers, programs)
+        search, journal = resume.continued(cls, Path(folder), task, method, budget, workers, cluster, programs)
         search.journal = journal
         return search
 
@@ -161,7 +166,8 @@ class Search(Loop):
         """The current iterate on fresh seeds, derived from the search's seed unless another is given."""
         running = self.resources.workers if self._runner is None else self._runner
         controller = self.policy.controller()
-        evaluation = evaluate(self.task, controller, rollouts, self.seed if seed is None else seed, running)
+        seed = self.seed if seed is None else seed
+        evaluation = evaluate(self.task, controller, rollouts, seed, running, self.resources.cluster)
         self.counts["evaluation"] += evaluation.rollouts
         return evaluation
 

@@ -26,6 +26,7 @@ class Options(TypedDict, total=False):
     failure_cost: float | None
     timeout: float | None
     folder: str | Path | None
+    cluster: str | None
 
 
 def train(
@@ -40,7 +41,8 @@ def train(
     """Search for a policy for a task and evaluate the result.
 
     Args:
-        task, method, options: see `Search`: policy, budget, seed, initial, workers, failure_cost, timeout, folder.
+        task, method, options: see `Search`: policy, budget, seed, initial, workers, failure_cost, timeout, folder,
+            cluster.
         evaluation_rollouts: of the evaluation at the end.
         on_update: called with the record of each update.
         progress: show the search's progress: on a terminal, in a notebook, or as lines on standard error.

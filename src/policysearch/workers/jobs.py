@@ -178,8 +178,9 @@ class Terms(NamedTuple):
 class Event(NamedTuple):
     """Something that went wrong with a trial (−1: with no particular one).
 
-    kind: "failed" (by the policy), "raised", "died" or "timeout" (faults; the trial is retried); "direction": an
-        update did not follow its method's direction.
+    kind: "failed" (by the policy), "raised", "died" or "timeout" (faults; the trial is retried); "node": a
+        node of a cluster was lost, its trials go to others; "direction": an update did not follow its method's
+        direction.
     reason, traceback: in words; the traceback if the environment raised, else "".
     attempt: which attempt of the trial this was, from 1.
     """
