@@ -407,7 +407,7 @@ class Constant(Policy):
 
 
 def test_a_policy_of_ones_own_needs_no_constructor():
-    policy = Constant({"level": jnp.asarray([2.0])}, None)
+    policy = Constant(parameters={"level": jnp.asarray([2.0])})
     assert policy.interface == Interface()
     assert policy.with_theta(jnp.asarray([3.0])).mode(jnp.zeros((2, 3))).tolist() == [[3.0], [3.0]]
-    assert Constant({"level": jnp.zeros(1)}, None, interface=Interface(dt=0.1)).interface.dt == 0.1
+    assert Constant(parameters={"level": jnp.zeros(1)}, interface=Interface(dt=0.1)).interface.dt == 0.1
