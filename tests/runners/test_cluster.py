@@ -343,4 +343,4 @@ def test_the_end_of_the_log_of_a_raylet_is_shown_with_the_remedy_for_a_slow_agen
     said = module._raylet_log()
     assert "two\nthe dashboard agent did not register\nfour" in said
     assert "one" not in said
-    assert "RAY_agent_register_timeout_ms" in said
+    assert "--include-dashboard=false" in said

@@ -15,10 +15,10 @@ from environments import Drift, in_share
 from policysearch.core.controller import Controller
 from policysearch.core.rng import Purpose, action_stream, environment_seed, perturbations
 from policysearch.core.specification import FAILED, LOST, OK
-from policysearch.runners.pool import TrialsLostError, Workers
+from policysearch.runners.pool import TrialsLostError, Workers, blocks
 from policysearch.tasks.gymnasium_task import GymnasiumTask
 from policysearch.workers.episode import run_rollout
-from policysearch.workers.jobs import Jobs, Terms
+from policysearch.workers.jobs import Jobs
 
 CONTROLLER = Controller(
     {"policy": "linear_gaussian", "searched": ["gain"]},
@@ -214,11 +214,9 @@ def test_a_good_trial_between_lost_ones_counts_as_a_new_beginning():
 
 
 def test_blocks_shrink_to_single_trials_at_the_end():
-    from policysearch.runners.pool import _Batch
-
-    blocks = list(_Batch(jobs(environment=np.arange(100), perturbation=None, sign=None), Terms(30, 0.0, 1.0), 2).queue)
-    sizes = [len(block) for block in blocks]
-    assert [trial for block in blocks for trial in block] == list(range(100))
+    found = blocks(jobs(environment=np.arange(100), perturbation=None, sign=None), 2)
+    sizes = [len(block) for block in found]
+    assert [trial for block in found for trial in block] == list(range(100))
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 10
     assert sizes[-4:] == [1] * 4

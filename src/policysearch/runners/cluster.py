@@ -473,7 +473,7 @@ def _raylet_log() -> str:
     said = f"\nThe end of {file}:\n" + "\n".join(lines)
     if "agent" in said:
         said += (
-            "\nRay's agent had not answered in time, on a slow disk or a busy machine. Allow more: "
-            "RAY_agent_register_timeout_ms=120000 ray start …"
+            "\nAn agent of Ray had failed or not answered in time, as on a slow disk or a busy machine; its log is "
+            "beside this file. Start again: ray start … --include-dashboard=false"
         )
     return said
