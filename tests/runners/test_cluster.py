@@ -20,7 +20,8 @@ from policysearch import Search, evaluate, load, train
 from policysearch.cli.main import main
 from policysearch.core.controller import Controller
 from policysearch.runners import cluster as module
-from policysearch.runners.cluster import Cluster, Supervisor
+from policysearch.runners.cluster import Cluster
+from policysearch.runners.node import Supervisor, file_digest, installed
 from policysearch.runners.pool import Workers
 from policysearch.tasks import resolve
 from policysearch.tasks.gymnasium_task import GymnasiumTask
@@ -278,7 +279,7 @@ def test_a_supervisor_refuses_a_file_that_is_missing_or_another(tmp_path, monkey
     file = tmp_path / "mine.py"
     file.write_text("from environments import Drift\n")
     sent = GymnasiumTask("mine.py:Drift", horizon=30)
-    digest, versions = module._digest(sent), module._versions()
+    digest, versions = file_digest(sent), installed()
     file.write_text("from environments import Drift  # edited\n")
     supervisor = Supervisor(pickle.dumps(sent), [], 1, None)
     assert f"{file} is another file there" in supervisor.start(versions, digest)
@@ -290,7 +291,7 @@ def test_a_supervisor_refuses_a_file_that_is_missing_or_another(tmp_path, monkey
 
 def test_a_supervisor_with_other_versions_says_which():
     sent = pickle.dumps(GymnasiumTask("CartPole-v1"))
-    versions = module._versions()
+    versions = installed()
     assert set(versions) >= {"Python", "policysearch", "numpy", "gymnasium"}
     said = Supervisor(sent, [], 1, None).start(versions | {"numpy": "0.1"}, "")
     assert re.search(r"numpy [\d.]+, not 0\.1", said)
