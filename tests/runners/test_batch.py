@@ -122,7 +122,7 @@ def test_costs_and_ends_are_those_of_the_equations():
 def test_the_policy_acts_on_what_the_sensors_say():
     plant = oscillator(output=lambda x: np.array([x[1], x[0]]), sensor_noise=[0.1, 0.2])
     controller = POLICY.controller()
-    (rollout,) = lockstep.rollouts(plant.equations, controller.together(), [5], [0], None, 25)
+    (rollout,) = lockstep.rollouts(plant.equations, lockstep.together(controller), [5], [0], None, 25)
     noise = rollout.observations - rollout.states[:, ::-1]
     assert 0.05 < noise[:, 0].std() < 0.15 < noise[:, 1].std() < 0.3
     np.testing.assert_allclose(rollout.actions, controller.output(rollout.observations[:-1]), rtol=1e-12)

@@ -38,6 +38,7 @@ N = 24
 @pytest.fixture(scope="module")
 def ray_cluster():
     """A head without CPUs, and two nodes with one each, all on this machine."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it is read when Ray is imported
     pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster as Started
 
@@ -127,7 +128,7 @@ def test_every_update_is_that_of_local_workers(ray_cluster, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["ars", "natural_gradient"])
+@pytest.mark.parametrize("method", ["ars", pytest.param("natural_gradient", marks=pytest.mark.cluster)])
 def test_a_node_killed_in_mid_update_changes_no_bit_and_is_an_event(ray_cluster, tmp_path, monkeypatch, method):
     given = {"budget": "4updates", "seed": 2}
     (tmp_path / "local").mkdir()
@@ -152,6 +153,7 @@ def test_a_node_killed_in_mid_update_changes_no_bit_and_is_an_event(ray_cluster,
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_what_a_slow_node_owes_is_given_to_another_and_its_late_answer_is_not_counted(ray_cluster, tmp_path):
     (tmp_path / "local").mkdir()
     with Workers(task(tmp_path / "local"), workers=1) as workers:
@@ -173,6 +175,7 @@ def test_what_a_slow_node_owes_is_given_to_another_and_its_late_answer_is_not_co
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_attempts_timeouts_and_lost_trials_are_those_of_local_workers(ray_cluster):
     controller = Controller(
         {"policy": "linear_gaussian", "searched": ["gain"]}, {"gain": np.zeros((2, 2)), "log_std": np.zeros(2)}
@@ -196,6 +199,7 @@ def test_attempts_timeouts_and_lost_trials_are_those_of_local_workers(ray_cluste
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_a_node_that_cannot_make_the_environment_is_named_with_its_error(ray_cluster, tmp_path):
     with another(ray_cluster, "broken") as node, Cluster(task(tmp_path), ray_cluster.address) as pool:
         with pytest.raises(RuntimeError, match="No module named 'simulator'") as caught:
@@ -204,6 +208,7 @@ def test_a_node_that_cannot_make_the_environment_is_named_with_its_error(ray_clu
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_without_a_node_that_can_run_trials_the_search_ends_with_what_it_has(ray_cluster, tmp_path, monkeypatch):
     with Cluster(task(tmp_path), ray_cluster.address) as pool:
         import ray
@@ -214,6 +219,7 @@ def test_without_a_node_that_can_run_trials_the_search_ends_with_what_it_has(ray
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_nothing_is_left_on_the_nodes_after_close(ray_cluster, tmp_path):
     with Cluster(task(tmp_path), ray_cluster.address, workers=2) as pool:
         pool.run(jobs())
@@ -228,6 +234,7 @@ def test_nothing_is_left_on_the_nodes_after_close(ray_cluster, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_on_the_nodes_after_the_death_of_the_driver(ray_cluster, tmp_path, number):
     run = (
@@ -254,6 +261,7 @@ def test_nothing_is_left_on_the_nodes_after_the_death_of_the_driver(ray_cluster,
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_commands_on_a_cluster_give_the_local_policy(ray_cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)  # what auto finds on a node
