@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from policysearch import NaturalGradient, Parameters, Rig, Search, Specification, WeightPerturbation, open_run
+from policysearch import NaturalGradient, Parameters, Rig, Specification, WeightPerturbation, open_run
 from policysearch.cli.main import main
 from policysearch.core.specification import Continuous
 from policysearch.runs import lock
@@ -26,7 +26,7 @@ from policysearch.runs.lock import InUseError, Ownership, file_system
 def search_of(folder=None, budget=40, rollouts=4):
     policy = Parameters(["kp", "kd"], [4.0, 0.5])
     method = WeightPerturbation(rollouts=rollouts, std=1.0)
-    return Search(Specification(name="rig", repeatable=False), method, policy=policy, budget=budget, folder=folder)
+    return Rig(Specification(name="rig", repeatable=False), method, policy=policy, budget=budget, folder=folder)
 
 
 def cost(trial):

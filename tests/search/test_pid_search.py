@@ -87,7 +87,7 @@ def run(controller):
 
 def test_each_trial_of_a_rig_has_a_controller_of_its_own(tmp_path):
     method = WeightPerturbation(rollouts=4, std=0.3)
-    with Search(rig(), method, policy=PID(4.0, 20.0, 0.2, observation="angle"), folder=tmp_path / "run") as search:
+    with Rig(rig(), method, policy=PID(4.0, 20.0, 0.2, observation="angle"), folder=tmp_path / "run") as search:
         first, second = search.ask(client="a"), search.ask(client="b")
         expected = run(first.controller.fresh())
         assert run(first.controller) == expected != run(first.controller)  # it remembers
@@ -106,7 +106,7 @@ def test_each_trial_of_a_rig_has_a_controller_of_its_own(tmp_path):
 def test_measurements_of_a_policy_share_no_memory():
     method = WeightPerturbation(rollouts=2, std=0.3)
     gains = PID(4.0, 20.0, 0.2, observation="angle")
-    with Search(rig(), method, policy=gains, measure=(1, 2), budget="1updates") as search:
+    with Rig(rig(), method, policy=gains, measure=(1, 2), budget="1updates") as search:
         trials = [search.ask() for _ in range(4)]
         measured = [trial for trial in trials if trial.purpose == "measurement"]
         assert len({run(trial.controller) for trial in measured}) == 1 < len(measured)
@@ -115,12 +115,12 @@ def test_measurements_of_a_policy_share_no_memory():
 def test_a_search_goes_on_from_its_folder_with_the_same_gains(tmp_path):
     def begin(budget):
         gains = PID(4.0, 20.0, 0.2, observation="angle")
-        return Search(rig(), "ars", policy=gains, folder=tmp_path / "run", budget=budget, seed=1)
+        return Rig(rig(), "ars", policy=gains, folder=tmp_path / "run", budget=budget, seed=1)
 
     with begin("3updates") as search:
         trial = search.ask()
         values = trial.values
-    with Search.open(tmp_path / "run") as search:
+    with Rig.open(tmp_path / "run") as search:
         assert search.pending[0].values == values
         assert run(search.pending[0].controller) == run(trial.controller.fresh())
         assert search.policy.parameter_names() == ["kp", "ki", "kd"]

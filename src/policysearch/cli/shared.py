@@ -229,7 +229,8 @@ def outcome(result: Plain) -> list[str]:
         seen = "" if share is None else f"; here {100 * share:.0f} %"
         if noun == "return":
             seen = f"; here {result['return_mean']:.4g}"
-        lines.append(f"{'solved' if result['solved'] else 'not solved'}: {result['criterion']}{seen}")
+        criterion = result["criterion"] or "by the task's own criterion"
+        lines.append(f"{'solved' if result['solved'] else 'not solved'}: {criterion}{seen}")
     return lines
 
 

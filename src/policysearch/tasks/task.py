@@ -115,7 +115,8 @@ class Function(eqx.Module):
     @property
     def specification(self) -> Specification:
         """Sizes; the horizon is one stage."""
-        return Specification(name=self.name, deterministic=self.deterministic)
+        solved = "" if self.threshold is None else f"mean cost of at most {self.threshold:g}"
+        return Specification(name=self.name, deterministic=self.deterministic, solved=solved)
 
     def solved_cost(self) -> float | None:
         """Cost at or below which the minimum counts as found."""

@@ -44,9 +44,9 @@ class LinearGaussian(Policy):
         ValueError: shapes that do not fit, or a std that is not positive.
 
     Example:
-        >>> import numpy as np
+        >>> import jax.numpy as jnp
         >>> policy = LinearGaussian([[-0.5, -0.8]], std=0.3)
-        >>> policy.mode(np.array([1.0, 0.0])).tolist()
+        >>> policy.mode(jnp.array([1.0, 0.0])).tolist()
         [-0.5]
     """
 

@@ -107,7 +107,7 @@ class Policy:
         raise NotImplementedError
 
     def forward(self, xp: Any, observation: Any) -> Any:
-        """The law: mean actions (*batch, m), or logits (*batch, k), for scaled observations (*batch, p).
+        """The law: mean actions (…, m), or logits (…, k), for scaled observations (…, p).
 
         Args:
             xp: the namespace of the arrays, `numpy` or `jax.numpy`.
