@@ -223,8 +223,6 @@ def test_a_pid_runs_in_step_with_gains_of_its_own_in_each_trial():
 
 
 def test_laws_run_in_step_as_they_do_alone(policy):
-    if policy.outputs != "actions":
-        pytest.skip("plants take real actions")
     controller = policy.controller()
     thetas = controller.theta() + 0.3 * np.random.default_rng(0).standard_normal((5, controller.theta().size))
     observations = np.random.default_rng(1).normal(size=(5, 3))

@@ -133,7 +133,7 @@ def test_a_node_killed_in_mid_update_changes_no_bit_and_is_an_event(ray_cluster,
     given = {"budget": "4updates", "seed": 2}
     (tmp_path / "local").mkdir()
     local, _ = digests(task(tmp_path / "local"), method, workers=2, **given)
-    monkeypatch.setattr(module, "OVERDUE", np.inf)  # nobody takes its trials over before it is lost
+    monkeypatch.setattr(module, "OVERDUE", np.inf)  # no other node takes over its trials before it is lost
     with another(ray_cluster, "held") as node:
 
         def kill():

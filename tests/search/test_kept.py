@@ -1,6 +1,7 @@
 """Searches on simulated tasks that Python code keeps in a folder, as `policysearch train` does."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,3 +81,27 @@ def test_rigs_and_simulations_are_told_apart(tmp_path):
         search.run()
     with pytest.raises(ValueError, match="simulated task"):
         Rig.open(tmp_path / "run")
+
+
+def test_a_relative_folder_stays_where_it_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    code = """
+from policysearch import PythonFunction
+os.chdir("elsewhere")
+task = PythonFunction(lambda values: float(values @ values), (1.0, 1.0))
+"""
+    (tmp_path / "wanderer.py").write_text(code)
+    with Search("wanderer.py:task", budget="2updates", folder="run") as search:
+        search.run()
+        search.result()
+    assert Path.cwd() == tmp_path / "elsewhere"
+    run = open_run(tmp_path / "run")
+    assert run.result["updates"] == 2
+    assert run.configuration["directory"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, np.inf, np.nan])
+def test_a_timeout_is_a_number_of_seconds(timeout):
+    with pytest.raises(ValueError, match="timeout is"):
+        Search("bowl", timeout=timeout)

@@ -317,7 +317,7 @@ def _leave() -> None:
 
 
 def _connected(address: str) -> bool:
-    """Connect this process to a running cluster; False if whoever called us had done so."""
+    """Connect this process to a running cluster; False if it was connected already, by other code."""
     global _users
     # started by `uv run`, Ray would copy the working directory to each node and install everything there anew
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,10 @@ class Search(Loop):
         cluster: str | None = None,
     ):
         self.resources = Resources(workers, timeout, programs, cluster)
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise ValueError(f"timeout is {timeout}; it must be a number of seconds above 0.")
+        # code of the task may change the directory
+        place, directory = None if folder is None else Path(folder).absolute(), Path.cwd()
         if isinstance(task, Specification):
             raise ValueError(f"{task.name} is a bare specification, whose trials you run yourself: use Rig instead.")
         super().__init__(
@@ -77,8 +82,8 @@ class Search(Loop):
         self._drained = 0
         #: of the folder, if there is one
         self.journal: Journal | None = None
-        if folder is not None:
-            self.keep(Path(folder), resume.of_simulation(self, self.resources, task))
+        if place is not None:
+            self.keep(place, resume.of_simulation(self, self.resources, task) | {"directory": str(directory)})
 
     @classmethod
     def open(

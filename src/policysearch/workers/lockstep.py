@@ -74,6 +74,7 @@ def rows(equations: Equations, observation_size: int, horizon: int, parameters: 
     return max(1, LARGEST // ((horizon + 1) * (n + observation_size + 2 * m) + parameters))
 
 
+@np.errstate(all="ignore")
 def rollouts(
     equations: Equations,
     law: Callable[[np.ndarray], np.ndarray],
@@ -100,19 +101,6 @@ def rollouts(
         ValueError: many states at once did not give what each of them gives alone.
         Exception: anything the functions raise.
     """
-    with np.errstate(all="ignore"):
-        return _rollouts(equations, law, seeds, which, deviations, horizon, discount)
-
-
-def _rollouts(
-    equations: Equations,
-    law: Callable[[np.ndarray], np.ndarray],
-    seeds: Sequence[int],
-    which: Sequence[int] | np.ndarray,
-    deviations: np.ndarray | None,
-    horizon: int,
-    discount: float,
-) -> list[Rollout]:
     size, m, hold, delay = len(which), len(equations.low), equations.hold, equations.delay
     generators = [np.random.default_rng(seed) for seed in seeds]
     x = np.stack([equations.start(generator) for generator in generators])[np.asarray(which)]
