@@ -87,6 +87,7 @@ def test_a_relative_folder_stays_where_it_was_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     code = """
+import os
 from policysearch import PythonFunction
 os.chdir("elsewhere")
 task = PythonFunction(lambda values: float(values @ values), (1.0, 1.0))
